@@ -1,0 +1,47 @@
+"""The command line, and the only rooms that know Hydra: ``simclr COMMAND ...``."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+COMMANDS = {
+    "train": "train KEY=VALUE ...               pretrain; `python train.py` is the same (-m sweeps, --help lists keys)",
+    "evaluate": "evaluate RUN KEY=VALUE ...        score an encoder by kNN and a linear probe",
+    "embed": "embed RUN IMAGES OUT              write h of a folder's images to .npz, .parquet or .csv",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code.
+
+    Args:
+        argv: the words after the program's name; None takes them from the process.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    command = words[0] if words else "--help"
+    if command == "rank":  # one process of a run on several devices, started by the launcher
+        from simclr_lightning.cli.launcher import rank_main
+
+        return rank_main(words[1:])
+    if command not in COMMANDS:
+        return _usage(command)
+    module = importlib.import_module(f"simclr_lightning.cli.{command}")
+    code: int = module.main(words[1:])
+    return code
+
+
+def _usage(command: str) -> int:
+    asked = command in ("--help", "-h", "help")
+    if not asked:
+        from difflib import get_close_matches
+
+        near = get_close_matches(command, COMMANDS, n=1)
+        print(
+            f"error: unknown command {command!r}{f'; did you mean {near[0]}?' if near else ''}",
+            file=sys.stderr,
+        )
+    lines = ["usage: simclr COMMAND ...", "", *(f"  {line}" for line in COMMANDS.values())]
+    print("\n".join(lines), file=sys.stdout if asked else sys.stderr)
+    return 0 if asked else 2

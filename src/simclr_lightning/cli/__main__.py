@@ -1,0 +1,8 @@
+"""``python -m simclr_lightning.cli COMMAND ...``."""
+
+import sys
+
+from simclr_lightning.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,118 @@
+"""``simclr embed RUN IMAGES OUT``: the representation h of every image of a folder, with its file name."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from simclr_lightning.cli import errors
+from simclr_lightning.cli.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+USAGE = "usage: simclr embed RUN IMAGES OUT   (OUT ends in .npz, .parquet or .csv)"
+BATCH = 64
+
+
+def main(argv: Sequence[str]) -> int:
+    """Embed as the words say; returns the exit code."""
+    words = [word for word in argv if word != "debug=true"]
+    if words and words[0] in ("-h", "--help"):
+        print(USAGE)
+        return 0
+    return errors.guard(lambda: _main(words), debug="debug=true" in argv)
+
+
+def _main(words: Sequence[str]) -> int:
+    if len(words) != 3:
+        raise UserError(f"embed takes three words, not {len(words)}\n{USAGE}", code=errors.CONFIGURATION)
+    run, images, out = (Path(word) for word in words)
+    write = _writer(out)
+    embed(run, images, out, write)
+    return 0
+
+
+def embed(run: Path, images: Path, out: Path, write: Callable[[Path, Tensor, list[str]], None]) -> None:
+    """Write h of all images below ``images`` with names relative to it, sorted.
+
+    Args:
+        run: a run's folder or an exported encoder.
+        images: a folder.
+        out: the file to write, whole or not at all.
+        write: writes (path, h (n, feature_dim) float32, names).
+
+    Raises:
+        UserError: and the library's ValueError, naming the file and the mend; nothing is written then.
+    """
+    import torch
+    from rich.progress import track
+
+    from simclr_lightning.data import FolderImages
+    from simclr_lightning.data.datamodule import centred
+    from simclr_lightning.data.listing import list_images
+    from simclr_lightning.evaluation import extract
+    from simclr_lightning.export import load_encoder
+
+    if not images.is_dir():
+        raise UserError(f"{images}: there is no such folder of images")
+    if not out.absolute().parent.is_dir():
+        raise UserError(f"{out}: its folder does not exist; make it first")
+    encoder = load_encoder(run)
+    size = encoder.size
+    assert size is not None  # an export always has it
+    listing = list_images(images)
+    if not listing.names:
+        raise UserError(f"{images} holds no images (looked for .jpg, .png, .webp and the like)")
+    files = FolderImages(listing.root, listing.names)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+
+    def batches() -> Iterator[Tensor]:
+        parts = torch.arange(len(files)).split(BATCH)
+        for part in track(parts, description="embedding", transient=True):
+            yield centred(files, part, size=size)
+
+    h = extract(encoder, batches(), device=device)
+    fresh = out.with_name(f".{out.name}.{os.getpid()}.tmp{out.suffix}")
+    try:
+        write(fresh, h, list(listing.names))
+        fresh.replace(out)
+    finally:
+        fresh.unlink(missing_ok=True)
+    print(f"{len(files)} images, h of {h.shape[1]} numbers each, in {out}")
+
+
+def _writer(out: Path) -> Callable[[Path, Tensor, list[str]], None]:
+    writers = {".npz": _npz, ".parquet": _parquet, ".csv": _csv}
+    if out.suffix not in writers:
+        raise UserError(f"{out}: the name must end in {', '.join(writers)}", code=errors.CONFIGURATION)
+    if out.suffix == ".parquet":
+        try:
+            import pyarrow.parquet  # noqa: F401  # only asked whether it is there, before any work
+        except ImportError as error:
+            raise UserError(".parquet needs a package: pip install 'simclr-lightning[parquet]'") from error
+    return writers[out.suffix]
+
+
+def _npz(path: Path, h: Tensor, names: list[str]) -> None:
+    import numpy as np
+
+    np.savez(path, h=h.numpy(), files=np.array(names, dtype=np.str_))
+
+
+def _parquet(path: Path, h: Tensor, names: list[str]) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    rows = pa.FixedSizeListArray.from_arrays(pa.array(h.numpy().ravel()), h.shape[1])
+    pq.write_table(pa.table({"file": names, "h": rows}), path)
+
+
+def _csv(path: Path, h: Tensor, names: list[str]) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["file", *(f"h{i}" for i in range(h.shape[1]))])
+        writer.writerows([name, *row] for name, row in zip(names, h.tolist(), strict=True))

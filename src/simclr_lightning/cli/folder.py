@@ -1,0 +1,194 @@
+"""The folder of a run: where a new one goes, which one is resumed, and that only one process writes into it."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from simclr_lightning.cli import config
+from simclr_lightning.cli.errors import UserError
+
+MAY_DIFFER = ("trainer.max_epochs", "trainer.max_steps", "trainer.devices")
+# Said anew at every start: never taken from a saved run.
+NOT_INHERITED = ("ckpt_path", "force", "debug", "dry_run", "trusted", "hydra")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run: its folder, its configuration, the words that made it, and where it starts from.
+
+    Attributes:
+        folder: the run's folder.
+        cfg: the resolved configuration, without the hydra node.
+        overrides: the words of the command line that lead to ``cfg``.
+        hydra: the hydra node.
+        checkpoint: the checkpoint to go on from; None for a new run.
+        notes: lines to print once.
+    """
+
+    folder: Path
+    cfg: DictConfig
+    overrides: tuple[str, ...]
+    hydra: Any
+    checkpoint: Path | None = None
+    notes: tuple[str, ...] = ()
+
+
+def locate(overrides: Sequence[str]) -> Run:
+    """Compose the configuration and find the folder: a new one, or the one that ``ckpt_path`` names.
+
+    Raises:
+        UserError: for a bad configuration, a folder that holds a run already, or a resume that does not fit.
+    """
+    full = config.compose(overrides)
+    if full.ckpt_path is None:
+        folder = Path(full.hydra.run.dir)
+        if _given(overrides, "hydra.run.dir"):
+            if (folder / "checkpoints").exists() or (folder / "summary.json").exists():
+                raise UserError(
+                    f"{folder} already holds a run; give another hydra.run.dir=, or go on with it: ckpt_path='{folder}'"
+                )
+        else:
+            folder = _free(folder)
+        return Run(folder.absolute(), _job(full), tuple(overrides), full.hydra)
+    return _resumed(overrides, full)
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Make the folder and hold it for this process.
+
+    Raises:
+        UserError: when another process holds it, or it cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise UserError(
+            f"the run's folder {folder} cannot be written ({error.strerror}); give another one: hydra.run.dir=DIR"
+        ) from error
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(handle)
+        raise UserError(f"another process is using {folder}; wait for it, or give another hydra.run.dir=") from error
+    try:
+        yield
+    finally:
+        os.close(handle)
+
+
+def write_config(run: Run) -> None:
+    """Write .hydra/config.yaml (resolved), overrides.yaml and hydra.yaml."""
+    target = run.folder / ".hydra"
+    target.mkdir(exist_ok=True)
+    kept = [word for word in run.overrides if not _given([word], *NOT_INHERITED)]
+    OmegaConf.save(run.cfg, target / "config.yaml")
+    OmegaConf.save(OmegaConf.create(kept), target / "overrides.yaml")
+    OmegaConf.save(run.hydra, target / "hydra.yaml")
+
+
+def read_config(folder: Path) -> DictConfig:
+    """The saved configuration of a run's folder.
+
+    Raises:
+        UserError: when the folder holds none.
+    """
+    path = folder / ".hydra" / "config.yaml"
+    try:
+        cfg = OmegaConf.load(path)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{folder} is not a run's folder: {path} cannot be read") from error
+    if not isinstance(cfg, DictConfig):
+        raise UserError(f"{path} is not a run's configuration")
+    return cfg
+
+
+def _resumed(overrides: Sequence[str], full: DictConfig) -> Run:
+    from simclr_lightning import checkpoint
+
+    folder, chosen = _named(full, overrides)
+    saved = read_config(folder)
+    saved_words = OmegaConf.load(folder / ".hydra" / "overrides.yaml")
+    inherited = [str(word) for word in saved_words if not _given([str(word)], *NOT_INHERITED)]
+    words = _replaced(inherited, overrides)
+    fresh = config.compose(words)
+    lines = [line for line in config.diff(saved, fresh) if not line.startswith(tuple(f"{k}:" for k in MAY_DIFFER))]
+    if lines and not fresh.force:
+        shown = lines[:3] + ([f"and {len(lines) - 3} more"] if len(lines) > 3 else [])
+        raise UserError(
+            f"{folder} was trained with another configuration:\n  " + "\n  ".join(shown[:3]) + "\n"
+            "leave these keys as they were, start a new run, or add force=true to go on all the same"
+        )
+    notes: tuple[str, ...] = ()
+    if chosen is None:
+        found = checkpoint.newest(folder)
+        if found is None:
+            raise UserError(f"{folder} holds no valid checkpoint in checkpoints/; start a new run")
+        chosen, damaged = found
+        notes = tuple(f"{path} is damaged and was left alone; {chosen.name} is used" for path in damaged)
+    return Run(folder, _job(fresh), tuple(words), fresh.hydra, chosen, notes)
+
+
+def _named(full: DictConfig, overrides: Sequence[str]) -> tuple[Path, Path | None]:
+    """The folder that ckpt_path names, and the checkpoint when it is a file."""
+    from simclr_lightning import checkpoint
+
+    named = str(full.ckpt_path)
+    if "://" in named:
+        raise UserError(f"ckpt_path={named}: addresses are not loaded; give a file or a run's folder on this machine")
+    if named == "last":
+        given = Path(full.hydra.run.dir)
+        root = given if _given(overrides, "hydra.run.dir") else given.parent
+        folder = next(checkpoint.unfinished(root), None)
+        if folder is None:
+            raise UserError(f"ckpt_path=last: there is no unfinished run under {root}; name one: ckpt_path=DIR")
+        return folder.absolute(), None
+    path = Path(named).absolute()
+    if path.is_dir():
+        return path, None
+    if path.is_file():
+        if path.parent.name != "checkpoints":
+            raise UserError(
+                f"ckpt_path={named} is not in a run's checkpoints/ folder; for weights alone: model.weights="
+            )
+        return path.parent.parent, path
+    raise UserError(f"ckpt_path={named}: no such file or folder; give a run's folder, a checkpoint, or last")
+
+
+def _replaced(saved: Sequence[str], given: Sequence[str]) -> list[str]:
+    """Saved words with the given ones in the place of those of the same key (a group may be chosen only once)."""
+    keys = {_key(word) for word in given}
+    return [*(word for word in saved if _key(word) not in keys), *given]
+
+
+def _key(word: str) -> str:
+    return word.lstrip("+~").split("=", 1)[0]
+
+
+def _given(words: Sequence[str], *keys: str) -> bool:
+    names = [_key(word) for word in words]
+    return any(name == key or name.startswith((f"{key}.", f"{key}/")) for name in names for key in keys)
+
+
+def _free(folder: Path) -> Path:
+    """The folder, or with -2, -3, ... when two runs start in one second."""
+    candidates = [folder, *(folder.with_name(f"{folder.name}-{n}") for n in range(2, 100))]
+    return next(path for path in candidates if not path.exists())
+
+
+def _job(full: DictConfig) -> DictConfig:
+    plain = config.to_plain(full)
+    for key in NOT_INHERITED:
+        plain.pop(key, None)
+    cfg = OmegaConf.create(plain)
+    assert isinstance(cfg, DictConfig)
+    return cfg

@@ -1,0 +1,309 @@
+"""One process of a run: build the objects, train, and on rank 0 judge, draw, export and sum up."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import os
+import signal
+import time
+import warnings
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import lightning as L
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+from torch import nn
+
+from simclr_lightning import checkpoint as checkpoints
+from simclr_lightning import encoders
+from simclr_lightning.callbacks import Checkpoints, Health, OnlineScore, RunProgress, StepMetrics, Stopped
+from simclr_lightning.cli import judge
+from simclr_lightning.cli.errors import UserError
+from simclr_lightning.cli.loggers import make_loggers
+from simclr_lightning.data import ViewsDataModule
+from simclr_lightning.data.datamodule import check_batch
+from simclr_lightning.simclr import SimCLR
+
+
+@dataclass
+class StopSignals:
+    """SIGTERM and SIGINT: noted while steps are made, so that the step ends; raised at once at any other time."""
+
+    training: bool = False
+    received: int = 0
+    parent: int = field(default_factory=os.getppid)
+
+    def install(self) -> None:
+        """Take both signals."""
+        for signum in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(signum, self._handle)
+
+    def pending(self) -> int:
+        """The signal that asks to stop, or 0; a parent that is gone counts as SIGTERM."""
+        if not self.received and os.getppid() != self.parent:
+            return int(signal.SIGTERM)
+        return self.received
+
+    def _handle(self, signum: int, frame: FrameType | None) -> None:
+        again = self.received
+        self.received = signum
+        if again or not self.training:
+            raise Stopped(signum)
+
+
+class KeepSignals(L.Callback):
+    """Puts our handlers back after Lightning has set its own, for the time of the steps.
+
+    Lightning's SIGTERM handler talks to the other ranks from inside the handler, and in a group its loop reads a tensor
+    from the device at every step to learn of a SIGTERM; `Health` does both at its own steps, on the host.
+    """
+
+    def __init__(self, signals: StopSignals) -> None:
+        self.signals = signals
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """From here on a signal waits for the end of the step."""
+        trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
+        self.signals.install()
+        self.signals.training = True
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """From here on a signal stops at once: everything is saved."""
+        self.signals.training = False
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a configuration describes, built."""
+
+    module: SimCLR
+    data: ViewsDataModule
+    untrained: nn.Module
+
+
+def build(cfg: DictConfig) -> Parts:
+    """Build the data module and the SimCLR module; the weights depend on ``seed`` alone.
+
+    Args:
+        cfg: the resolved configuration of a run, without the hydra node.
+    """
+    data = make_data(cfg)
+    L.seed_everything(cfg.seed, verbose=False)
+    encoder = instantiate(cfg.model.encoder, _convert_="all")
+    if cfg.model.weights is not None:
+        encoders.load_weights(encoder, cfg.model.weights)
+    projector = instantiate(cfg.model.projector)(encoder.feature_dim)
+    module = SimCLR(
+        encoder,
+        projector,
+        instantiate(cfg.loss),
+        instantiate(cfg.optimizer),
+        instantiate(cfg.schedule),
+        global_batch_size=cfg.data.batch_size,
+        micro_batch_size=cfg.micro_batch_size,
+    )
+    if cfg.model.channels_last:
+        module.to(memory_format=torch.channels_last)
+    return Parts(module, data, copy.deepcopy(encoder))
+
+
+def make_data(cfg: DictConfig) -> ViewsDataModule:
+    """Build the data module alone."""
+    recipe = instantiate(cfg.views, _convert_="all")
+    data: ViewsDataModule = instantiate(cfg.data, recipe=recipe, seed=cfg.seed)
+    return data
+
+
+def run_job(folder: Path, cfg: DictConfig, *, checkpoint: Path | None, started: float | None = None) -> int:
+    """Train and, on rank 0, finish the run. Returns the exit code.
+
+    Args:
+        folder: the run's folder, held by the caller's process or its parent.
+        cfg: the resolved configuration.
+        checkpoint: where to go on from.
+        started: when the program began, for the wall time in the summary.
+
+    Raises:
+        UserError: and the library's ValueError, for what the user can mend; the summary then says "failed".
+    """
+    signals = StopSignals()
+    signals.install()
+    _quiet_libraries()
+    console = Console(highlight=False, soft_wrap=True)
+    try:
+        return _train(folder, cfg, checkpoint, signals, console, time.time() if started is None else started)
+    except Stopped as stop:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        _stopped(folder, cfg, stop.signum, console)
+        return 128 + stop.signum
+    except BaseException:
+        if _is_first_rank():
+            steps = _saved_step(folder)
+            checkpoints.write_summary(folder, {**judge.blank_summary(cfg), "status": "failed", "steps": steps})
+        raise
+
+
+def _train(
+    folder: Path,
+    cfg: DictConfig,
+    checkpoint: Path | None,
+    signals: StopSignals,
+    console: Console,
+    started: float,
+) -> int:
+    parts = build(cfg)
+    devices = device_count(cfg)
+    data = parts.data
+    splits = data.load()
+    check_batch(data.batch_size, images=len(splits.train), devices=devices * cfg.trainer.num_nodes)
+    total = total_steps(cfg, data.steps_per_epoch)
+    first_step = int(checkpoints.load(checkpoint)["global_step"]) if checkpoint else 0
+    if _is_first_rank():
+        for line in (*splits.notes, *opening_notes(cfg, parts, total)):
+            console.print(f"[dim]{line}[/]")
+    metrics = StepMetrics(every_n_steps=cfg.callbacks.metrics.every_n_steps)
+    progress = RunProgress(total_steps=total, metrics=metrics, console=console)
+    online = OnlineScore(**cfg.callbacks.online)
+    trainer = L.Trainer(
+        **_trainer_options(cfg, devices, data.steps_per_epoch),
+        default_root_dir=folder,
+        logger=make_loggers(cfg.logger, folder, step=first_step, plain=_plain(cfg)),
+        callbacks=[
+            KeepSignals(signals),
+            progress,
+            Health(stop=signals.pending),
+            metrics,
+            online,
+            Checkpoints(folder / "checkpoints", online=online, **cfg.callbacks.checkpoints),
+        ],
+        plugins=[checkpoints.AtomicCheckpointIO()],
+    )
+    if first_step < total or not (folder / "checkpoints" / checkpoints.LAST).exists():
+        trainer.fit(parts.module, datamodule=data, ckpt_path=checkpoint)
+        if trainer.global_step < total:
+            raise UserError(f"training ended at step {trainer.global_step} of {total}; this is not a finished run")
+    signals.training = False
+    if not trainer.is_global_zero:
+        return 0
+    judge.finish(folder, cfg, parts.module, data, parts.untrained, trainer, progress, console, started=started)
+    return 0
+
+
+def total_steps(cfg: DictConfig, steps_per_epoch: int) -> int:
+    """Optimiser steps of the whole run: max_steps, or max_epochs if that comes earlier."""
+    by_epochs = int(cfg.trainer.max_epochs) * steps_per_epoch
+    return by_epochs if cfg.trainer.max_steps < 0 else min(by_epochs, int(cfg.trainer.max_steps))
+
+
+def device_count(cfg: DictConfig) -> int:
+    """Devices on this machine that ``trainer.devices`` asks for; "auto" and -1 are all there are."""
+    asked = cfg.trainer.devices
+    cuda = accelerator(cfg) == "cuda"
+    there = torch.cuda.device_count() if cuda else 1
+    if asked in ("auto", -1):
+        return there
+    if cuda and int(asked) > there:
+        raise UserError(f"trainer.devices={asked}, but this machine has {there} GPU(s); use trainer.devices={there}")
+    return int(asked)
+
+
+def accelerator(cfg: DictConfig) -> str:
+    """The accelerator that ``trainer.accelerator`` stands for here: cuda, mps or cpu."""
+    asked = str(cfg.trainer.accelerator)
+    if asked in ("auto", "gpu"):
+        found = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    else:
+        found = asked
+    if (found == "cuda" and not torch.cuda.is_available()) or (asked == "gpu" and found == "cpu"):
+        raise UserError(f"trainer.accelerator={asked}, but no GPU is found here; use trainer.accelerator=cpu")
+    return found
+
+
+def opening_notes(cfg: DictConfig, parts: Parts, total: int) -> list[str]:
+    """Lines that say what is about to happen."""
+    devices = device_count(cfg) * cfg.trainer.num_nodes
+    batch, images = parts.data.batch_size, len(parts.data.load().train)
+    lines = [
+        f"{images} images, {parts.data.steps_per_epoch} steps an epoch of {batch} images on {devices} "
+        f"{accelerator(cfg)} device(s), {2 * batch - 2} negatives a view, {total} steps"
+    ]
+    if devices > 1 and accelerator(cfg) == "cpu":
+        lines.append("BatchNorm statistics are per process on the CPU (synchronised BatchNorm exists on GPUs only)")
+    schedule = parts.module.make_schedule
+    epochs, spe = getattr(schedule, "warmup_epochs", 0), parts.data.steps_per_epoch
+    if round(epochs * spe) > total:
+        shortened = schedule.warmup_steps(spe, total)  # type: ignore[attr-defined]
+        lines.append(f"warm-up of {epochs} epochs is longer than the run; it is shortened to {shortened} steps")
+    if cfg.views.size <= 32 and type(parts.data.load().train).__name__ == "FolderImages":
+        lines.append("views are 32 px and the encoder small; for a real encoder: experiment=imagenet data=folder")
+    return lines
+
+
+def _trainer_options(cfg: DictConfig, devices: int, steps_per_epoch: int) -> dict[str, Any]:
+    options = _plain(cfg.trainer)
+    options.pop("_target_", None)
+    kind = accelerator(cfg)
+    world = devices * cfg.trainer.num_nodes
+    strategy: Any = "auto"
+    if world > 1:
+        from lightning.pytorch.strategies import DDPStrategy
+
+        # The CPU side of the group carries signals and flags, so that no rank reads a device for them.
+        backend = "cpu:gloo,cuda:nccl" if kind == "cuda" else "gloo"
+        strategy = DDPStrategy(process_group_backend=backend, gradient_as_bucket_view=True)
+    return {
+        **options,
+        "accelerator": kind,
+        "devices": devices,
+        "strategy": strategy,
+        "sync_batchnorm": world > 1 and kind == "cuda",
+        "use_distributed_sampler": False,  # the data module gives every rank its part of the global batch
+        "enable_checkpointing": False,  # Checkpoints writes them
+        "enable_progress_bar": False,  # RunProgress shows it
+        "enable_model_summary": False,
+        "num_sanity_val_steps": 0,
+        "log_every_n_steps": min(10, steps_per_epoch),
+    }
+
+
+def _plain(cfg: DictConfig) -> dict[str, Any]:
+    plain = OmegaConf.to_container(cfg, resolve=True)
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in plain.items()}
+
+
+def _stopped(folder: Path, cfg: DictConfig, signum: int, console: Console) -> None:
+    if not _is_first_rank():
+        return
+    steps = _saved_step(folder)
+    checkpoints.write_summary(folder, {**judge.blank_summary(cfg), "status": "stopped", "steps": steps})
+    name = signal.Signals(signum).name
+    console.print(f"stopped by {name}; saved at step {steps}. Go on with:")
+    console.print(f"  python train.py ckpt_path='{judge.shown(folder)}'", soft_wrap=True, markup=False)
+
+
+def _saved_step(folder: Path) -> int:
+    found = checkpoints.newest(folder)
+    return int(checkpoints.load(found[0])["global_step"]) if found else 0
+
+
+def _is_first_rank() -> bool:
+    return os.environ.get("RANK", "0") == "0"
+
+
+def _quiet_libraries() -> None:
+    """Lightning's banners say nothing about this run; two of its warnings are wrong for it."""
+    for name in ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    # Sets in memory are read by no worker; folders have their own key.
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    # Lightning 2.6 asks torch for this in an old way.
+    warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")
+    # The position is the optimiser step (ViewsDataModule), so the loader needs no state of its own.
+    warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")

@@ -1,0 +1,257 @@
+"""What a finished run leaves: scores on test, pictures, the exported encoder, summary.json and the closing block."""
+
+from __future__ import annotations
+
+import csv
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import lightning as L
+import torch
+from omegaconf import DictConfig
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+
+from simclr_lightning import checkpoint as checkpoints
+from simclr_lightning import export, pictures
+from simclr_lightning.callbacks import RunProgress, bank_indices
+from simclr_lightning.cli.loggers import log_pictures, sync_command
+from simclr_lightning.data import ViewsDataModule
+from simclr_lightning.data.datamodule import centred
+from simclr_lightning.data.images import ImageSet
+from simclr_lightning.encoders import Encoder
+from simclr_lightning.evaluation import choose_l2, extract, knn_predict, nearest, pixels
+from simclr_lightning.simclr import SimCLR
+
+K = 20  # neighbours that vote (the contract's kNN)
+PIXEL_SIDE = 32  # raw pixels are compared at this side at most, so that a large set fits in memory
+PICTURE_QUERIES, PICTURE_NEIGHBOURS, MAP_POINTS = 8, 8, 2000
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Top-1 on test as fractions; None where there are no labels to score with."""
+
+    knn_top1: float | None = None
+    knn_top1_untrained: float | None = None
+    knn_top1_pixels: float | None = None
+    linear_top1: float | None = None
+
+
+def blank_summary(cfg: DictConfig) -> dict[str, Any]:
+    """Every key of summary.json, with what the configuration alone says."""
+    return {
+        "status": "failed",
+        "steps": 0,
+        "epochs": 0,
+        "images_seen": 0,
+        "images_per_second": None,
+        "loss": None,
+        "contrastive_accuracy": None,
+        "contrastive_entropy": None,
+        "knn_top1": None,
+        "knn_top1_untrained": None,
+        "knn_top1_pixels": None,
+        "linear_top1": None,
+        "temperature": cfg.loss.temperature,
+        "global_batch_size": cfg.data.batch_size,
+        "devices": cfg.trainer.devices,
+        "seed": cfg.seed,
+    }
+
+
+def score(encoder: nn.Module, data: ViewsDataModule, *, device: torch.device) -> tuple[float | None, float | None]:
+    """Top-1 of kNN and of the linear probe on test, for one encoder.
+
+    kNN: k 20, cosine, majority vote; bank = labelled train without its held-out part. Probe: logistic regression on h
+    by L-BFGS, l2 picked on the held-out part (paper, appendix B.8). Test is touched once.
+    """
+    splits = data.load()
+    train, test = splits.train, splits.test
+    if train.labels is None or test is None or test.labels is None or splits.class_names is None:
+        return None, None
+    bank = bank_indices(train.labels, splits.held_out)
+    h_bank, h_held, h_test = (
+        extract(encoder, data.eval_batches(images, rows), device=device)
+        for images, rows in ((train, bank), (train, splits.held_out), (test, None))
+    )
+    y_bank, y_held, y_test = train.labels[bank], train.labels[splits.held_out], test.labels
+    knn = _top1(knn_predict(h_bank, y_bank, h_test, k=min(K, len(bank))), y_test)
+    if not len(splits.held_out):
+        return knn, None
+    probe = choose_l2(h_bank, y_bank, h_held, y_held, classes=len(splits.class_names))
+    return knn, _top1(probe.predict(h_test), y_test)
+
+
+def finish(
+    folder: Path,
+    cfg: DictConfig,
+    module: SimCLR,
+    data: ViewsDataModule,
+    untrained: nn.Module,
+    trainer: L.Trainer,
+    progress: RunProgress,
+    console: Console,
+    *,
+    started: float,
+) -> None:
+    """Judge last.ckpt, draw, export, write summary.json and print the closing block."""
+    saved = checkpoints.load(folder / "checkpoints" / checkpoints.LAST)
+    module.load_state_dict(saved["state_dict"])
+    device = trainer.strategy.root_device
+    encoder = cast(Encoder, module.encoder.to(device).eval())
+    with console.status("scoring on test and drawing ..."):
+        scores = _scores(encoder, untrained.to(device), data, device)
+        _draw(folder, encoder, data, device)
+    step = int(saved["global_step"])
+    summary = {
+        **blank_summary(cfg),
+        "status": "finished",
+        "steps": step,
+        "epochs": step / data.steps_per_epoch if step % data.steps_per_epoch else step // data.steps_per_epoch,
+        "images_seen": step * data.batch_size,
+        "images_per_second": round(progress.images_per_second, 2) or None,
+        **_last_metrics(folder / "metrics.csv"),
+        **scores.__dict__,
+        "devices": trainer.world_size,
+        "seconds": round(time.time() - started, 1),
+    }
+    export.export_encoder(encoder.cpu(), folder / "exported", card=_card(cfg, data, summary), size=data.recipe.size)
+    checkpoints.write_summary(folder, summary)
+    log_pictures(trainer, folder)
+    for logger in trainer.loggers:
+        logger.log_metrics({f"final/{k}": v for k, v in scores.__dict__.items() if v is not None}, step=step)
+        logger.finalize("success")
+    closing_block(folder, summary, console)
+
+
+def closing_block(folder: Path, summary: dict[str, Any], console: Console) -> None:
+    """The table of scores and the commands to go on with."""
+    table = Table(title="top-1 on test", title_justify="left")
+    table.add_column("what")
+    table.add_column("score", justify="right")
+    rows = {
+        "kNN on raw pixels": "knn_top1_pixels",
+        "kNN on the untrained encoder": "knn_top1_untrained",
+        "kNN on the trained encoder": "knn_top1",
+        "linear probe on the trained encoder": "linear_top1",
+    }
+    for name, key in rows.items():
+        value = summary.get(key)
+        table.add_row(name, "no labels" if value is None else f"{value:.1%}")
+    console.print(table)
+    run = shown(folder)
+    commands = {
+        "resume": f"python train.py ckpt_path='{run}' trainer.max_epochs=N",
+        "evaluate": f"simclr evaluate '{run}'",
+        "embed": f"simclr embed '{run}' IMAGES OUT.npz",
+        "sync": sync_command(folder),
+    }
+    console.print(f"everything is in {run}", soft_wrap=True, markup=False)
+    for name, command in commands.items():
+        if command:
+            console.print(f"  {name:9} {command}", soft_wrap=True, markup=False)
+
+
+def shown(folder: Path) -> str:
+    """The folder as a user here would type it."""
+    try:
+        return str(folder.relative_to(Path.cwd()))
+    except ValueError:
+        return str(folder)
+
+
+def _scores(encoder: nn.Module, untrained: nn.Module, data: ViewsDataModule, device: torch.device) -> Scores:
+    knn, linear = score(encoder, data, device=device)
+    if knn is None:
+        return Scores()
+    splits = data.load()
+    train, test = splits.train, splits.test
+    assert test is not None
+    assert train.labels is not None
+    assert test.labels is not None
+    bank = bank_indices(train.labels, splits.held_out)
+    y_bank, k = train.labels[bank], min(K, len(bank))
+    h = [extract(untrained, data.eval_batches(s, rows), device=device) for s, rows in ((train, bank), (test, None))]
+    raw = [_pixels(images, rows, data) for images, rows in ((train, bank), (test, torch.arange(len(test))))]
+    return Scores(
+        knn_top1=knn,
+        knn_top1_untrained=_top1(knn_predict(h[0], y_bank, h[1], k=k), test.labels),
+        knn_top1_pixels=_top1(knn_predict(raw[0], y_bank, raw[1], k=k), test.labels),
+        linear_top1=linear,
+    )
+
+
+def _pixels(images: ImageSet, rows: Tensor, data: ViewsDataModule) -> Tensor:
+    side = min(data.recipe.size, PIXEL_SIDE)
+    parts = [(centred(images, part, size=side) * 255).round().to(torch.uint8) for part in rows.split(512)]
+    return pixels(torch.cat(parts))
+
+
+def _draw(folder: Path, encoder: nn.Module, data: ViewsDataModule, device: torch.device) -> None:
+    splits = data.load()
+    shown_set = splits.test if splits.test is not None else splits.train
+    spread = _spread(len(splits.train), PICTURE_QUERIES)
+    pictures.view_pairs(*data.view_pairs(spread), folder / "views.png", count=len(spread))
+
+    rows = _spread(len(shown_set), MAP_POINTS)
+    h = extract(encoder, data.eval_batches(shown_set, rows), device=device)
+    labels = None if shown_set.labels is None else shown_set.labels[rows]
+    pictures.embedding_map(h, labels, splits.class_names, folder / "embedding.png")
+
+    asked = _spread(len(rows), PICTURE_QUERIES)
+    k = min(PICTURE_NEIGHBOURS + 1, len(rows))
+    _, found = nearest(h[asked], h, k)
+    # The nearest of an image is itself; a duplicate may come first, so it is taken out by its number.
+    found = torch.stack([row[row != own][: k - 1] for row, own in zip(found, asked, strict=True)])
+    if not found.numel():
+        return
+    queries = centred(shown_set, rows[asked], size=data.recipe.size)
+    images = torch.stack([centred(shown_set, rows[row], size=data.recipe.size) for row in found])
+    same = None if labels is None else labels[found] == labels[asked][:, None]
+    pictures.neighbours(queries, images, folder / "neighbours.png", correct=same)
+
+
+def _spread(count: int, wanted: int) -> Tensor:
+    """At most ``wanted`` indices at even distances over ``count``."""
+    wanted = min(count, wanted)
+    return torch.arange(wanted) * count // max(wanted, 1)
+
+
+def _top1(predicted: Tensor, labels: Tensor) -> float:
+    return (predicted == labels).double().mean().item()
+
+
+def _last_metrics(path: Path) -> dict[str, float | None]:
+    """The last epoch's means from metrics.csv, which also holds what earlier processes of the run measured."""
+    names = {
+        "loss": "train/loss",
+        "contrastive_accuracy": "train/contrastive_accuracy",
+        "contrastive_entropy": "train/contrastive_entropy",
+    }
+    found: dict[str, float | None] = dict.fromkeys(names)
+    if path.exists():
+        with path.open(newline="", encoding="utf-8") as file:
+            for row in csv.DictReader(file):
+                found.update({key: float(row[name]) for key, name in names.items() if row.get(name)})
+    return found
+
+
+def _card(cfg: DictConfig, data: ViewsDataModule, summary: dict[str, Any]) -> dict[str, Any]:
+    splits = data.load()
+    return {
+        "data": f"{len(splits.train)} images, {cfg.data.dataset._target_.rsplit('.', 1)[-1]}",
+        "views": dict(cfg.views),
+        "recipe": {
+            "batch size": cfg.data.batch_size,
+            "temperature": cfg.loss.temperature,
+            "optimizer": dict(cfg.optimizer),
+            "schedule": dict(cfg.schedule),
+            "steps": summary["steps"],
+            "seed": cfg.seed,
+        },
+        "scores": {key: summary[key] for key in Scores().__dict__},
+    }

@@ -1,0 +1,153 @@
+"""Where the numbers go: metrics.csv always, W&B or TensorBoard when asked for."""
+
+from __future__ import annotations
+
+import csv
+import os
+import uuid
+from argparse import Namespace
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.loggers.logger import Logger
+from lightning.pytorch.utilities import rank_zero_only
+
+from simclr_lightning.cli.errors import UserError
+
+
+class MetricsCSV(Logger):
+    """Appends rows to metrics.csv; a resumed run cuts the rows after its checkpoint, which it will write again.
+
+    Args:
+        path: the file.
+        step: the optimiser step that the run starts from.
+    """
+
+    def __init__(self, path: Path, *, step: int = 0) -> None:
+        super().__init__()
+        self.path = path
+        self.rows: list[dict[str, str]] = []
+        self.columns: list[str] = ["step", "epoch"]
+        if path.exists():
+            with path.open(newline="", encoding="utf-8") as file:
+                reader = csv.DictReader(file)
+                self.rows = [row for row in reader if row.get("step") and int(row["step"]) <= step]
+                self.columns = list(reader.fieldnames or self.columns)
+
+    @property
+    def name(self) -> str:
+        """The logger's name."""
+        return "csv"
+
+    @property
+    def version(self) -> str:
+        """One file a run: there are no versions."""
+        return ""
+
+    @rank_zero_only
+    def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
+        """The configuration is in .hydra/config.yaml."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Write one row at once, so that a killed run has all its rows."""
+        row = {"step": str(step), **{name: f"{float(value):.8g}" for name, value in metrics.items()}}
+        new = [name for name in row if name not in self.columns]
+        self.rows.append(row)
+        if new or len(self.rows) == 1 or not self.path.exists():
+            self.columns += new
+            self._write(self.rows, "w", header=True)
+        else:
+            self._write([row], "a", header=False)
+
+    def _write(self, rows: list[dict[str, str]], mode: str, *, header: bool) -> None:
+        with self.path.open(mode, newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, self.columns)
+            if header:
+                writer.writeheader()
+            writer.writerows(rows)
+
+
+def make_loggers(cfg: Any, folder: Path, *, step: int, plain: dict[str, Any]) -> list[Logger]:
+    """The loggers of a run.
+
+    Args:
+        cfg: the logger group.
+        folder: the run's folder.
+        step: the optimiser step that the run starts from.
+        plain: the whole configuration, for trackers.
+
+    Raises:
+        UserError: when the tracker's package is missing.
+    """
+    loggers: list[Logger] = [MetricsCSV(folder / "metrics.csv", step=step)]
+    if cfg.name == "tensorboard":
+        try:
+            from lightning.pytorch.loggers import TensorBoardLogger
+
+            loggers.append(TensorBoardLogger(folder, name="", version="tensorboard"))
+        except ImportError as error:
+            raise UserError(
+                "logger=tensorboard needs a package: pip install 'simclr-lightning[tensorboard]'"
+            ) from error
+    if cfg.name == "wandb":
+        loggers.append(_wandb(cfg, folder, plain))
+    return loggers
+
+
+def sync_command(folder: Path) -> str | None:
+    """The command that uploads an offline W&B run, when there is one."""
+    offline = sorted((folder / "wandb").glob("offline-run-*"))
+    return f"wandb sync '{offline[-1]}'" if offline else None
+
+
+@rank_zero_only
+def _init_wandb(cfg: Any, folder: Path, plain: dict[str, Any]) -> Any:
+    """Start the W&B run: online when a key is at hand, offline when there is none or the server does not answer."""
+    import wandb
+
+    mode = cfg.mode
+    if mode == "auto":
+        mode = "online" if os.environ.get("WANDB_MODE", "online") == "online" and _has_key(wandb) else "offline"
+    id_file = folder / ".wandb_id"
+    run_id = id_file.read_text().strip() if id_file.exists() else uuid.uuid4().hex[:8]
+    id_file.write_text(run_id)
+    options = {
+        "project": cfg.project,
+        "entity": cfg.entity,
+        "dir": str(folder),
+        "id": run_id,
+        "name": folder.name,
+        "group": folder.parent.name if folder.parent.parent.name == "sweeps" else None,
+        "job_type": "train",
+        "config": plain,
+    }
+    quiet = wandb.Settings(silent=True, init_timeout=8, x_disable_stats=False)
+    try:
+        return wandb.init(**options, mode=mode, resume="allow" if mode == "online" else None, settings=quiet)
+    except (wandb.errors.CommError, wandb.errors.UsageError, wandb.errors.AuthenticationError) as error:
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        print(f"W&B did not answer ({first}); tracking goes on offline")
+        return wandb.init(**options, mode="offline", settings=quiet)
+
+
+def _wandb(cfg: Any, folder: Path, plain: dict[str, Any]) -> Logger:
+    from lightning.pytorch.loggers import WandbLogger
+
+    return WandbLogger(experiment=_init_wandb(cfg, folder, plain), save_dir=folder)
+
+
+def _has_key(wandb: Any) -> bool:
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    return bool(wandb.api.api_key)
+
+
+def log_pictures(trainer: L.Trainer, folder: Path) -> None:
+    """Give the run's pictures to W&B, when it is there."""
+    for logger in trainer.loggers:
+        if hasattr(logger, "log_image"):
+            for path in sorted(folder.glob("*.png")):
+                logger.log_image(key=path.stem, images=[str(path)])

@@ -1,0 +1,184 @@
+"""The type and range of every key of conf/: the table that the checks and the near names read."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+ANY_SEED: Final = 2**32 - 1
+_PRECISIONS: Final = (
+    *("32-true", "32", "64-true", "64", "bf16-mixed", "16-mixed", "bf16-true", "16-true", "bf16", "16"),
+    *("transformer-engine", "transformer-engine-float16"),
+)
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What a key may hold.
+
+    Attributes:
+        accepts: whether a resolved, plain value is right.
+        says: the range in words, to follow "must be".
+        required: whether the program itself reads the key, so that it must be there.
+    """
+
+    accepts: Callable[[Any], bool]
+    says: str
+    required: bool = True
+
+    def or_(self, *others: Any) -> Rule:
+        """The same, with these values accepted too."""
+        names = " or ".join("null" if other is None else str(other).lower() for other in others)
+        return Rule(lambda v: _is_one_of(v, others) or self.accepts(v), f"{self.says}, or {names}", self.required)
+
+
+def whole(low: int, high: int | None = None) -> Rule:
+    """A whole number from low to high; true and false are none."""
+    says = f"a whole number of at least {low}" if high is None else f"a whole number from {low} to {high}"
+    return Rule(lambda v: _is_whole(v) and low <= v <= (v if high is None else high), says)
+
+
+def number(says: str, accepts: Callable[[float], bool]) -> Rule:
+    """A finite number in a range."""
+    return Rule(lambda v: _is_number(v) and accepts(v), f"a number {says}")
+
+
+def one_of(*options: Any) -> Rule:
+    """One of these values."""
+    return Rule(lambda v: _is_one_of(v, options), f"one of {', '.join(map(str, options))}")
+
+
+def optional(rules: dict[str, Rule]) -> dict[str, Rule]:
+    """The same rules for keys that may be absent: a target has a default, or another option lacks them."""
+    return {key: Rule(rule.accepts, rule.says, required=False) for key, rule in rules.items()}
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_one_of(value: Any, options: Sequence[Any]) -> bool:
+    return any(type(value) is type(option) and value == option for option in options)
+
+
+def _is_channels(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 3 and all(map(_is_number, value))
+
+
+SWITCH: Final = Rule(lambda v: isinstance(v, bool), "true or false")
+TEXT: Final = Rule(lambda v: isinstance(v, str) and bool(v.strip()), "a text that is not empty")
+PATH: Final = Rule(lambda v: isinstance(v, str) and bool(v), "a path").or_(None)
+POSITIVE: Final = number("above 0", lambda v: v > 0)
+NOT_NEGATIVE: Final = number("of at least 0", lambda v: v >= 0)
+CHANNELS: Final = Rule(_is_channels, "three numbers, one a channel").or_(None)
+SPREAD: Final = Rule(lambda v: _is_channels(v) and min(v) > 0, "three numbers above 0, one a channel").or_(None)
+NAMES: Final = Rule(lambda v: isinstance(v, list) and all(isinstance(n, str) for n in v), "a list of packages")
+TARGET: Final = Rule(lambda v: isinstance(v, str) and bool(v), "the dotted name of a class or function")
+# ViewRecipe checks its own fields, and the parts of a target of the user's own are theirs.
+CHECKED_BY_ITSELF: Final = Rule(lambda v: True, "checked elsewhere", required=False)
+
+RULES: Final[dict[str, Rule]] = {
+    "seed": whole(0, ANY_SEED),
+    "micro_batch_size": whole(1).or_(None),
+    "ckpt_path": PATH,
+    "force": SWITCH,
+    "dry_run": SWITCH,
+    "debug": SWITCH,
+    "trusted": NAMES,
+    "model.encoder._target_": TARGET,
+    "model.projector._target_": TARGET,
+    "model.projector._partial_": one_of(True),
+    "model.weights": PATH,
+    "model.channels_last": SWITCH,
+    **optional(
+        {
+            "model.encoder.depth": one_of(10, 18, 34, 50, 101, 152),
+            "model.encoder.width": POSITIVE,
+            "model.encoder.stem": one_of("imagenet", "cifar"),
+            "model.encoder.zero_init_last": SWITCH,
+            "model.encoder.mean": CHANNELS,
+            "model.encoder.std": SPREAD,
+            "model.encoder.name": TEXT,
+            "model.encoder.pretrained": SWITCH,
+            "model.projector.hidden_dim": whole(1).or_(None),
+            "model.projector.out_dim": whole(1),
+            "model.projector.layers": whole(0, 3),
+        }
+    ),
+    "data._target_": TARGET,
+    "data.dataset._target_": TARGET,
+    "data.dataset._partial_": one_of(True),
+    "data.path": PATH,
+    "data.batch_size": whole(2),
+    **optional(
+        {
+            "data.num_workers": whole(0),
+            "data.resident": one_of("auto", True, False),
+            "data.dataset.labels": SWITCH,
+            "data.dataset.on_corrupt": one_of("fail", "skip"),
+        }
+    ),
+    "views._target_": TARGET,
+    "views.size": whole(1),
+    **{
+        f"views.{name}": CHECKED_BY_ITSELF
+        for name in (
+            *("crop", "area", "aspect", "interpolation", "flip", "jitter", "strength", "brightness", "grey"),
+            *("blur", "blur_sigma", "blur_kernel", "solarise"),
+        )
+    },
+    "loss._target_": TARGET,
+    "loss.temperature": POSITIVE,
+    "optimizer._target_": TARGET,
+    "optimizer._partial_": one_of(True),
+    "optimizer.lr": POSITIVE,
+    **optional(
+        {
+            "optimizer.momentum": number("from 0 to below 1", lambda v: 0 <= v < 1),
+            "optimizer.weight_decay": NOT_NEGATIVE,
+            "optimizer.trust_coefficient": POSITIVE,
+            "optimizer.nesterov": SWITCH,
+            "optimizer.fused": SWITCH.or_(None),
+        }
+    ),
+    "schedule._target_": TARGET,
+    **optional(
+        {
+            "schedule.rule": one_of("linear", "sqrt", "constant"),
+            "schedule.warmup_epochs": NOT_NEGATIVE,
+        }
+    ),
+    "trainer._target_": TARGET,
+    "trainer.max_epochs": whole(1),
+    "trainer.max_steps": whole(1).or_(-1),
+    "trainer.accelerator": one_of("auto", "cpu", "gpu", "cuda", "mps"),
+    "trainer.devices": whole(1).or_(-1, "auto"),
+    "trainer.num_nodes": whole(1),
+    "trainer.precision": one_of(*_PRECISIONS, 16, 32, 64),
+    "trainer.deterministic": SWITCH.or_("warn", None),
+    "callbacks.online.every_n_epochs": whole(0),
+    "callbacks.online.k": whole(1),
+    "callbacks.online.bank_at_most": whole(1),
+    "callbacks.checkpoints.every_n_epochs": whole(1),
+    "callbacks.checkpoints.every_n_steps": whole(1).or_(None),
+    "callbacks.metrics.every_n_steps": whole(1),
+    "logger.name": one_of("csv", "wandb", "tensorboard"),
+    **optional(
+        {
+            "logger.project": TEXT,
+            "logger.entity": TEXT.or_(None),
+            "logger.mode": one_of("auto", "online", "offline", "disabled"),
+        }
+    ),
+}
+
+
+def known_keys() -> frozenset[str]:
+    """Every key that conf/ has, whatever options are chosen."""
+    return frozenset(RULES)

@@ -1,0 +1,201 @@
+"""``simclr train KEY=VALUE ...``: one run, or with -m a sweep of runs."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from simclr_lightning.cli import config, errors
+
+if TYPE_CHECKING:
+    from simclr_lightning.cli.folder import Run
+
+# Flags that only look at the configuration: Hydra answers them.
+HYDRA_FLAGS = (
+    "--help",
+    "-h",
+    "--cfg",
+    "-c",
+    "--info",
+    "-i",
+    "--resolve",
+    "--package",
+    "-p",
+    "--hydra-help",
+    "--version",
+)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Train as the words say; returns the exit code (0 only when a run is finished, or asked to train nothing)."""
+    started = time.time()
+    words = config.quote_paths(argv)
+    debug = "debug=true" in (word.lower() for word in words)
+    folder: list[Path] = []
+    return errors.guard(
+        lambda: _main(words, started, folder),
+        debug=debug,
+        log=lambda: folder[0] / "train.log" if folder else None,
+    )
+
+
+def check(words: Sequence[str]) -> Run:
+    """Compose and check everything that can be known before any work; nothing is written.
+
+    Raises:
+        UserError: for the first mistake.
+    """
+    from simclr_lightning.cli import checks, folder
+
+    run = folder.locate(words)
+    composed = config.compose(run.overrides)
+    checks.check_config(composed)
+    checks.check_targets(composed, trusted=tuple(composed.trusted))
+    return run
+
+
+def _main(words: list[str], started: float, folder: list[Path]) -> int:
+    if any(word in ("-m", "--multirun") for word in words):
+        return _sweep(words)
+    if any(word.split("=")[0] in HYDRA_FLAGS for word in words):
+        return _hydra(words)
+    run = check(words)
+    if config.flag(words, "dry_run"):
+        return _dry_run(run)
+    if "RANK" in os.environ and "WORLD_SIZE" in os.environ:
+        return _external(run, started, folder)
+    return _single(run, started, folder)
+
+
+def _single(run: Run, started: float, known: list[Path]) -> int:
+    from simclr_lightning import checkpoint
+    from simclr_lightning.cli.folder import locked, write_config
+    from simclr_lightning.cli.job import device_count, run_job
+    from simclr_lightning.cli.launcher import run_ranks
+
+    with locked(run.folder):
+        known.append(run.folder)
+        checkpoint.sweep_debris(run.folder)
+        for note in run.notes:
+            print(note)
+        if _finished(run):
+            return 0
+        write_config(run)
+        devices = device_count(run.cfg)
+        if devices == 1:
+            return run_job(run.folder, run.cfg, checkpoint=run.checkpoint, started=started)
+        try:
+            return run_ranks(run.folder, devices, checkpoint=run.checkpoint, debug=config.flag(run.overrides, "debug"))
+        finally:
+            _settle(run)
+
+
+def _settle(run: Run) -> None:
+    """Ranks that were killed wrote no summary: the parent does."""
+    from simclr_lightning import checkpoint
+    from simclr_lightning.cli import judge
+
+    if "status" not in checkpoint.read_summary(run.folder):
+        checkpoint.write_summary(run.folder, judge.blank_summary(run.cfg))
+
+
+def _external(run: Run, started: float, known: list[Path]) -> int:
+    """Under torchrun or srun: this process is a rank already; rank 0's folder is everyone's."""
+    import contextlib
+
+    import torch
+
+    from simclr_lightning.cli.folder import locked, write_config
+    from simclr_lightning.cli.job import accelerator, run_job
+
+    backend = "cpu:gloo,cuda:nccl" if accelerator(run.cfg) == "cuda" else "gloo"
+    torch.distributed.init_process_group(backend)
+    shared: list[Any] = [str(run.folder)]
+    torch.distributed.broadcast_object_list(shared, src=0)
+    folder = Path(shared[0])
+    known.append(folder)
+    first = torch.distributed.get_rank() == 0
+    with locked(folder) if first else contextlib.nullcontext():
+        if first:
+            write_config(run)
+        torch.distributed.barrier()
+        return run_job(folder, run.cfg, checkpoint=run.checkpoint, started=started)
+
+
+def _finished(run: Run) -> bool:
+    """Whether the run that is to be resumed has nothing left to do; said once."""
+    from simclr_lightning import checkpoint
+    from simclr_lightning.cli import judge
+
+    summary = checkpoint.read_summary(run.folder)
+    if run.checkpoint is None or summary.get("status") != "finished":
+        return False
+    by_epochs = run.cfg.trainer.max_epochs > summary["epochs"]
+    by_steps = run.cfg.trainer.max_steps < 0 or run.cfg.trainer.max_steps > summary["steps"]
+    if by_epochs and by_steps:
+        return False
+    print(f"{judge.shown(run.folder)} is finished: {summary['steps']} steps; to go on, raise trainer.max_epochs")
+    return True
+
+
+def _dry_run(run: Run) -> int:
+    from omegaconf import OmegaConf
+
+    from simclr_lightning.cli.job import build, opening_notes, total_steps
+
+    parts = build(run.cfg)
+    print(OmegaConf.to_yaml(run.cfg), end="")
+    for line in opening_notes(run.cfg, parts, total_steps(run.cfg, parts.data.steps_per_epoch)):
+        print(line)
+    size = sum(p.numel() for p in parts.module.parameters())
+    print(f"{size:,} parameters; dry_run=true: nothing is trained, and {run.folder} is not made")
+    return 0
+
+
+def _sweep(words: list[str]) -> int:
+    from simclr_lightning.cli.launcher import Launcher, SweepStopped
+
+    if "RANK" in os.environ and "WORLD_SIZE" in os.environ:
+        raise errors.UserError(
+            "-m starts processes of its own and cannot run under torchrun or srun; leave one of them out"
+        )
+    rest = [word for word in words if word not in ("-m", "--multirun")]
+    config.set_sweep_overrides(rest)
+    try:
+        _hydra(["--multirun", *rest])
+    except SweepStopped as stop:
+        return stop.code
+    except errors.UserError:
+        if not Launcher.failed:
+            raise
+    if Launcher.failed:
+        print(f"\n{len(Launcher.failed)} job(s) failed; the same command runs them again:", file=sys.stderr)
+        print("\n".join(f"  {line}" for line in Launcher.failed), file=sys.stderr)
+        return 1
+    return 0
+
+
+def _hydra(words: list[str]) -> int:
+    """Let Hydra's own program answer: its flags, and the sweepers."""
+    import hydra
+
+    config.prepare_hydra()
+    before = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
+    sys.argv = ["simclr train", *words]
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come out as exceptions, which errors.guard words
+    try:
+        hydra.main(version_base="1.3", config_path=str(config.conf_folder()), config_name="train")(_never)()
+    finally:
+        sys.argv = before[0]
+        os.environ.pop("HYDRA_FULL_ERROR")
+        if before[1] is not None:
+            os.environ["HYDRA_FULL_ERROR"] = before[1]
+    return 0
+
+
+def _never(cfg: Any) -> None:
+    raise AssertionError("the launcher starts jobs as processes")

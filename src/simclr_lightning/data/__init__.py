@@ -1,0 +1,27 @@
+"""Where the images come from: every source gives `Splits` of image sets."""
+
+from simclr_lightning.data.array import array
+from simclr_lightning.data.datamodule import ViewsDataModule
+from simclr_lightning.data.decode import ImageError, read_image
+from simclr_lightning.data.folder import FolderImages, folder
+from simclr_lightning.data.images import ImageSet, Splits, TensorImages
+from simclr_lightning.data.photos import photos
+from simclr_lightning.data.public import cifar10, cifar100, fashion_mnist, imagenet, stl10
+
+__all__ = [
+    "FolderImages",
+    "ImageError",
+    "ImageSet",
+    "Splits",
+    "TensorImages",
+    "ViewsDataModule",
+    "array",
+    "cifar10",
+    "cifar100",
+    "fashion_mnist",
+    "folder",
+    "imagenet",
+    "photos",
+    "read_image",
+    "stl10",
+]

@@ -1,0 +1,269 @@
+"""The LightningDataModule: images of any source become paired views, the same on every number of workers or devices.
+
+The order of an epoch is a permutation keyed by (seed, epoch); the global batch is a slice of it and every rank
+takes its contiguous part. The position is the number of images seen, so a resumed run continues where it stopped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import lightning as L
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from simclr_lightning import distributed
+from simclr_lightning.data.images import ImageSet, Splits
+from simclr_lightning.random import permutation
+from simclr_lightning.views import ViewRecipe, centre_view, crop_views, finish_views, make_views
+from simclr_lightning.views import recipe as named_recipe
+
+Batch = dict[str, Any]  # "epoch": int, "indices": (n,) int64, "crops": (n, 2, 3, S, S) uint8 for sets on disk
+
+
+class ViewsDataModule(L.LightningDataModule):
+    """Paired views of an image set, in global batches.
+
+    Args:
+        dataset: makes the `Splits` from ``path``.
+        batch_size: the global batch, images over all devices and nodes in one step.
+        recipe: a `ViewRecipe` or the name of one.
+        seed: keys the order and every random number of a view.
+        path: where the images are; None for sources that need none.
+        num_workers: processes that decode; sets that live in memory use none.
+        resident: keep an in-memory set on the accelerator: True, False, or "auto" (when it takes at most a tenth of
+            the device's free memory).
+
+    Raises:
+        ValueError: when the batch does not divide by the devices, exceeds the images, or leaves one image a device.
+    """
+
+    def __init__(
+        self,
+        dataset: Callable[[Path | None], Splits],
+        *,
+        batch_size: int,
+        recipe: ViewRecipe | str,
+        seed: int = 0,
+        path: str | Path | None = None,
+        num_workers: int = 0,
+        resident: bool | Literal["auto"] = "auto",
+    ) -> None:
+        super().__init__()
+        self.dataset = dataset
+        self.batch_size = batch_size
+        self.recipe = named_recipe(recipe) if isinstance(recipe, str) else recipe
+        self.seed = seed
+        self.path = None if path is None else Path(path)
+        self.num_workers = num_workers
+        self.resident = resident
+        self.splits: Splits | None = None
+        self._offset = 0  # images seen before this process's step counter started to count
+        self._images: Tensor | None = None
+
+    # -- what Lightning calls -------------------------------------------------------------------------------------
+
+    def prepare_data(self) -> None:
+        """Make the splits once a node, so that a download happens in one process."""
+        self.load()
+
+    def setup(self, stage: str) -> None:
+        """Make the splits in this process and check the batch against them."""
+        splits = self.load()
+        check_batch(self.batch_size, images=len(splits.train), devices=distributed.world_size())
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        """Batches of this rank: keys only for sets in memory, two uint8 crops an image for the others."""
+        train = self.load().train
+        source = _Keys() if train.tensor is not None else _Crops(train, self.recipe, self.seed)
+        workers = 0 if train.tensor is not None else self.num_workers
+        return DataLoader(
+            source,
+            batch_sampler=_GlobalBatches(self),
+            num_workers=workers,
+            collate_fn=_collate,
+            persistent_workers=workers > 0,
+            pin_memory=train.tensor is None and torch.cuda.is_available(),
+            # Workers are forked after threads exist in this process; a fresh interpreter is safe.
+            multiprocessing_context="forkserver" if workers else None,
+        )
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """Finish the views on the device: {"x_a", "x_b": (n, 3, S, S) in [0, 1], "indices": (n,) int64}."""
+        if not isinstance(batch, dict) or "indices" not in batch:
+            return batch
+        indices, epoch = batch["indices"], batch["epoch"]
+        if "crops" in batch:
+            x_a, x_b = finish_views(batch["crops"], seed=self.seed, epoch=epoch, indices=indices, recipe=self.recipe)
+        else:
+            images = self._resident_images(indices.device)
+            picked = images[indices.to(images.device)].to(indices.device)
+            x_a, x_b = make_views(picked, seed=self.seed, epoch=epoch, indices=indices, recipe=self.recipe)
+        return {"x_a": x_a, "x_b": x_b, "indices": indices}
+
+    def state_dict(self) -> dict[str, Any]:
+        """The position and the identity of the data, for an exact resume."""
+        return {
+            "samples_seen": self.samples_seen,
+            "steps": self._steps(),
+            "batch_size": self.batch_size,
+            "seed": self.seed,
+            "fingerprint": self.load().fingerprint,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue at the saved position; a checkpoint of other images is refused.
+
+        Raises:
+            ValueError: when the fingerprint of the images differs from the checkpoint's.
+        """
+        if state_dict["fingerprint"] != self.load().fingerprint:
+            raise ValueError(
+                f"the images differ from those the checkpoint was trained on (fingerprint "
+                f"{self.load().fingerprint[:12]}, checkpoint {state_dict['fingerprint'][:12]}): "
+                "files were added, removed or changed; restore them, or start a new run with model.weights="
+            )
+        # The trainer's own step is restored later; from then on offset + steps * batch is the position again.
+        self._offset = state_dict["samples_seen"] - state_dict["steps"] * self.batch_size
+
+    # -- what evaluation calls ------------------------------------------------------------------------------------
+
+    def load(self) -> Splits:
+        """The splits, made at the first call."""
+        if self.splits is None:
+            self.splits = self.dataset(self.path)
+        return self.splits
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """floor(images / global batch)."""
+        return len(self.load().train) // self.batch_size
+
+    @property
+    def samples_seen(self) -> int:
+        """Images that the optimiser has seen since the start of the run, over all ranks."""
+        return self.samples_at(self._steps())
+
+    def samples_at(self, step: int) -> int:
+        """Images that the optimiser has seen after ``step`` optimiser steps of the run."""
+        return self._offset + step * self.batch_size
+
+    def eval_batches(
+        self, images: ImageSet, indices: Tensor | None = None, *, batch_size: int = 256
+    ) -> Iterator[Tensor]:
+        """Evaluation views (b, 3, S, S) float in [0, 1] of the images at ``indices``, in that order."""
+        chosen = torch.arange(len(images)) if indices is None else indices
+        for part in chosen.split(batch_size):
+            yield centred(images, part, size=self.recipe.size)
+
+    def view_pairs(self, indices: Tensor, *, epoch: int = 0) -> tuple[Tensor, Tensor]:
+        """Views of training images as the network sees them in ``epoch``: two (n, 3, S, S) tensors."""
+        train = self.load().train
+        keys = {"seed": self.seed, "epoch": epoch}
+        crops = [crop_views(train.load(int(i)), index=int(i), recipe=self.recipe, **keys) for i in indices]
+        return finish_views(torch.stack(crops), indices=indices, recipe=self.recipe, **keys)
+
+    # -- parts ----------------------------------------------------------------------------------------------------
+
+    def _steps(self) -> int:
+        return int(self.trainer.global_step) if self.trainer is not None else 0
+
+    def _resident_images(self, device: torch.device) -> Tensor:
+        tensor = self.load().train.tensor
+        assert tensor is not None
+        if self._images is None:
+            keep = self.resident is True or (self.resident == "auto" and _fits(tensor, device))
+            self._images = tensor.to(device) if keep else tensor
+        return self._images
+
+
+def check_batch(batch_size: int, *, images: int, devices: int) -> None:
+    """Refuse a global batch that the devices or the images cannot take.
+
+    Raises:
+        ValueError: with the arithmetic, naming ``data.batch_size``.
+    """
+    if batch_size % devices:
+        lower = batch_size - batch_size % devices
+        raise ValueError(
+            f"data.batch_size={batch_size} does not divide by {devices} devices "
+            f"({batch_size} = {devices} * {batch_size // devices} + {batch_size % devices}); "
+            f"use {lower or devices} or {lower + devices}"
+        )
+    if batch_size > images:
+        raise ValueError(
+            f"data.batch_size={batch_size} is larger than the {images} training images: no step would be made; "
+            f"use at most {images // devices * devices}"
+        )
+    if batch_size // devices < 2:
+        raise ValueError(
+            f"data.batch_size={batch_size} leaves {batch_size // devices} image on each of {devices} devices; "
+            f"BatchNorm needs at least 2: use {2 * devices} or more"
+        )
+
+
+def centred(images: ImageSet, indices: Tensor, *, size: int) -> Tensor:
+    """Evaluation views (b, 3, size, size) float in [0, 1] of the images at ``indices`` (b,)."""
+    if images.tensor is not None:
+        return centre_view(images.tensor[indices], size=size)
+    return torch.cat([centre_view(images.load(int(i))[None], size=size) for i in indices])
+
+
+def _fits(tensor: Tensor, device: torch.device) -> bool:
+    if device.type != "cuda":
+        return device.type == "cpu"
+    free, _ = torch.cuda.mem_get_info(device)
+    return tensor.numel() * tensor.element_size() <= free / 10
+
+
+class _Keys(Dataset[tuple[int, int]]):
+    """For sets in memory: a sample is its (epoch, index); pixels are gathered on the device."""
+
+    def __getitem__(self, key: tuple[int, int]) -> tuple[int, int]:
+        return key
+
+
+class _Crops(Dataset[tuple[int, int, Tensor]]):
+    """For sets on disk: decode once, cut both crops, keep them uint8."""
+
+    def __init__(self, images: ImageSet, recipe: ViewRecipe, seed: int) -> None:
+        self.images = images
+        self.recipe = recipe
+        self.seed = seed
+
+    def __getitem__(self, key: tuple[int, int]) -> tuple[int, int, Tensor]:
+        epoch, index = key
+        image = self.images.load(index)
+        crops = crop_views(image, seed=self.seed, epoch=epoch, index=index, recipe=self.recipe)
+        return epoch, index, crops
+
+
+class _GlobalBatches(Sampler[Sequence[tuple[int, int]]]):
+    """This rank's part of every global batch from the module's position to the end of that epoch."""
+
+    def __init__(self, module: ViewsDataModule) -> None:
+        self.module = module
+
+    def __len__(self) -> int:
+        return self.module.steps_per_epoch
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        module, size = self.module, self.module.batch_size
+        epoch, done = divmod(module.samples_seen // size, len(self))
+        order = permutation(len(module.load().train), seed=module.seed, epoch=epoch)
+        local = size // distributed.world_size()
+        first = distributed.rank() * local
+        for step in range(done, len(self)):
+            start = step * size + first
+            yield [(epoch, int(index)) for index in order[start : start + local]]
+
+
+def _collate(samples: list[tuple[Any, ...]]) -> Batch:
+    # The epoch stays a plain int: a tensor would travel to the device and have to be read back.
+    batch: Batch = {"epoch": samples[0][0], "indices": torch.tensor([sample[1] for sample in samples])}
+    if len(samples[0]) == 3:
+        batch["crops"] = torch.stack([sample[2] for sample in samples])
+    return batch

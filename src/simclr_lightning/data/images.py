@@ -1,0 +1,202 @@
+"""What every source of images gives: sets of images, and the splits made of them.
+
+Legend: n images, H x W pixels, 3 channels (RGB); m indices of the held-out part.
+"""
+
+import hashlib
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Protocol, final, overload
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from simclr_lightning.random import permutation
+
+# `permutation` is keyed by (seed, epoch), and training orders its epochs 0, 1, 2, ... with it: streams of
+# other meanings take negative numbers, so that no choice made here repeats an epoch's order.
+HELD_OUT_STREAM = -1
+TEST_STREAM = -2
+PATCH_STREAM = -1000  # photos: this one and those below it, three a photograph
+
+
+class ImageSet(Protocol):
+    """Images by index, with their names and, when there are any, their labels."""
+
+    @property
+    def labels(self) -> Tensor | None:
+        """(n,) int64 class numbers, -1 where an image has none; None when no image has a label."""
+
+    @property
+    def names(self) -> Sequence[str]:
+        """n names: relative file names (sorted), or like "train/000012"."""
+
+    @property
+    def tensor(self) -> Tensor | None:
+        """(n, 3, H, W) uint8 when the whole set is in memory, else None."""
+
+    def __len__(self) -> int: ...
+
+    def load(self, index: int) -> Tensor:
+        """The image at `index` (0 to n - 1) as (3, H, W) uint8."""
+
+
+@final
+class TensorImages:
+    """Images of one size in memory.
+
+    Args:
+        images: (n, 3, H, W) uint8.
+        labels: (n,) int64 class numbers, -1 where an image has none; or None.
+        names: n names; "000000", "000001", ... when left out.
+    """
+
+    def __init__(self, images: Tensor, labels: Tensor | None = None, names: Sequence[str] | None = None) -> None:
+        assert images.dtype == torch.uint8, images.dtype
+        assert images.shape[1:2] == (3,), images.shape
+        assert images.ndim == 4, images.shape
+        assert labels is None or (labels.dtype == torch.int64 and labels.shape == (len(images),)), labels
+        assert names is None or len(names) == len(images), len(names)
+        self.tensor = images.contiguous()
+        self.labels = labels
+        self.names = numbered("", len(images)) if names is None else names
+
+    def __len__(self) -> int:
+        return len(self.tensor)
+
+    def load(self, index: int) -> Tensor:
+        """The image at `index` as (3, H, W) uint8: a view of the set's memory."""
+        return self.tensor[index]
+
+
+@final
+class PackedNames(Sequence[str]):
+    """Names kept in one run of bytes instead of one Python string each.
+
+    A million strings cost every loader worker a copy of their memory (reading a string changes its reference
+    count, and so its page); this costs none, and is sent to a worker at once.
+    """
+
+    def __init__(self, names: Iterable[str]) -> None:
+        encoded = [os.fsencode(name) for name in names]
+        self._bytes = b"".join(encoded)
+        self._ends = np.fromiter(accumulate(map(len, encoded)), dtype=np.int64, count=len(encoded))
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[str]: ...
+    def __getitem__(self, index: int | slice) -> str | list[str]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        i = range(len(self))[index]
+        start = int(self._ends[i - 1]) if i else 0
+        return os.fsdecode(self._bytes[start : int(self._ends[i])])
+
+
+@dataclass(frozen=True)
+class Splits:
+    """A source's images, and which of them are for what.
+
+    Attributes:
+        train: the images to train on; its labels (if any) feed the kNN bank and the probes.
+        test: scored once, at the end; None when there is nothing to score on.
+        held_out: (m,) int64, sorted indices into `train`: the part that choices are made on (best checkpoint,
+            l2). Pretraining sees these images; their labels are never in a bank nor a probe's training.
+        class_names: one name a class number, or None without labels.
+        fingerprint: hex digest that differs when the data do: names, labels, sizes, bytes where cheap.
+        notes: lines to print once.
+        skipped: "path: reason" of every file that was left out as unreadable.
+    """
+
+    train: ImageSet
+    test: ImageSet | None
+    held_out: Tensor
+    class_names: tuple[str, ...] | None
+    fingerprint: str
+    notes: tuple[str, ...] = ()
+    skipped: tuple[str, ...] = ()
+
+
+def numbered(prefix: str, count: int) -> PackedNames:
+    """Names `prefix`000000, `prefix`000001, ..., `count` of them."""
+    return PackedNames(f"{prefix}{index:06d}" for index in range(count))
+
+
+def choose(count: int, labels: Tensor | None, *, fraction: float, seed: int, stream: int) -> Tensor:
+    """Sorted indices of a random `fraction` of `count` images, each class in its share.
+
+    The images are laid out class by class, at random within a class, and taken at even distances: every
+    class gives its share to within one image, and the whole is round(fraction * labelled), at least 1.
+
+    Args:
+        count: number of images.
+        labels: (count,) int64; images labelled -1 are not chosen. None: all images are alike.
+        fraction: above 0 and below 1.
+        seed: the choice's seed.
+        stream: tells choices of the same seed apart.
+
+    Returns:
+        (m,) int64, sorted.
+    """
+    order = permutation(count, seed=seed, epoch=stream)
+    if labels is not None:
+        order = order[torch.argsort(labels[order], stable=True)]
+        order = order[labels[order] >= 0]
+    m = max(1, round(fraction * len(order)))
+    at = ((torch.arange(m, dtype=torch.float64) + 0.5) * (len(order) / m)).long()
+    return order[at].sort().values
+
+
+def choose_held_out(count: int, labels: Tensor | None, *, seed: int) -> Tensor:
+    """The tenth of the training images held out for choosing: (m,) sorted int64 indices."""
+    return choose(count, labels, fraction=0.1, seed=seed, stream=HELD_OUT_STREAM)
+
+
+def in_memory(
+    source: str,
+    train: TensorImages,
+    test: TensorImages | None,
+    *,
+    class_names: tuple[str, ...] | None,
+    seed: int,
+    notes: tuple[str, ...] = (),
+) -> Splits:
+    """`Splits` of images in memory: a seeded tenth held out, every byte in the fingerprint."""
+    contents = [part for images in (train, test) if images is not None for part in (images.tensor, images.labels)]
+    return Splits(
+        train=train,
+        test=test,
+        held_out=choose_held_out(len(train), train.labels, seed=seed),
+        class_names=class_names,
+        fingerprint=digest(source, *contents),
+        notes=notes,
+    )
+
+
+def digest(*parts: str | bytes | Tensor | Sequence[str] | None) -> str:
+    """Hex digest (32 digits) of a sequence of texts, bytes, integer tensors, lists of names and Nones.
+
+    Every part is preceded by its kind and length, so that no two sequences share their bytes.
+    """
+    state = hashlib.sha256()
+    for part in parts:
+        if part is None:
+            state.update(b"none;")
+        elif isinstance(part, Tensor):
+            state.update(f"tensor {part.dtype} {tuple(part.shape)};".encode())
+            state.update(part.contiguous().numpy().data)
+        elif isinstance(part, str | bytes):
+            data = os.fsencode(part) if isinstance(part, str) else part
+            state.update(b"bytes %d;" % len(data) + data)
+        else:
+            state.update(b"names %d;" % len(part))
+            for name in part:
+                state.update(os.fsencode(name) + b"\0")  # no file name holds a zero byte
+    return state.hexdigest()[:32]

@@ -1,0 +1,61 @@
+"""The input normalisation inside an encoder, so that views stay in [0, 1] everywhere else."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+
+class Normalise(nn.Module):
+    """(x - mean) / std per channel, or x itself when none was set; nothing of it is in the state dict.
+
+    Args:
+        mean: three numbers on the scale of [0, 1], or None for no normalisation.
+        std: three positive numbers, given exactly when ``mean`` is.
+
+    Raises:
+        ValueError: one of the two alone, or anything but three finite numbers, std above 0.
+    """
+
+    mean: Tensor | None
+    std: Tensor | None
+
+    def __init__(self, mean: Sequence[float] | None = None, std: Sequence[float] | None = None) -> None:
+        super().__init__()
+        self.register_buffer("mean", None, persistent=False)
+        self.register_buffer("std", None, persistent=False)
+        self.set(mean, std)
+
+    def set(
+        self,
+        mean: Sequence[float] | None,
+        std: Sequence[float] | None,
+        *,
+        like: Tensor | None = None,
+    ) -> None:
+        """Replace mean and std, on the device and in the dtype of ``like`` (torch's defaults when None)."""
+        if (mean is None) != (std is None):
+            raise ValueError("model.mean and model.std go together; give both or neither")
+        if mean is None or std is None:
+            self.mean = self.std = None
+            return
+        try:
+            mean, std = [float(value) for value in mean], [float(value) for value in std]
+        except (TypeError, ValueError):
+            raise ValueError("model.mean and model.std must hold numbers") from None
+        if len(mean) != 3 or len(std) != 3 or not all(map(math.isfinite, (*mean, *std))) or min(std) <= 0:
+            raise ValueError(f"model.mean={mean} and model.std={std}: each must be three finite numbers, std above 0")
+        self.mean = _per_channel(mean, like)
+        self.std = _per_channel(std, like)
+
+    def forward(self, x_NCHW: Tensor) -> Tensor:
+        """Return the normalised images, in their own shape."""
+        if self.mean is None or self.std is None:
+            return x_NCHW
+        return (x_NCHW - self.mean) / self.std
+
+
+def _per_channel(values: Sequence[float], like: Tensor | None) -> Tensor:
+    tensor = torch.tensor(values).view(-1, 1, 1)
+    return tensor if like is None else tensor.to(like)

@@ -1,0 +1,260 @@
+"""Multinomial logistic regression on frozen features, and the choice of its l2 on held-out labels.
+
+The objective is mean cross-entropy + l2/2 * the squared weights, the bias free (SimCLR's transfer protocol,
+appendix B.8), which is scikit-learn's LogisticRegression with C = 1/(n * l2). It is convex: the answer does
+not depend on how it is found. It is found by L-BFGS in coordinates in which the problem is nearly round: the
+features are centred, turned onto their principal axes, and each axis is scaled by its curvature. That is an
+exact change of variables, undone at the end: W and b belong to the features as they came.
+
+Shapes: n = images, F = features, A = F + 1 principal axes with the bias last, C = classes.
+"""
+
+import math
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+L2_GRID: tuple[float, ...] = tuple((10.0 ** torch.linspace(-6, 5, 45, dtype=torch.float64)).tolist())
+"""The paper's 45 logarithmically spaced l2 values, 1e-6 to 1e5."""
+
+# Rows of features that are visited at once. On a CPU both matrix products of an evaluation then read them
+# from the cache; on a GPU it only bounds the memory.
+_CPU_ROWS, _GPU_ROWS = 1024, 65536
+
+# Wider features stay on their own axes: finding the principal ones would cost more than it saves.
+_WIDEST_TURN = 4096
+
+
+class LinearWeights(NamedTuple):
+    """A linear classifier h @ weight.T + bias: weight (C, F), bias (C,)."""
+
+    weight: Tensor
+    bias: Tensor
+
+    def predict(self, h_nF: Tensor) -> Tensor:
+        """Features (n, F) -> classes (n,) int64."""
+        h_nF = h_nF.to(self.weight.device, self.weight.dtype)
+        return (h_nF @ self.weight.T + self.bias).argmax(1)
+
+
+@dataclass(frozen=True)
+class LogisticResult:
+    """The classifier that did best on held-out labels.
+
+    Args:
+        weight: (C, F).
+        bias: (C,).
+        l2: the chosen regularisation.
+        held_out_accuracy: its accuracy on the held-out part, a fraction.
+        accuracies: the held-out accuracy of every l2 that was tried.
+    """
+
+    weight: Tensor
+    bias: Tensor
+    l2: float
+    held_out_accuracy: float
+    accuracies: dict[float, float]
+
+    def predict(self, h_nF: Tensor) -> Tensor:
+        """Features (n, F) -> classes (n,) int64."""
+        return LinearWeights(self.weight, self.bias).predict(h_nF)
+
+
+def fit_logistic(
+    h_nF: Tensor,
+    y_n: Tensor,
+    *,
+    l2: float,
+    classes: int | None = None,
+    max_iter: int = 1000,
+    tolerance: float = 1e-5,
+    start: LinearWeights | None = None,
+) -> LinearWeights:
+    """Fit weight (C, F) and bias (C,) to features (n, F) and labels (n,); computed where the features lie.
+
+    Args:
+        h_nF: features of any scale and floating type; float64 is computed in float64, all else in float32.
+        y_n: integer labels from 0.
+        l2: the regularisation, above 0.
+        classes: C; None takes the largest label plus one.
+        max_iter: L-BFGS iterations at most.
+        tolerance: stops when no entry of the gradient is larger, in coordinates of curvature about 1, so
+            that it means the same for every scale of the features and every l2.
+        start: begin here, for example at the solution for a near l2; None begins at zero.
+
+    Raises:
+        ValueError: shapes or labels do not fit, a feature is not finite, or l2 is not positive.
+    """
+    classes = _check(h_nF, y_n, [l2], classes)
+    problem = _Problem(h_nF, y_n, classes)
+    if start is not None:
+        problem.begin(l2, start)
+    return problem.solve(l2, max_iter=max_iter, tolerance=tolerance)
+
+
+def choose_l2(
+    train_h_nF: Tensor,
+    train_y_n: Tensor,
+    held_out_h_mF: Tensor,
+    held_out_y_m: Tensor,
+    *,
+    l2s: Sequence[float] = L2_GRID,
+    classes: int | None = None,
+    max_iter: int = 1000,
+    tolerance: float = 1e-5,
+) -> LogisticResult:
+    """Fit on the training part for every l2 and keep the one with the best held-out accuracy.
+
+    The fits go from strong to weak regularisation, each from the solution before; of equally good ones the
+    strongest regularisation wins. The held-out labels choose and do not train.
+
+    Raises:
+        ValueError: as `fit_logistic`, for either part, or no l2 given.
+    """
+    classes = _check(train_h_nF, train_y_n, l2s, classes)
+    _check(held_out_h_mF, held_out_y_m, l2s, classes)
+    problem = _Problem(train_h_nF, train_y_n, classes)
+    best: LogisticResult | None = None
+    accuracies: dict[float, float] = {}
+    for l2 in sorted(set(l2s), reverse=True):
+        fitted = problem.solve(l2, max_iter=max_iter, tolerance=tolerance)
+        accuracies[l2] = accuracy(fitted, held_out_h_mF, held_out_y_m)
+        if best is None or accuracies[l2] > best.held_out_accuracy:
+            best = LogisticResult(fitted.weight, fitted.bias, l2, accuracies[l2], accuracies)
+    assert best is not None
+    return best
+
+
+def accuracy(classifier: LinearWeights | LogisticResult, h_nF: Tensor, y_n: Tensor) -> float:
+    """The fraction in [0, 1] of rows that the classifier puts into their own class."""
+    predicted_n = classifier.predict(h_nF)
+    return (predicted_n == y_n.to(predicted_n.device)).double().mean().item()
+
+
+class _Problem:
+    """One data set on its principal axes, to be solved for one l2 after another, strong before weak."""
+
+    def __init__(self, h_nF: Tensor, y_n: Tensor, classes: int) -> None:
+        self.y_n1 = y_n.to(h_nF.device, torch.int64)[:, None]
+        self.classes = classes
+        self.rows = _CPU_ROWS if h_nF.device.type == "cpu" else _GPU_ROWS
+        dtype = torch.float64 if h_nF.dtype == torch.float64 else torch.float32
+        self.mean_F = h_nF.mean(0, dtype=torch.float64).to(dtype)
+        self.axes_FF = self._principal_axes(h_nF)
+        # The last axis is 1 for every image: its weight is the bias.
+        self.x_nA = torch.ones(len(h_nF), h_nF.shape[1] + 1, dtype=dtype, device=h_nF.device)
+        for x_bA, h_bF in zip(torch.split(self.x_nA, self.rows), torch.split(h_nF, self.rows), strict=True):
+            x_bA[:, :-1] = (h_bF - self.mean_F) @ self.axes_FF
+        self.variance_A = self.x_nA.square().mean(0)
+        self.solved: list[tuple[float, Tensor]] = []
+
+    def solve(self, l2: float, *, max_iter: int, tolerance: float) -> LinearWeights:
+        """The minimiser of the objective, begun from the solutions for the l2 before."""
+        start_CA = self._start(l2)
+        # The Hessian is near (mean p(1 - p) * variance + l2) on the diagonal and small off it: dividing by
+        # its root makes the problem nearly round, and L-BFGS needs a few dozen evaluations.
+        curvature_A = self._softness(start_CA) * self.variance_A
+        curvature_A[:-1] += l2
+        scale_A = curvature_A.rsqrt()
+        u_CA = start_CA / scale_A
+        search = torch.optim.LBFGS(
+            [u_CA],
+            max_iter=max_iter,
+            max_eval=2 * max_iter,
+            tolerance_grad=tolerance,
+            tolerance_change=1e-12,
+            history_size=20,
+            line_search_fn="strong_wolfe",
+        )
+
+        def closure() -> float:
+            loss, gradient_CA = self.evaluate(u_CA * scale_A, l2)
+            u_CA.grad = gradient_CA.mul_(scale_A)
+            return loss.item()
+
+        search.step(closure)  # type: ignore[no-untyped-call]
+        if search.state[u_CA]["n_iter"] >= max_iter:
+            warnings.warn(
+                f"the probe for l2 = {l2:g} stopped after {max_iter} iterations, before its tolerance: raise "
+                "max_iter, or leave out the weakest l2",
+                RuntimeWarning,
+                stacklevel=3,
+            )
+        self.solved.append((math.log(l2), u_CA * scale_A))
+        return self._outward(self.solved[-1][1])
+
+    def evaluate(self, weight_CA: Tensor, l2: float) -> tuple[Tensor, Tensor]:
+        """The objective () float64 and its gradient (C, A), in one pass over the features."""
+        loss = torch.zeros((), dtype=torch.float64, device=weight_CA.device)
+        gradient_CA = torch.zeros_like(weight_CA)
+        for x_bA, y_b1 in zip(torch.split(self.x_nA, self.rows), torch.split(self.y_n1, self.rows), strict=True):
+            log_p_bC = torch.log_softmax(x_bA @ weight_CA.T, 1)
+            loss -= log_p_bC.gather(1, y_b1).sum(dtype=torch.float64)
+            residual_bC = log_p_bC.exp_()  # p, and p - 1 at the label
+            residual_bC.scatter_add_(1, y_b1, residual_bC.new_full(y_b1.shape, -1))
+            gradient_CA.addmm_(residual_bC.T, x_bA)
+        penalised = weight_CA[:, :-1]
+        loss = loss / len(self.x_nA) + l2 / 2 * penalised.double().square().sum()
+        gradient_CA /= len(self.x_nA)
+        gradient_CA[:, :-1] += l2 * penalised
+        return loss, gradient_CA
+
+    def begin(self, l2: float, given: LinearWeights) -> None:
+        """Take weights that belong to the features as they came for the solution at this l2."""
+        weight_CF, bias_C = (part.to(self.x_nA) for part in given)
+        weight_CA = torch.cat([weight_CF @ self.axes_FF, (bias_C + weight_CF @ self.mean_F)[:, None]], 1)
+        self.solved.append((math.log(l2), weight_CA))
+
+    def _outward(self, weight_CA: Tensor) -> LinearWeights:
+        weight_CF = weight_CA[:, :-1] @ self.axes_FF.T
+        return LinearWeights(weight_CF, weight_CA[:, -1] - weight_CF @ self.mean_F)
+
+    def _start(self, l2: float) -> Tensor:
+        """Where to begin: on the straight line, in log l2, through the two solutions before."""
+        if not self.solved:
+            return self.x_nA.new_zeros(self.classes, self.x_nA.shape[1])
+        at, weight_CA = self.solved[-1]
+        if len(self.solved) == 1:
+            return weight_CA
+        before, earlier_CA = self.solved[-2]
+        return weight_CA + (weight_CA - earlier_CA) * ((math.log(l2) - at) / (at - before))
+
+    def _softness(self, weight_CA: Tensor) -> Tensor:
+        """The mean of p(1 - p) over images and classes, (): the softmax's curvature at these weights."""
+        total = self.x_nA.new_zeros(())
+        for x_bA in torch.split(self.x_nA, self.rows):
+            p_bC = torch.softmax(x_bA @ weight_CA.T, 1)
+            total += (p_bC * (1 - p_bC)).sum()
+        return (total / (len(self.x_nA) * self.classes)).clamp(min=1e-8)
+
+    def _principal_axes(self, h_nF: Tensor) -> Tensor:
+        """Orthonormal columns (F, F) on which the centred features are uncorrelated."""
+        width = h_nF.shape[1]
+        if width > _WIDEST_TURN:
+            return torch.eye(width, dtype=self.mean_F.dtype, device=h_nF.device)
+        covariance_FF = torch.zeros(width, width, dtype=torch.float64, device=h_nF.device)
+        for h_bF in torch.split(h_nF, _GPU_ROWS):
+            centred_bF = h_bF - self.mean_F
+            covariance_FF += centred_bF.T @ centred_bF
+        _, axes_FF = torch.linalg.eigh(covariance_FF)
+        return torch.as_tensor(axes_FF, dtype=self.mean_F.dtype)
+
+
+def _check(h_nF: Tensor, y_n: Tensor, l2s: Sequence[float], classes: int | None) -> int:
+    if h_nF.ndim != 2 or y_n.shape != h_nF.shape[:1] or len(y_n) == 0:
+        raise ValueError(
+            f"features {tuple(h_nF.shape)} and labels {tuple(y_n.shape)} must be a table with a label a row"
+        )
+    if not l2s or not all(l2 > 0 for l2 in l2s):
+        raise ValueError(f"l2 must be above 0 for a probe to have one answer, got {list(l2s)}")
+    if not torch.isfinite(h_nF).all():
+        raise ValueError("the features hold NaN or infinity: a probe cannot be fitted to them")
+    lowest, highest = (int(x) for x in y_n.aminmax())
+    classes = highest + 1 if classes is None else classes
+    if lowest < 0 or highest >= classes:
+        raise ValueError(f"labels must lie in 0 to {classes - 1}, they go from {lowest} to {highest}")
+    return classes

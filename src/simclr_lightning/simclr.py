@@ -1,0 +1,108 @@
+"""SimCLR as a LightningModule: the wiring of encoder, projector, loss, optimiser and schedule.
+
+Legend of shapes: N images of this process and step, 2N views, D the projector's output size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+import lightning as L
+import torch
+from torch import Tensor, nn
+
+from simclr_lightning.ntxent import NTXent, NTXentOutput
+from simclr_lightning.optim import parameter_groups
+
+OptimizerFactory = Callable[[list[dict[str, Any]]], torch.optim.Optimizer]
+
+
+class ScheduleFactory(Protocol):
+    """Makes the per-step learning-rate scheduler once the length of the run is known."""
+
+    def __call__(
+        self,
+        optimizer: torch.optim.Optimizer,
+        *,
+        global_batch_size: int,
+        steps_per_epoch: int,
+        total_steps: int,
+    ) -> torch.optim.lr_scheduler.LRScheduler:
+        """Return the scheduler, stepped once per optimiser step."""
+        ...
+
+
+class SimCLR(L.LightningModule):
+    """Two views in, NT-Xent out (paper, section 2.1 and algorithm 1).
+
+    Args:
+        encoder: f, maps (B, 3, S, S) in [0, 1] to h (B, feature_dim).
+        projector: g, maps h to z (B, D).
+        loss: maps (z_a, z_b), each (N, D), to an ``NTXentOutput``.
+        optimizer: makes the optimiser from the parameter groups of `parameter_groups`; its ``lr`` is the base rate.
+        schedule: makes the scheduler; it scales the base rate with the global batch.
+        global_batch_size: images over all devices and nodes in one optimiser step.
+        micro_batch_size: reserved for gradient caching; only None or the whole batch is possible here.
+
+    Raises:
+        ValueError: for a micro-batch smaller than the batch.
+    """
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        projector: nn.Module,
+        loss: NTXent,
+        optimizer: OptimizerFactory,
+        schedule: ScheduleFactory,
+        *,
+        global_batch_size: int,
+        micro_batch_size: int | None = None,
+    ) -> None:
+        super().__init__()
+        if micro_batch_size is not None and micro_batch_size < global_batch_size:
+            raise ValueError(
+                f"micro_batch_size={micro_batch_size} is below the batch of {global_batch_size}: micro-batches are "
+                "not available yet; set micro_batch_size=null"
+            )
+        self.encoder = encoder
+        self.projector = projector
+        self.loss = loss
+        self.make_optimizer = optimizer
+        self.make_schedule = schedule
+        self.global_batch_size = global_batch_size
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        """Images (B, 3, S, S) in [0, 1] to h (B, feature_dim); the projector is left out."""
+        h: Tensor = self.encoder(x_BCHW)
+        return h
+
+    def contrast(self, x_a: Tensor, x_b: Tensor) -> NTXentOutput:
+        """NT-Xent of two views, each (N, 3, S, S): one forward pass over all 2N, so BatchNorm sees both."""
+        z_a, z_b = self.projector(self.encoder(torch.cat((x_a, x_b)))).chunk(2)
+        out: NTXentOutput = self.loss(z_a, z_b)
+        return out
+
+    def training_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
+        """One step on ``batch["x_a"]`` and ``batch["x_b"]``; the contrastive metrics ride along, detached."""
+        out = self.contrast(batch["x_a"], batch["x_b"])
+        metrics = {
+            "train/loss": out.loss.detach(),
+            "train/contrastive_accuracy": out.accuracy,
+            "train/contrastive_entropy": out.entropy,
+        }
+        self.log_dict(metrics, on_step=False, on_epoch=True, sync_dist=True, batch_size=len(batch["x_a"]))
+        return {"loss": out.loss, **metrics}
+
+    def configure_optimizers(self) -> Any:
+        """The optimiser over encoder and projector and its per-step schedule."""
+        optimizer = self.make_optimizer(parameter_groups(self))
+        total = int(self.trainer.estimated_stepping_batches)
+        scheduler = self.make_schedule(
+            optimizer,
+            global_batch_size=self.global_batch_size,
+            steps_per_epoch=int(self.trainer.num_training_batches),
+            total_steps=total,
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}

@@ -1,0 +1,133 @@
+"""The composition: images -> crops -> views, and the centre view of an evaluation.
+
+Shapes: N images, V = 2 views, R = V N rows, S side of the view, H and W of the image, P = S S pixels.
+"""
+
+import torch
+from torch import Tensor
+
+from simclr_lightning.views.finish import finish_rows
+from simclr_lightning.views.recipe import ViewRecipe
+from simclr_lightning.views.recipe import recipe as named_recipe
+from simclr_lightning.views.resize import resize_crops
+from simclr_lightning.views.sampling import VIEWS, Crops, sample_colours, sample_crops
+
+__all__ = ["centre_view", "crop_views", "finish_views", "make_views"]
+
+
+def make_views(
+    images: Tensor, *, seed: int, epoch: int, indices: Tensor, recipe: ViewRecipe | str
+) -> tuple[Tensor, Tensor]:
+    """Make two views of each image (paper section 2.1 and appendix A).
+
+    Args:
+        images: (N, 3, H, W) uint8, on any device.
+        seed: the run's seed.
+        epoch: the epoch.
+        indices: (N,) int64, the images' indices in the data set; on the CPU there is nothing to wait for.
+        recipe: a `ViewRecipe` or the name of one.
+
+    Returns:
+        (x_a, x_b), each (N, 3, S, S) float32 in [0, 1] on the device of `images`.
+    """
+    chosen = _resolve(recipe)
+    _check_images(images, "images", 4)
+    crops_NV3SS = _crop(images, seed=seed, epoch=epoch, indices=indices, recipe=chosen)
+    return finish_views(crops_NV3SS, seed=seed, epoch=epoch, indices=indices, recipe=chosen)
+
+
+def crop_views(image: Tensor, *, seed: int, epoch: int, index: int, recipe: ViewRecipe | str) -> Tensor:
+    """Cut, flip and resize the two crops of one image, (2, 3, S, S) uint8; what a loader's worker does.
+
+    Args:
+        image: (3, H, W) uint8.
+        seed: the run's seed.
+        epoch: the epoch.
+        index: the image's index in the data set.
+        recipe: a `ViewRecipe` or the name of one.
+    """
+    _check_images(image, "image", 3)
+    crops = _crop(image[None], seed=seed, epoch=epoch, indices=torch.tensor([index]), recipe=_resolve(recipe))
+    return crops[0]
+
+
+def finish_views(
+    crops: Tensor, *, seed: int, epoch: int, indices: Tensor, recipe: ViewRecipe | str
+) -> tuple[Tensor, Tensor]:
+    """Jitter, grey, blur and solarise the crops of N images, batched.
+
+    Args:
+        crops: (N, 2, 3, S, S) uint8, on any device.
+        seed: the run's seed.
+        epoch: the epoch.
+        indices: (N,) int64, the images' indices in the data set.
+        recipe: a `ViewRecipe` or the name of one.
+
+    Returns:
+        (x_a, x_b), each (N, 3, S, S) float32 in [0, 1] on the device of `crops`.
+    """
+    chosen = _resolve(recipe)
+    expected = (len(indices), VIEWS, 3, chosen.size, chosen.size)
+    if crops.dtype != torch.uint8 or crops.dim() != 5 or crops.shape[1:] != expected[1:]:
+        raise ValueError(f"crops must be (N, {', '.join(map(str, expected[1:]))}) uint8, not {_describe(crops)}")
+    _check_count(indices, len(crops))
+    colours = sample_colours(seed=seed, epoch=epoch, indices=indices, recipe=chosen)
+    x_a, x_b = finish_rows(crops, colours, chosen)
+    return x_a, x_b
+
+
+def _resolve(recipe: ViewRecipe | str) -> ViewRecipe:
+    return named_recipe(recipe) if isinstance(recipe, str) else recipe
+
+
+def _describe(x: Tensor) -> str:
+    return f"{tuple(x.shape)} {str(x.dtype).removeprefix('torch.')}"
+
+
+def _check_images(images: Tensor, name: str, dims: int) -> None:
+    if images.dtype != torch.uint8 or images.dim() != dims or images.shape[-3] != 3:
+        shape = "(N, 3, H, W)" if dims == 4 else "(3, H, W)"
+        raise ValueError(f"{name} must be {shape} uint8, not {_describe(images)}")
+
+
+def _check_count(indices: Tensor, count: int) -> None:
+    if len(indices) != count:
+        raise ValueError(f"indices must have one number for each image: {len(indices)} for {count} images")
+
+
+def _crop(images: Tensor, *, seed: int, epoch: int, indices: Tensor, recipe: ViewRecipe) -> Tensor:
+    """Return the crops of N images of one size, (N, 2, 3, S, S) uint8."""
+    count, height, width = images.shape[0], images.shape[2], images.shape[3]
+    _check_count(indices, count)
+    if recipe.crop == "centre":
+        centre = centre_view(images, size=recipe.size).mul_(255.0).round_().to(torch.uint8)
+        return centre[:, None].expand(-1, VIEWS, -1, -1, -1).contiguous()
+    crops = sample_crops(height, width, seed=seed, epoch=epoch, indices=indices, recipe=recipe)
+    return resize_crops(images, crops, recipe.size, recipe.interpolation)
+
+
+def centre_view(images: Tensor, *, size: int) -> Tensor:
+    """Return the evaluation crop: the centre 87.5 %, or the whole image up to 32 pixels, resized bicubic.
+
+    Args:
+        images: (N, 3, H, W) uint8.
+        size: side S of the result.
+
+    Returns:
+        (N, 3, S, S) float32 in [0, 1], whole multiples of 1/255, on the device of `images`.
+    """
+    _check_images(images, "images", 4)
+    height, width = images.shape[2:]
+    side = min(height, width)
+    h = w = max(1, round(0.875 * side))
+    if max(height, width) <= 32:
+        h, w = height, width
+    top, left = (height - h) // 2, (width - w) // 2
+    if (h, w) == (size, size):
+        view = images[:, :, top : top + h, left : left + w]
+    else:
+        rows = VIEWS * len(images)
+        box = torch.tensor([[top, left, h, w]], device="cpu").expand(rows, -1)
+        crops = Crops(box, torch.zeros(rows, dtype=torch.bool, device="cpu"))
+        view = resize_crops(images, crops, size, "bicubic")[:, 0]
+    return view.to(torch.float32, memory_format=torch.contiguous_format).div_(255.0)

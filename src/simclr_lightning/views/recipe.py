@@ -1,0 +1,121 @@
+"""What a view is: the probabilities and ranges of its operations, by name.
+
+The names are those of `views=`: the paper's recipe for ImageNet (appendix A) and for CIFAR-10 (appendix B.9), the
+crop and flip of its linear evaluation, and the untouched centre view.
+"""
+
+from dataclasses import dataclass, replace
+from math import isfinite
+from typing import Literal
+
+__all__ = ["ViewRecipe", "recipe"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ViewRecipe:
+    """The operations of a view in their order, checked when made.
+
+    Attributes:
+        size: side S of the view, in pixels.
+        crop: "random", or "centre": the evaluation crop, the same for both views.
+        area: smallest and largest part of the image's area that a crop takes, in (0, 1].
+        aspect: smallest and largest width / height of a crop; its logarithm is uniform.
+        interpolation: filter of the antialiased resize, "bicubic" (a = -0.5) or "bilinear".
+        flip: probability of a left-right flip.
+        jitter: probability that brightness, contrast, saturation and hue change, in a random order of their own.
+        strength: s; brightness, contrast and saturation move by 0.8 s, hue by 0.2 s of the circle; 0 to 2.5.
+        brightness: "multiply" by U(max(0, 1 - 0.8 s), 1 + 0.8 s), or "add" U(-0.8 s, 0.8 s).
+        grey: probability of greyscale, after the jitter.
+        blur: probability of a Gaussian blur.
+        blur_sigma: smallest and largest standard deviation of the blur, in pixels.
+        blur_kernel: side of the blur's kernel as a part of `size`; made odd (23 at 224).
+        solarise: probability that pixels of 0.5 and above are inverted.
+
+    Raises:
+        ValueError: naming the field, its value and its range.
+    """
+
+    size: int = 224
+    crop: Literal["random", "centre"] = "random"
+    area: tuple[float, float] = (0.08, 1.0)
+    aspect: tuple[float, float] = (3 / 4, 4 / 3)
+    interpolation: Literal["bicubic", "bilinear"] = "bicubic"
+    flip: float = 0.5
+    jitter: float = 0.8
+    strength: float = 1.0
+    brightness: Literal["multiply", "add"] = "multiply"
+    grey: float = 0.2
+    blur: float = 0.5
+    blur_sigma: tuple[float, float] = (0.1, 2.0)
+    blur_kernel: float = 0.1
+    solarise: float = 0.0
+
+    def __post_init__(self) -> None:
+        if isinstance(self.size, bool) or not isinstance(self.size, int) or self.size < 1:
+            raise ValueError(f"views.size must be a whole number of pixels of at least 1, not {self.size!r}")
+        _one_of(self, "crop", ("random", "centre"))
+        _one_of(self, "interpolation", ("bicubic", "bilinear"))
+        _one_of(self, "brightness", ("multiply", "add"))
+        for name in ("flip", "jitter", "grey", "blur", "solarise"):
+            _number(self, name, 0.0, 1.0)
+        _number(self, "strength", 0.0, 2.5)
+        _number(self, "blur_kernel", 0.0, 1.0)
+        _pair(self, "area", 1.0)
+        _pair(self, "aspect", float("inf"))
+        _pair(self, "blur_sigma", float("inf"))
+
+    @property
+    def blur_radius(self) -> int:
+        """Half of the blur's kernel without its middle, in pixels: the kernel has 2 * radius + 1 taps."""
+        return int(self.blur_kernel * self.size) // 2
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)
+
+
+def _one_of(owner: ViewRecipe, name: str, allowed: tuple[str, ...]) -> None:
+    value = getattr(owner, name)
+    if value not in allowed:
+        raise ValueError(f"views.{name} must be one of {', '.join(allowed)}, not {value!r}")
+
+
+def _number(owner: ViewRecipe, name: str, low: float, high: float) -> None:
+    value = getattr(owner, name)
+    if not _is_number(value) or not low <= value <= high:
+        raise ValueError(f"views.{name} must be a number from {low:g} to {high:g}, not {value!r}")
+
+
+def _pair(owner: ViewRecipe, name: str, high: float) -> None:
+    """Check 0 < low <= high <= limit and keep the pair as a tuple (a config gives a list)."""
+    value = getattr(owner, name)
+    try:
+        pair = tuple(value)
+    except TypeError:
+        pair = ()
+    good = len(pair) == 2 and all(_is_number(v) for v in pair) and 0 < pair[0] <= pair[1] <= high
+    if not good:
+        limit = f" <= {high:g}" if isfinite(high) else ""
+        raise ValueError(f"views.{name} must be two numbers with 0 < low <= high{limit}, not {value!r}")
+    object.__setattr__(owner, name, (float(pair[0]), float(pair[1])))
+
+
+_SIMCLR = ViewRecipe()
+_CROP_FLIP = ViewRecipe(jitter=0.0, grey=0.0, blur=0.0)
+_NAMED = {
+    "simclr": _SIMCLR,
+    "simclr_cifar": replace(_SIMCLR, size=32, strength=0.5, blur=0.0),
+    "crop_flip": _CROP_FLIP,
+    "none": replace(_CROP_FLIP, crop="centre", flip=0.0),
+}
+
+
+def recipe(name: str) -> ViewRecipe:
+    """Return the recipe of that name: simclr (S = 224), simclr_cifar (S = 32), crop_flip or none.
+
+    Raises:
+        ValueError: for any other name, listing these.
+    """
+    if name not in _NAMED:
+        raise ValueError(f"views has no recipe {name!r}; the recipes are {', '.join(_NAMED)}")
+    return _NAMED[name]

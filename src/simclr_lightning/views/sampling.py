@@ -1,0 +1,147 @@
+"""Uniform numbers to the parameters of a view: crop boxes, factors, orders; no pixels here.
+
+Everything is computed on the CPU, in float64 where a logarithm or a root is taken, for the whole batch at once, so
+that one set of parameters serves every device and the host can plan the work without waiting for a device.
+
+Shapes: N images, V = 2 views, R = V N rows, the rows of view 0 before those of view 1.
+"""
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from simclr_lightning.random import uniform_blocks
+from simclr_lightning.views.recipe import ViewRecipe
+
+__all__ = [
+    "BRIGHTNESS",
+    "CONTRAST",
+    "HUE",
+    "SATURATION",
+    "VIEWS",
+    "Colours",
+    "Crops",
+    "sample_colours",
+    "sample_crops",
+]
+
+VIEWS = 2
+TRIES = 10
+
+# The operations' keys. They are part of what a seed means: never reuse or renumber one.
+CROP, FLIP, JITTER, GREY, BLUR, SOLARISE = range(6)
+
+# The four operations of the jitter, as `Colours.order` names them and `Colours.factor` has its columns.
+BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
+
+
+@dataclass(frozen=True)
+class Crops:
+    """R crops: `box` (R, 4) int64 (top, left, height, width) in pixels, `flip` (R,) bool."""
+
+    box: Tensor
+    flip: Tensor
+
+
+@dataclass(frozen=True)
+class Colours:
+    """What happens to R crops after they are cut.
+
+    Attributes:
+        jitter: (R,) bool.
+        factor: (R, 4) float32: factors of brightness (an offset when added), contrast and saturation, and the
+            hue's shift in turns.
+        order: (R, 4) int64, the operation at each of the four steps.
+        grey: (R,) bool.
+        sigma: (R,) float64, standard deviation of the blur in pixels, 0 where there is none.
+        solarise: (R,) bool.
+    """
+
+    jitter: Tensor
+    factor: Tensor
+    order: Tensor
+    grey: Tensor
+    sigma: Tensor
+    solarise: Tensor
+
+
+def sample_crops(height: int, width: int, *, seed: int, epoch: int, indices: Tensor, recipe: ViewRecipe) -> Crops:
+    """Draw a crop box and a flip for both views of N images of one size, by torchvision's rule.
+
+    Up to ten boxes are tried, each with an area uniform in `recipe.area` and an aspect whose logarithm is uniform;
+    the first that fits the image is placed uniformly. When none fits, the box is the largest centred one whose
+    aspect is in range.
+
+    Args:
+        height: height of the images in pixels.
+        width: width of the images in pixels.
+        seed: the run's seed.
+        epoch: the epoch.
+        indices: (N,) int64, the images' indices in the data set.
+        recipe: its `crop`, `area`, `aspect` and `flip` count.
+    """
+    blocks = [(view, op, n) for op, n in ((CROP, 2 * TRIES + 2), (FLIP, 1)) for view in range(VIEWS)]
+    drawn = uniform_blocks(blocks, seed=seed, epoch=epoch, indices=indices.cpu())
+    u_RC = torch.cat(drawn[:VIEWS]).double()
+    flip_R = torch.cat(drawn[VIEWS:])[:, 0] < recipe.flip
+    low, high = recipe.area
+    area_RT = (u_RC[:, :TRIES] * ((high - low) * height * width)).add_(low * height * width)
+    low, high = math.log(recipe.aspect[0]), math.log(recipe.aspect[1])
+    aspect_RT = (u_RC[:, TRIES : 2 * TRIES] * (high - low)).add_(low).exp_()
+    side_2RT = torch.stack([area_RT / aspect_RT, area_RT * aspect_RT]).sqrt_().round_()
+    limit_21, fallback_4 = _limits(height, width, recipe.aspect)
+    fits_RT = ((side_2RT >= 1) & (side_2RT <= limit_21[:, None])).all(dim=0)
+    first_R1 = fits_RT.to(torch.uint8).argmax(dim=1, keepdim=True)  # the first of equal maxima
+    side_2R = side_2RT.gather(2, first_R1.expand(2, -1, -1))[..., 0]
+    corner_2R = (limit_21 + 1 - side_2R).mul_(u_RC[:, 2 * TRIES :].T).floor_()
+    box_R4 = torch.cat([corner_2R, side_2R]).T.long()
+    return Crops(torch.where(fits_RT.any(dim=1, keepdim=True), box_R4, fallback_4), flip_R)
+
+
+@lru_cache(maxsize=256)
+def _limits(height: int, width: int, aspect: tuple[float, float]) -> tuple[Tensor, Tensor]:
+    """Return the sides as (2, 1) float64 and (top, left, height, width) of the largest centred box in range."""
+    h, w = height, width
+    if width < aspect[0] * height:
+        h = max(1, round(width / aspect[0]))
+    elif width > aspect[1] * height:
+        w = max(1, round(height * aspect[1]))
+    box = torch.tensor([(height - h) // 2, (width - w) // 2, h, w], device="cpu")
+    return torch.tensor([[height], [width]], dtype=torch.float64, device="cpu"), box
+
+
+def sample_colours(*, seed: int, epoch: int, indices: Tensor, recipe: ViewRecipe) -> Colours:
+    """Draw jitter, greyscale, blur and solarisation for both views of N images.
+
+    Args:
+        seed: the run's seed.
+        epoch: the epoch.
+        indices: (N,) int64, the images' indices in the data set.
+        recipe: probabilities and ranges.
+    """
+    counts = ((JITTER, 9), (GREY, 1), (BLUR, 2), (SOLARISE, 1))
+    blocks = [(view, op, count) for op, count in counts for view in range(VIEWS)]
+    drawn = uniform_blocks(blocks, seed=seed, epoch=epoch, indices=indices.cpu())
+    jitter_R9, grey_R1, blur_R2, solarise_R1 = (torch.cat(drawn[at : at + VIEWS]) for at in range(0, len(drawn), VIEWS))
+    low, high = recipe.blur_sigma
+    sigma_R = low + (high - low) * blur_R2[:, 1].double()
+    return Colours(
+        jitter=jitter_R9[:, 0] < recipe.jitter,
+        factor=_factors(jitter_R9[:, 1:5].double(), recipe),
+        order=jitter_R9[:, 5:9].argsort(dim=1, stable=True),
+        grey=grey_R1[:, 0] < recipe.grey,
+        sigma=torch.where(blur_R2[:, 0] < recipe.blur, sigma_R, 0.0),
+        solarise=solarise_R1[:, 0] < recipe.solarise,
+    )
+
+
+def _factors(u_R4: Tensor, recipe: ViewRecipe) -> Tensor:
+    """Scale uniform numbers to brightness, contrast, saturation and hue, (R, 4) float32."""
+    reach, turn = 0.8 * recipe.strength, 0.2 * recipe.strength
+    factor = (max(0.0, 1.0 - reach), 1.0 + reach)
+    brightness = factor if recipe.brightness == "multiply" else (-reach, reach)
+    low_4, high_4 = torch.tensor([brightness, factor, factor, (-turn, turn)], dtype=torch.float64).T
+    return (low_4 + (high_4 - low_4) * u_R4).float()

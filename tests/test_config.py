@@ -1,0 +1,411 @@
+"""Composition: any path can be given as it is, every mistake is answered with the nearest real name."""
+
+from __future__ import annotations
+
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import DictConfig, OmegaConf
+
+from simclr_lightning.cli import config
+from simclr_lightning.cli.errors import LINES, UserError
+from simclr_lightning.cli.quoting import PATH_KEYS, quote_paths, quoted
+from simclr_lightning.cli.ranges import known_keys
+
+CONF = Path(__file__).parents[1] / "conf"
+
+
+@pytest.fixture(scope="module")
+def default() -> DictConfig:
+    return config.compose([])
+
+
+# -- quoting ------------------------------------------------------------------------------------------------
+
+PIECES = [
+    *" \t\n=,()~[]{}'\"\\$:;#@!%&*?|<>+-./^`abcXYZ019_éñßø漢字かな한글रतילעربи\u0301\u200b😀",
+    *(
+        "${",
+        "\\${",
+        "${now:%Y}",
+        "${seed}",
+        "}",
+        "\\\\",
+        "\\'",
+        '\\"',
+        "''",
+        '""',
+        "null",
+        "true",
+        "1e3",
+        "../",
+        "   ",
+    ),
+]
+
+
+def nasty_names(count: int) -> list[str]:
+    rng = random.Random(0)
+    names = ["".join(rng.choices(PIECES, k=rng.randint(1, 10))) for _ in range(count)]
+    return [name for name in names if name.strip().lower() != "null" and name != "???"]
+
+
+def read_back(word: str) -> object:
+    """What the program gets: through Hydra's parser, then through OmegaConf's interpolations."""
+    return OmegaConf.create({"value": OverridesParser.create().parse_override(word).value()}).value
+
+
+def test_any_name_comes_through_as_it_is() -> None:
+    changed = 0
+    for number, name in enumerate(nasty_names(1500)):
+        key = ("data.path", "+data.path", "++ckpt_path", "model.weights")[number % 4]
+        word = f"{key}={name}"
+        (safe,) = quote_paths([word])
+        assert quote_paths([safe]) == [safe], name
+        if safe == word:  # a name that is itself in quotes: it is taken for a quoted value
+            assert name.strip()[0] in "'\"", name
+            continue
+        changed += 1
+        assert read_back(safe) == name, name
+    assert changed > 1400
+
+
+def test_hydras_parser_gives_back_what_was_quoted() -> None:
+    parser = OverridesParser.create()
+    for name in nasty_names(1500):
+        assert parser.parse_override(f"x={quoted(name)}").value() == name
+
+
+def test_unquoted_names_do_not_come_through() -> None:
+    # The reason for all this: without quotes, Hydra reads names otherwise or not at all.
+    parser, wrong = OverridesParser.create(), 0
+    for name in ["a,b", "a=b", "é", "f(x", "a b ", "1e3", "[x]", "#1"]:
+        try:
+            wrong += parser.parse_override(f"data.path={name}").value() != name
+        except Exception:
+            wrong += 1
+    assert wrong >= 6
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        "data.path='a b'",
+        'data.path="a, b"',
+        r"data.path='it\'s'",
+        r"data.path='ends in a backslash\\'",
+        "data.path='one','two'",
+        "data.path=null",
+        "ckpt_path=NULL",
+        "ckpt_path=last",
+        "model.weights=imagenet",
+        "loss.temperature=0.1,0.5",
+        "data.pathology=a b",
+        "-m",
+        "--config-dir=/tmp/a b",
+        "~data.path",
+    ],
+)
+def test_what_is_no_path_or_quoted_already_stays(word: str) -> None:
+    assert quote_paths([word]) == [word]
+
+
+def test_keywords_belong_to_their_keys() -> None:
+    assert quote_paths(["data.path=last", "ckpt_path=imagenet"]) == [
+        "data.path='last'",
+        "ckpt_path='imagenet'",
+    ]
+
+
+def test_a_path_of_question_marks_is_not_a_missing_value() -> None:
+    assert config.compose(["data=folder", "data.path=???"]).data.path == "./???"
+
+
+def test_interpolations_work_in_hydras_folders_and_nowhere_else() -> None:
+    cfg = config.compose(["hydra.run.dir=runs, mine/${seed}", "data.path=cost ${5}, ${now:%Y}", "seed=7"])
+    assert cfg.hydra.run.dir == "runs, mine/7"
+    assert cfg.data.path == "cost ${5}, ${now:%Y}"
+    assert config.compose(["hydra.run.dir=a${b"]).hydra.run.dir == "a${b"
+    assert config.compose([r"hydra.sweep.dir=a\${seed}"]).hydra.sweep.dir == "a${seed}"
+
+
+@pytest.mark.parametrize("key", PATH_KEYS)
+def test_every_path_key_takes_a_nasty_path(key: str) -> None:
+    name = "/a b/=,(c)~[d]{e}'f\"\\g:漢 $/"
+    cfg = config.compose([f"{key}={name}"])
+    assert OmegaConf.select(cfg, key) == name
+
+
+def test_quoting_does_not_slow_down_on_hostile_input() -> None:
+    # A pattern that backtracks would take hours for these.
+    for text in ("'" + "\\'" * 20_000, "'" + "\\" * 20_001, "'a'," * 5_000 + "b"):
+        assert quote_paths([f"data.path={text}"])[0].endswith("'")
+
+
+# -- the configuration --------------------------------------------------------------------------------------
+
+
+def test_the_repositorys_folder_is_preferred() -> None:
+    assert config.conf_folder() == CONF.resolve()
+
+
+def test_a_package_without_its_repository_uses_its_own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = tmp_path / "site-packages" / "simclr_lightning"
+    (package / "cli").mkdir(parents=True)
+    monkeypatch.setattr(config, "__file__", str(package / "cli" / "config.py"))
+    with pytest.raises(UserError, match="configuration folder is missing"):
+        config.conf_folder()
+    (package / "conf").mkdir()
+    (package / "conf" / "train.yaml").write_text("")
+    (tmp_path / "conf").mkdir()
+    (tmp_path / "conf" / "train.yaml").write_text("")  # somebody else's: this is no src/ folder
+    assert config.conf_folder() == package / "conf"
+
+
+def test_the_defaults(default: DictConfig) -> None:
+    assert default.loss.temperature == 0.2
+    assert default.model.encoder.stem == "cifar"
+    assert str(default.hydra.run.dir).startswith("outputs/")
+    assert default.hydra.run.dir == default.hydra.run.dir
+
+
+def test_the_stem_follows_the_side() -> None:
+    assert config.compose(["views=simclr"]).model.encoder.stem == "imagenet"
+    assert config.compose(["views.size=33"]).model.encoder.stem == "imagenet"
+    assert config.compose(["views.size=32"]).model.encoder.stem == "cifar"
+    assert config.compose(["views=simclr", "model.encoder.stem=cifar"]).model.encoder.stem == "cifar"
+
+
+def test_plain_containers(default: DictConfig) -> None:
+    plain = config.to_plain(default)
+    assert "hydra" not in plain
+    assert plain["model"]["encoder"]["stem"] == "cifar"
+    assert type(plain["views"]["area"]) is list
+
+
+def test_plain_and_back_keeps_every_string() -> None:
+    plain = {"a": {"path": r"x\${y} ${seed} \\${z}"}, "b": ["${", 1, None, True], "seed": 3}
+    assert config.to_plain(config.from_plain(plain)) == plain
+
+
+def test_every_experiment_accepts_other_data() -> None:
+    for path in sorted((CONF / "experiment").glob("*.yaml")):
+        cfg = config.compose([f"experiment={path.stem}", "data=array", "data.path=x.npz"])
+        assert cfg.data.dataset._target_ == "simclr_lightning.data.array", path
+
+
+def test_the_table_of_ranges_has_every_key_of_every_option_and_no_other() -> None:
+    from simclr_lightning.cli.mistakes import flatten, unresolved
+
+    found: set[str] = set()
+    for group in (
+        "model",
+        "data",
+        "views",
+        "loss",
+        "optimizer",
+        "schedule",
+        "trainer",
+        "callbacks",
+        "logger",
+    ):
+        for path in (CONF / group).glob("*.yaml"):
+            words = [f"{group}={path.stem}", *(["data.path=x"] if group == "data" else [])]
+            found |= flatten(unresolved(config.compose(words))).keys()
+    assert found == known_keys()
+
+
+# -- mistakes -----------------------------------------------------------------------------------------------
+
+MISTAKES = {
+    "loss.temprature=1": ["loss.temprature", "did you mean loss.temperature?"],
+    "temperature=1": ["did you mean loss.temperature?"],
+    "tau=1": ["did you mean loss.temperature?"],
+    "lr=3": ["did you mean optimizer.lr?"],
+    "optimizer.LR=3": ["did you mean optimizer.lr?"],
+    "epochs=3": ["did you mean trainer.max_epochs?"],
+    "max_epochs=3": ["did you mean trainer.max_epochs?"],
+    "trainer.epochs=3": ["did you mean trainer.max_epochs?"],
+    "trainer.gpus=2": ["did you mean trainer.devices?"],
+    "batch_size=64": ["did you mean data.batch_size?"],
+    "data.batchsize=64": ["did you mean data.batch_size?"],
+    "model.projector.out=64": ["did you mean model.projector.out_dim?"],
+    "modle=resnet50": ["did you mean model?"],
+    "optimiser=sgd": ["did you mean optimizer?"],
+    "hydra.rundir=x": ["did you mean hydra.run.dir?"],
+    "loss.temperature.x=1": ["did you mean loss.temperature?"],
+    "model=resnet51": ["did you mean resnet50?", "resnet101, resnet152, resnet18, resnet34, resnet50"],
+    "data=Folder": ["did you mean folder?"],
+    "views=simclr_cifra": ["did you mean simclr_cifar?"],
+    "optimizer=sdg": ["did you mean sgd?"],
+    "experiment=nope": ["cifar10, fashion_mnist, imagenet, stl10"],
+    "hydra/launcher=simcl": ["did you mean simclr?"],
+    "model=null": ["the options are"],
+    "model=[resnet18,resnet50]": ["the options are"],
+    "model=18": ["the options are"],
+    "+experiment=cifar10": ["write experiment=cifar10"],
+    "~model": ["cannot be left out"],
+    "~trainer.max_epoch": ["~trainer.max_epoch", "did you mean trainer.max_epochs?"],
+    "+seed=3": ["write seed=3"],
+    "+foo=1": ["foo: unknown key", "the groups are callbacks, data"],
+    "++foo=1": ["foo: unknown key"],
+    "++loss.temprature=1": ["did you mean loss.temperature?"],
+    "+loss.gatherr=false": ["did you mean loss.gather?"],
+    "+trainer.gradient_clip_vall=1": ["did you mean trainer.gradient_clip_val?"],
+    "+model.encoder.img_size=32": ["model.encoder.img_size: unknown key", "model.encoder has depth"],
+    "+callbacks.foo=1": ["callbacks has checkpoints, metrics, online"],
+    "model.encoder={depth:18,foo:3}": ["model.encoder.foo: unknown key"],
+    "a@b=c": ["a: unknown key"],
+    "data=folder": ["data=folder needs data.path=DIR"],
+    "data=array": ["data=array needs data.path=FILE.npz"],
+    "loss.temperature": ["must be KEY=VALUE"],
+    "--foo": ["must be KEY=VALUE"],
+    "": ["must be KEY=VALUE"],
+    "=x": ["must be KEY=VALUE"],
+    "loss.temperature=(1": ["cannot be read", "quotes"],
+    "loss.temperature=[1": ["cannot be read", "quotes"],
+    "views.size=3)": ["cannot be read", "quotes"],
+    "'x'=1": ["cannot be read"],
+    "loss.temperature=0.1,0.5": ["add -m for a sweep"],
+    "seed=range(1,3)": ["add -m for a sweep"],
+    "loss.temperature=${nope}": ["loss.temperature", "nope"],
+    "seed=${seed}": ["seed"],
+    "loss.temperature=${oc.env:NO_SUCH_VARIABLE}": ["loss.temperature", "NO_SUCH_VARIABLE"],
+    "loss.temperature=${nope:1}": ["loss.temperature", "nope"],
+    "hydra.run.dir=${nope}": ["nope"],
+    "hydra.run.dir=null": ["hydra.run.dir"],
+    "hydra.job.chdir=maybe": ["hydra.job.chdir"],
+}
+
+
+@pytest.mark.parametrize("word", MISTAKES)
+def test_a_mistake_is_answered(word: str) -> None:
+    with pytest.raises(UserError) as caught:
+        config.compose([word])
+    message = str(caught.value)
+    assert caught.value.code == 2
+    assert len(message.splitlines()) <= LINES
+    for part in MISTAKES[word]:
+        assert part in message, message
+    assert "append" not in message  # never the advice to add the typo
+
+
+def test_the_first_mistake_among_good_words_is_found() -> None:
+    with pytest.raises(UserError, match=r"did you mean loss\.temperature"):
+        config.compose(["model=resnet50", "optimizer=sgd", "loss.temprature=1", "seed=3"])
+
+
+def test_two_options_of_one_group() -> None:
+    with pytest.raises(UserError, match="model is chosen twice: resnet18 and resnet50"):
+        config.compose(["model=resnet18", "seed=1", "model=resnet50"])
+    assert config.compose(["model=resnet18", "model=resnet18"]).model.encoder.depth == 18
+
+
+def test_the_last_of_two_values_counts() -> None:
+    assert config.compose(["seed=1", "seed=2"]).seed == 2
+
+
+def test_what_may_be_added() -> None:
+    words = ["+loss.gather=false", "+trainer.gradient_clip_val=1.0", "+hydra.job.env_set.A=1"]
+    cfg = config.compose(["experiment=null", *words])
+    assert cfg.loss.gather is False
+    cfg = config.compose(["model=timm", "+model.encoder.img_size=32", "~trainer.deterministic"])
+    assert cfg.model.encoder.img_size == 32
+
+
+def test_trusted_is_read_from_the_command_line_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "mine.yaml").write_text("# @package _global_\ntrusted: [mypkg]\n")
+    where = f"hydra.searchpath=['file://{tmp_path}']"
+    with pytest.raises(UserError, match="from the command line alone"):
+        config.compose([where, "experiment=mine"])
+    assert list(config.compose([where, "experiment=mine", "trusted=[other]"]).trusted) == ["other"]
+
+
+def test_a_misspelt_key_in_a_file_is_found_too(tmp_path: Path) -> None:
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "mine.yaml").write_text("# @package _global_\nloss:\n  temprature: 0.1\n")
+    with pytest.raises(UserError, match=r"loss\.temprature: unknown key; did you mean loss\.temperature"):
+        config.compose([f"hydra.searchpath=['file://{tmp_path}']", "experiment=mine"])
+
+
+def test_a_file_that_is_no_yaml(tmp_path: Path) -> None:
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "mine.yaml").write_text("# @package _global_\nloss: [1,\n")
+    with pytest.raises(UserError):
+        config.compose([f"hydra.searchpath=['file://{tmp_path}']", "experiment=mine"])
+
+
+# -- resolvers, sweeps, differences -------------------------------------------------------------------------
+
+
+def test_a_sweeps_folder_is_named_after_its_words() -> None:
+    def folder(*words: str) -> str:
+        config.set_sweep_overrides(words)
+        return str(config.compose([]).hydra.sweep.dir)
+
+    try:
+        first = folder("seed=1,2", "data.batch_size=64,128")
+        assert first == folder("data.batch_size=64,128", "seed=1,2")
+        assert first != folder("seed=1,2", "data.batch_size=64,256")
+        # sha256 of the sorted words with a zero byte between them, by the shell's own tool
+        printed = "printf 'data.batch_size=64,128\\0seed=1,2' | sha256sum"
+        digest = subprocess.run(["sh", "-c", printed], capture_output=True, text=True, check=True).stdout
+        assert first == f"outputs/sweeps/{digest[:8]}"
+    finally:
+        config.set_sweep_overrides([])
+
+
+def test_the_first_job_of_a_sweep() -> None:
+    words = ["-m", "loss.temperature=0.1,0.5", "model=resnet18,resnet50", "seed=range(3,9)", "data.path=a,b"]
+    job = config.first_job(words[1:])
+    assert job == ["loss.temperature=0.1", "model=resnet18", "seed=3", "data.path='a,b'"]
+    assert config.first_job(["data.path='a b','c'", "optimizer.lr=interval(0.1,1)"]) == [
+        "data.path='a b'",
+        "optimizer.lr=0.1",
+    ]
+    with pytest.raises(UserError, match="cannot be read"):
+        config.first_job(["seed=[1"])
+
+
+def test_flags() -> None:
+    assert config.flag(["seed=1", "debug=true"], "debug")
+    assert config.flag(["++debug=True"], "debug")
+    assert not config.flag(["debug=true", "debug=false"], "debug")
+    assert not config.flag(["nodebug=true"], "debug")
+
+
+def test_the_difference_of_two_runs(default: DictConfig) -> None:
+    assert config.diff(default, default) == []
+    fresh = config.compose(
+        ["loss.temperature=0.5", "optimizer=sgd", "views.area=[0.2,1]", "hydra.run.dir=x", "ckpt_path=last"]
+    )
+    assert config.diff(default, fresh) == [
+        "loss.temperature: 0.2 -> 0.5",
+        "optimizer._target_: simclr_lightning.optim.LARS -> torch.optim.SGD",
+        "optimizer.fused: (absent) -> True",
+        "optimizer.lr: 0.3 -> 0.03",
+        "optimizer.nesterov: (absent) -> False",
+        "optimizer.trust_coefficient: 0.001 -> (absent)",
+        "optimizer.weight_decay: 1e-06 -> 0.0001",
+        "views.area: [0.08, 1.0] -> [0.2, 1]",
+    ]
+
+
+def test_a_difference_is_of_resolved_values_and_kinds() -> None:
+    saved = config.from_plain({"views": {"size": 32}, "stem": "cifar", "seed": 1, "force": False})
+    same = OmegaConf.create({"views": {"size": 32.0}, "stem": "${stem_for:${views.size}}", "seed": 1, "force": True})
+    assert config.diff(saved, same) == []
+    assert config.diff(saved, OmegaConf.merge(saved, {"seed": True})) == ["seed: 1 -> True"]  # type: ignore[arg-type]
+
+
+def test_composing_imports_no_torch() -> None:
+    code = (
+        "import sys; from simclr_lightning.cli import config, errors; config.compose(['seed=1'])\n"
+        "assert not {'torch', 'lightning', 'wandb'} & set(sys.modules), 'too much'"
+    )
+    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, timeout=120)

@@ -1,0 +1,219 @@
+"""What a user sees: at most five lines, the right exit code, and no traceback unless asked for."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from simclr_lightning.cli.errors import LINES, UserError, describe, guard, mistake
+from simclr_lightning.data import ImageError
+from simclr_lightning.optim import scaled_lr
+
+
+def raising(error: BaseException) -> Callable[[], int]:
+    def command() -> int:
+        raise error
+
+    return command
+
+
+def said(capsys: pytest.CaptureFixture[str]) -> str:
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "Traceback" not in captured.err
+    assert 1 <= len(captured.err.splitlines()) <= LINES
+    return captured.err
+
+
+def test_a_command_returns_its_own_code(capsys: pytest.CaptureFixture[str]) -> None:
+    assert [guard(lambda: 0), guard(lambda: 3)] == [0, 3]
+    assert capsys.readouterr() == ("", "")
+
+
+def test_user_errors_are_their_message_and_code(capsys: pytest.CaptureFixture[str]) -> None:
+    assert guard(raising(UserError("no such run\ngive another"))) == 1
+    assert said(capsys) == "error: no such run\ngive another\n"
+    assert guard(raising(mistake("seed=-1"))) == 2
+    assert said(capsys) == "error: seed=-1\n"
+
+
+def test_a_long_message_is_cut(capsys: pytest.CaptureFixture[str]) -> None:
+    assert guard(raising(UserError("\n".join(map(str, range(40)))))) == 1
+    assert said(capsys).splitlines() == ["error: 0", "1", "2", "3", "..."]
+
+
+def test_a_value_error_of_the_library_is_a_message(capsys: pytest.CaptureFixture[str]) -> None:
+    assert guard(lambda: int(scaled_lr(0.1, 256, "cubic"))) == 1  # type: ignore[arg-type]
+    assert said(capsys) == "error: schedule.rule is 'cubic'; choose one of linear, sqrt, constant\n"
+
+
+def test_a_value_error_of_others_is_unexpected(capsys: pytest.CaptureFixture[str]) -> None:
+    assert guard(lambda: int(torch.zeros(2, 3).view(5).sum())) == 1
+    assert said(capsys).startswith("error: unexpected RuntimeError: shape")
+    assert guard(lambda: int("12.5")) == 1
+    text = said(capsys)
+    assert text.startswith("error: unexpected ValueError: invalid literal")
+    assert "debug=true" in text
+
+
+def test_what_hydra_wraps_is_unwrapped(capsys: pytest.CaptureFixture[str]) -> None:
+    from hydra.utils import instantiate
+
+    node = {"_target_": "simclr_lightning.optim.Schedule", "rule": "cubic"}
+    assert guard(lambda: instantiate(node)) == 1
+    assert said(capsys) == "error: schedule.rule is 'cubic'; choose one of linear, sqrt, constant\n"
+
+
+def test_hydras_own_errors_are_configuration_mistakes() -> None:
+    from hydra.errors import ConfigCompositionException
+
+    assert describe(ConfigCompositionException("Could not override 'x'.\nmore")) == (
+        "Could not override 'x'.",
+        2,
+    )
+
+
+def test_the_traceback_is_there_when_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
+    assert guard(raising(KeyError("x")), debug=True) == 1
+    text = capsys.readouterr().err
+    assert "Traceback (most recent call last)" in text
+    assert text.endswith("error: unexpected KeyError: 'x'\n")
+
+
+def test_the_traceback_goes_to_the_runs_log(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "train.log").write_text("epoch 1\n")
+    for log in (tmp_path, tmp_path / "train.log"):
+        assert guard(raising(KeyError("x")), log=lambda log=log: log) == 1  # type: ignore[misc]
+        assert str(tmp_path / "train.log") in said(capsys)
+    text = (tmp_path / "train.log").read_text()
+    assert text.startswith("epoch 1\n")
+    assert text.count("Traceback (most recent call last)") == 2
+    assert text.rstrip().endswith("KeyError: 'x'")
+
+
+def test_a_log_that_cannot_be_written_hides_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert guard(raising(KeyError("x")), log=lambda: tmp_path / "gone" / "train.log") == 1
+    assert "debug=true" in said(capsys)
+
+
+def test_expected_errors_leave_the_log_alone(tmp_path: Path) -> None:
+    guard(raising(UserError("known")), log=lambda: tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_interrupts_and_exits() -> None:
+    assert guard(raising(KeyboardInterrupt())) == 130
+    with pytest.raises(SystemExit) as stop:
+        guard(raising(SystemExit(7)))
+    assert stop.value.code == 7
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory"),
+    ],
+)
+def test_out_of_memory_names_the_batch(error: Exception, capsys: pytest.CaptureFixture[str]) -> None:
+    assert guard(raising(error)) == 1
+    assert "data.batch_size" in said(capsys)
+
+
+def test_a_real_allocation_that_fails(capsys: pytest.CaptureFixture[str]) -> None:
+    assert guard(lambda: torch.empty(1 << 60).numel()) == 1
+    assert "data.batch_size" in said(capsys)
+
+
+def test_files_that_cannot_be_used_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert guard(lambda: len((tmp_path / "gone.npz").read_bytes())) == 1
+    assert said(capsys) == f"error: {tmp_path / 'gone.npz'}: No such file or directory\n"
+    assert guard(lambda: len(tmp_path.read_bytes())) == 1
+    assert said(capsys) == f"error: {tmp_path}: Is a directory\n"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a full disk is /dev/full, on Linux")
+def test_a_full_disk(capsys: pytest.CaptureFixture[str]) -> None:
+    def write() -> int:
+        with Path("/dev/full").open("w", buffering=1) as file:
+            file.write("x\n")
+        return 0
+
+    def fail() -> int:
+        try:
+            write()
+        except OSError as error:
+            raise OSError(error.errno, os.strerror(errno.ENOSPC), "/dev/full") from None
+        raise AssertionError
+
+    assert guard(fail) == 1
+    assert said(capsys) == (
+        "error: the disk is full while writing /dev/full: make room there, then go on with ckpt_path=last\n"
+    )
+
+
+class Unreadable(Dataset[int]):
+    """A data set with one image that cannot be read."""
+
+    def __len__(self) -> int:
+        return 2
+
+    def __getitem__(self, index: int) -> int:
+        raise ImageError("photos/cat.jpg: truncated; remove it, or data.dataset.on_corrupt=skip")
+
+
+def test_an_error_from_a_loader_worker_is_its_own_message(capsys: pytest.CaptureFixture[str]) -> None:
+    def load() -> int:
+        return len(list(DataLoader(Unreadable(), num_workers=1, multiprocessing_context="fork")))
+
+    assert guard(load) == 1
+    assert said(capsys) == "error: photos/cat.jpg: truncated; remove it, or data.dataset.on_corrupt=skip\n"
+
+
+def test_a_killed_loader_worker_is_hinted_at(capsys: pytest.CaptureFixture[str]) -> None:
+    error = RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. \nmore")
+    assert guard(raising(error)) == 1
+    text = said(capsys)
+    assert "data.num_workers" in text
+    assert "pid 7" in text
+
+
+def test_a_reader_that_goes_away_is_quiet() -> None:
+    code = (
+        "import sys; from simclr_lightning.cli.errors import guard\n"
+        "def f():\n"
+        "    for i in range(10**6): print(i)\n"
+        "    return 0\n"
+        "sys.exit(guard(f))"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.readline()
+    process.stdout.close()
+    errors = process.stderr.read()
+    process.stderr.close()
+    assert (process.wait(timeout=60), errors) == (141, b"")
+
+
+def test_every_exception_of_python_ends_in_a_message(capsys: pytest.CaptureFixture[str]) -> None:
+    made: list[Any] = [
+        ZeroDivisionError(),
+        RecursionError("deep\n" * 9),
+        AssertionError(),
+        TypeError("\n\n"),
+        OSError(),
+    ]
+    for error in made:
+        assert guard(raising(error)) == 1
+        assert said(capsys).startswith("error: unexpected ")

@@ -1,0 +1,210 @@
+"""NT-Xent on 2 and 4 gloo processes equals NT-Xent on one, and what is sent when."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from simclr_lightning import distributed
+from simclr_lightning.ntxent import NTXent, blocks, nt_xent
+
+TEMPERATURES = (0.01, 0.2)  # with a running maximum, and without
+# How the pairs are shared out; 80 pairs are above the size up to which float32 is computed in float64.
+SHARES = {
+    2: {"equal": (3, 3), "unequal": (5, 2), "large": (47, 33)},
+    4: {"equal": (2, 2, 2, 2), "unequal": (3, 0, 5, 1), "large": (20, 31, 2, 27)},
+}
+
+
+def views(pairs: int, width: int = 6) -> tuple[Tensor, Tensor]:
+    draw = torch.Generator().manual_seed(pairs)
+    x_a, x_b = torch.randn(2, pairs, width, generator=draw, dtype=torch.float64)
+    return x_a, x_b
+
+
+def network() -> nn.Module:
+    """Encoder and projector without batch normalisation, whose statistics would differ from one process's."""
+    torch.manual_seed(1)
+    return nn.Sequential(nn.Linear(6, 9), nn.Tanh(), nn.Linear(9, 5)).double()
+
+
+def step(model: nn.Module, x_a: Tensor, x_b: Tensor, temperature: float) -> dict[str, Tensor]:
+    """One optimiser step on the two views in one forward pass: parameter gradients, then weights."""
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+    z_a, z_b = model(torch.cat([x_a, x_b])).tensor_split(2)
+    NTXent(temperature)(z_a, z_b).loss.backward()
+    names = [name.removeprefix("module.") for name, _ in model.named_parameters()]
+    result = {f"grad {name}": p.grad.clone() for name, p in zip(names, model.parameters(), strict=True)}
+    optimizer.step()
+    return result | {f"weight {name}": p.detach() for name, p in zip(names, model.parameters(), strict=True)}
+
+
+def measure(x_a: Tensor, x_b: Tensor, temperature: float, **options: Any) -> dict[str, Tensor]:
+    z_a, z_b = x_a.clone().requires_grad_(), x_b.clone().requires_grad_()
+    output = nt_xent(z_a, z_b, temperature, **options)
+    g_a, g_b = torch.autograd.grad(output.loss, (z_a, z_b))
+    return {**{k: v.detach() for k, v in output._asdict().items()}, "g_a": g_a, "g_b": g_b}
+
+
+@contextmanager
+def counted() -> Iterator[list[tuple[str, int]]]:
+    """The collectives that reach the process group meanwhile, each with the bytes that this rank hands to it."""
+    sent: list[tuple[str, int]] = []
+    words = ("all", "reduce", "broadcast", "gather", "scatter", "send", "recv")
+    names = [n for n in dir(dist.ProcessGroup) if any(word in n for word in words)]
+    originals = {name: getattr(dist.ProcessGroup, name) for name in names}
+
+    def watch(name: str) -> Any:
+        def call(group: Any, *args: Any, **kwargs: Any) -> Any:
+            # The last list of tensors is what is sent; those before it are where the answers go.
+            own = next(x for x in reversed(args) if isinstance(x, list))
+            sent.append((name, sum(x.nbytes for x in own)))
+            return originals[name](group, *args, **kwargs)
+
+        return call
+
+    for name in names:
+        setattr(dist.ProcessGroup, name, watch(name))
+    try:
+        yield sent
+    finally:
+        for name in names:
+            setattr(dist.ProcessGroup, name, originals[name])
+
+
+def traffic(x_a: Tensor, x_b: Tensor) -> dict[str, Any]:
+    z_a, z_b = x_a.clone().requires_grad_(), x_b.clone().requires_grad_()
+    with counted() as forward:
+        loss = nt_xent(z_a, z_b, 0.2).loss
+    with counted() as backward:
+        loss.backward()
+    return {"forward": forward, "backward": backward}
+
+
+def work(rank: int, world: int, folder: str) -> None:
+    """What each process does; its results go to a file."""
+    torch.set_num_threads(1)
+    blocks.BLOCK_SIDES["cpu"] = {10**9: 16}  # several blocks, whose edges do not fall on the ranks'
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=world)
+    result: dict[Any, Any] = {"rank": (distributed.rank(), distributed.world_size())}
+    for name, sizes in SHARES[world].items():
+        x_a, x_b = (x.split(sizes)[rank] for x in views(sum(sizes)))
+        for temperature in TEMPERATURES:
+            result[name, temperature] = measure(x_a, x_b, temperature)
+            result[name, temperature, "float32"] = measure(x_a.float(), x_b.float(), temperature)
+            ddp = DistributedDataParallel(network())
+            result[name, temperature, "step"] = step(ddp, x_a, x_b, temperature)
+        if sizes[rank]:
+            result[name, "alone"] = measure(x_a, x_b, 0.2, gather=False)
+        result[name, "traffic"] = traffic(x_a, x_b)
+    for first in range(0, world, 2):  # every rank takes part in the making of every group
+        group = dist.new_group([first, first + 1])
+        x_a, x_b = (x.split(SHARES[world]["large"])[rank] for x in views(80))
+        if rank in (first, first + 1):
+            result["group"] = measure(x_a, x_b, 0.2, group=group)
+        else:
+            with pytest.raises(ValueError, match="not a member"):
+                nt_xent(x_a, x_b, 0.2, group=group)
+    torch.save(result, f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module", params=[2, 4])
+def ranks(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[dict[Any, Any]]:
+    world = request.param
+    folder: Path = tmp_path_factory.mktemp(f"world{world}")
+    mp.spawn(work, args=(world, str(folder)), nprocs=world)
+    return [torch.load(folder / f"{rank}.pt") for rank in range(world)]
+
+
+def shares(ranks: list[dict[Any, Any]]) -> dict[str, tuple[int, ...]]:
+    return SHARES[len(ranks)]
+
+
+def joined(ranks: list[dict[Any, Any]], key: Any) -> dict[str, Tensor]:
+    """Scalars averaged over ranks, gradients averaged as DDP does: each rank's share, over the world size."""
+    results = [r[key] for r in ranks]
+    scalars = {k: torch.stack([r[k] for r in results]).mean() for k in results[0] if not k.startswith("g_")}
+    return scalars | {k: torch.cat([r[k] for r in results]) / len(ranks) for k in ("g_a", "g_b")}
+
+
+def same(value: dict[str, Tensor], expected: dict[str, Tensor], tolerance: float = 1e-10) -> None:
+    assert value.keys() == expected.keys()
+    for name in expected:
+        # Relative to the whole tensor, and absolute at the size of 1.
+        error = (value[name].double() - expected[name]).norm() / max(1.0, float(expected[name].norm()))
+        assert error < tolerance, name
+
+
+@pytest.mark.parametrize("temperature", TEMPERATURES)
+@pytest.mark.parametrize("name", ["equal", "unequal", "large"])
+def test_values_and_gradients_are_those_of_one_process(
+    ranks: list[dict[Any, Any]], name: str, temperature: float
+) -> None:
+    x_a, x_b = views(sum(shares(ranks)[name]))
+    same(joined(ranks, (name, temperature)), measure(x_a, x_b, temperature))
+
+
+@pytest.mark.parametrize("temperature", TEMPERATURES)
+def test_float32_is_close(ranks: list[dict[Any, Any]], temperature: float) -> None:
+    x_a, x_b = views(80)
+    expected = measure(x_a, x_b, temperature)
+    value = joined(ranks, ("large", temperature, "float32"))
+    assert value["g_a"].dtype == value["loss"].dtype == torch.float32
+    for name in ("g_a", "g_b"):
+        limit = 1e-6 * max(1, 0.05 / temperature)
+        assert (value[name].double() - expected[name]).norm() <= limit * expected[name].norm()
+
+
+@pytest.mark.parametrize("temperature", TEMPERATURES)
+@pytest.mark.parametrize("name", ["equal", "unequal", "large"])
+def test_a_step_of_ddp_is_a_step_of_one_process(ranks: list[dict[Any, Any]], name: str, temperature: float) -> None:
+    x_a, x_b = views(sum(shares(ranks)[name]))
+    expected = step(network(), x_a, x_b, temperature)
+    assert expected["grad 0.weight"].norm() > 1e-3  # what is compared is not nothing
+    for rank in ranks:
+        same(rank[name, temperature, "step"], expected)
+
+
+@pytest.mark.parametrize("name", ["equal", "unequal"])
+def test_gather_false_keeps_to_the_rank(ranks: list[dict[Any, Any]], name: str) -> None:
+    sizes = shares(ranks)[name]
+    for rank, x_a, x_b in zip(ranks, *(x.split(sizes) for x in views(sum(sizes))), strict=True):
+        if len(x_a):
+            same(rank[name, "alone"], measure(x_a, x_b, 0.2))
+
+
+def test_a_group_keeps_to_its_members(ranks: list[dict[Any, Any]]) -> None:
+    parts = list(zip(*(x.split(shares(ranks)["large"]) for x in views(80)), strict=True))
+    for first in range(0, len(ranks), 2):
+        members = slice(first, first + 2)
+        x_a, x_b = (torch.cat(x) for x in zip(*parts[members], strict=True))
+        same(joined(ranks[members], "group"), measure(x_a, x_b, 0.2))
+
+
+@pytest.mark.parametrize("name", ["equal", "unequal", "large"])
+def test_three_gathers_forward_and_nothing_backward(ranks: list[dict[Any, Any]], name: str) -> None:
+    """One of sizes, one of z, one of the rows' log-sum-exps, each padded to the largest local batch."""
+    longest = max(shares(ranks)[name])
+    for rank in ranks:
+        sent = rank[name, "traffic"]
+        assert sent["forward"] == [("allgather", size) for size in (8, 2 * longest * 6 * 8, 2 * longest * 8)]
+        assert sent["backward"] == []
+
+
+def test_ranks_know_themselves(ranks: list[dict[Any, Any]]) -> None:
+    assert [rank["rank"] for rank in ranks] == [(i, len(ranks)) for i in range(len(ranks))]
+
+
+def test_one_process_needs_no_group() -> None:
+    x = torch.ones(2, 3, 4)
+    assert (distributed.rank(), distributed.world_size()) == (0, 1)
+    assert distributed.gather_sizes(3, device=x.device) == [3]
+    assert distributed.gather_rows(x, [3]) is x

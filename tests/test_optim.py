@@ -1,0 +1,531 @@
+"""LARS, parameter groups and schedules against their formulas in naive float64 NumPy."""
+
+import copy
+import io
+import math
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import timm.optim
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from simclr_lightning.optim import LARS, Schedule, parameter_groups, scaled_lr, warmup_cosine
+
+# name -> shape; "zero" starts at zero (and stays there: its gradient is zero until it moves), see _start
+SHAPES = {"conv": (4, 3, 3, 3), "dense": (6, 5), "zero": (3, 2), "still": (2, 2), "gamma": (4,), "bias": (6,)}
+EXCLUDED = {"gamma", "bias"}
+STEPS, WARMUP, BATCH, BASE = 200, 20, 512, 0.3
+
+
+def closed_lr(step: int) -> float:
+    """Return the linear rule, warm-up and cosine, written from the formula alone."""
+    peak = BASE * BATCH / 256
+    if step < WARMUP:
+        return peak * step / WARMUP
+    return peak * (1 + math.cos(math.pi * (step - WARMUP) / (STEPS - WARMUP))) / 2
+
+
+def naive_lars(
+    weights: dict[str, np.ndarray],
+    gradient: Callable[[str, np.ndarray, int], np.ndarray],
+    *,
+    steps: int,
+    weight_decay: float,
+    momentum: float = 0.9,
+    mistake: str | None = None,
+) -> dict[str, np.ndarray]:
+    """Return weights after LARS by its definition in float64; ``mistake`` makes one that others made."""
+    w = {name: value.astype(np.float64) for name, value in weights.items()}
+    v = {name: np.zeros_like(value) for name, value in w.items()}
+    for step in range(steps):
+        lr = closed_lr(step // 10 * 10 if mistake == "schedule per epoch" else step)
+        if mistake == "no warm-up":
+            lr = BASE * BATCH / 256 * (1 + math.cos(math.pi * step / STEPS)) / 2
+        for name in w:
+            g = gradient(name, w[name], step)
+            excluded = name in EXCLUDED and mistake != "no exclusions"
+            decayed = g if excluded else g + weight_decay * w[name]
+            w_norm, g_norm = np.sqrt((w[name] ** 2).sum()), np.sqrt((decayed**2).sum())
+            if mistake == "sum of norms":
+                g_norm = np.sqrt((g**2).sum()) + weight_decay * w_norm
+            trust = 0.001 * w_norm / g_norm if not excluded and w_norm > 0 and g_norm > 0 else 1.0
+            if mistake == "no adaptation at weight decay 0" and weight_decay == 0:
+                trust = 1.0
+            if mistake == "momentum forgotten":
+                v[name] = lr * trust * decayed
+                w[name] = w[name] - v[name]
+            elif mistake == "lr outside the buffer":
+                v[name] = momentum * v[name] + trust * decayed
+                w[name] = w[name] - lr * v[name]
+            elif mistake == "nesterov":
+                v[name] = momentum * v[name] + lr * trust * decayed
+                w[name] = w[name] - (momentum * v[name] + lr * trust * decayed)
+            else:
+                v[name] = momentum * v[name] + lr * trust * decayed
+                w[name] = w[name] - v[name]
+    return w
+
+
+def _start() -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(0)
+    weights = {name: rng.normal(size=shape) for name, shape in SHAPES.items()}
+    weights["zero"][:] = 0
+    return weights
+
+
+def _gradient(name: str, w: np.ndarray, step: int) -> np.ndarray:
+    """Return a gradient that depends on the weights, so that an error at one step reaches all later ones."""
+    if name == "still":
+        return np.zeros_like(w)
+    target = np.random.default_rng([step, len(name)]).normal(size=w.shape)
+    return np.sin(w) + 0.3 * target if name != "zero" or step >= 3 else np.zeros_like(w)
+
+
+def _run_lars(weight_decay: float, dtype: torch.dtype) -> dict[str, np.ndarray]:
+    """Return weights after LARS with the package's own groups' form and schedule."""
+    params = {name: nn.Parameter(torch.tensor(value, dtype=dtype)) for name, value in _start().items()}
+    groups: list[dict[str, Any]] = [
+        {"params": [p for name, p in params.items() if name not in EXCLUDED]},
+        {"params": [params[name] for name in sorted(EXCLUDED)], "weight_decay": 0.0, "adapt": False},
+    ]
+    optimizer = LARS(groups, lr=BASE, weight_decay=weight_decay)
+    scheduler = Schedule(warmup_epochs=2)(optimizer, global_batch_size=BATCH, steps_per_epoch=10, total_steps=STEPS)
+    for step in range(STEPS):
+        for name, p in params.items():
+            p.grad = torch.tensor(_gradient(name, p.detach().double().numpy(), step), dtype=dtype)
+        optimizer.step()
+        scheduler.step()
+    return {name: p.detach().double().numpy() for name, p in params.items()}
+
+
+def _distance(found: dict[str, np.ndarray], wanted: dict[str, np.ndarray]) -> float:
+    """Return the largest difference over all weights, relative to each parameter's largest weight."""
+    return max(
+        float(np.abs(found[name] - wanted[name]).max() / max(np.abs(wanted[name]).max(), 1e-30)) for name in wanted
+    )
+
+
+@pytest.mark.parametrize("weight_decay", [0.0, 1e-4, 0.5])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 5e-6)])
+def test_lars_is_its_definition(weight_decay: float, dtype: torch.dtype, tolerance: float) -> None:
+    wanted = naive_lars(_start(), _gradient, steps=STEPS, weight_decay=weight_decay)
+    assert _distance(_run_lars(weight_decay, dtype), wanted) < tolerance
+
+
+@pytest.mark.parametrize(
+    ("mistake", "weight_decay"),
+    [
+        ("no exclusions", 1e-4),
+        ("momentum forgotten", 1e-4),
+        ("lr outside the buffer", 1e-4),
+        ("nesterov", 1e-4),
+        ("sum of norms", 0.5),
+        ("no adaptation at weight decay 0", 0.0),
+        ("schedule per epoch", 1e-4),
+        ("no warm-up", 1e-4),
+    ],
+)
+def test_lars_makes_none_of_the_known_mistakes(mistake: str, weight_decay: float) -> None:
+    wrong = naive_lars(_start(), _gradient, steps=STEPS, weight_decay=weight_decay, mistake=mistake)
+    assert _distance(_run_lars(weight_decay, torch.float64), wrong) > 1e-3
+
+
+def test_zero_weights_and_zero_gradients_have_trust_one() -> None:
+    zero, still = nn.Parameter(torch.zeros(3)), nn.Parameter(torch.ones(3))
+    zero.grad, still.grad = torch.tensor([1.0, 2.0, 3.0]), torch.zeros(3)
+    LARS([zero, still], lr=0.5).step()
+    assert torch.equal(zero.detach(), torch.tensor([-0.5, -1.0, -1.5]))
+    assert torch.equal(still.detach(), torch.ones(3))
+
+
+def _timm_pair(*, weight_decay: float, lrs: list[float], **options: Any) -> float:
+    """Return the relative difference between timm's Lars and ours after steps with these rates."""
+    generator = torch.Generator().manual_seed(0)
+    ours = nn.Parameter(torch.randn(4, 5, generator=generator, dtype=torch.float64))
+    theirs = nn.Parameter(ours.detach().clone())
+    mine = LARS([ours], lr=1.0, weight_decay=weight_decay)
+    timms = timm.optim.Lars([theirs], lr=1.0, momentum=0.9, weight_decay=weight_decay, eps=0.0, **options)
+    for lr in lrs:
+        grad = torch.randn(4, 5, generator=generator, dtype=torch.float64)
+        for parameter, optimizer in ((ours, mine), (theirs, timms)):
+            parameter.grad = grad.clone()
+            optimizer.param_groups[0]["lr"] = lr
+            optimizer.step()
+    return float((ours - theirs).norm().detach() / ours.norm().detach())
+
+
+def test_where_timms_lars_agrees_and_where_it_differs() -> None:
+    constant, changing = [0.5] * 5, [0.1, 0.5, 1.0, 0.5, 0.1]
+    # told to adapt, without decay, eps and a schedule, it is the same
+    assert _timm_pair(weight_decay=0, lrs=constant, always_adapt=True) < 1e-14
+    # a changing rate: theirs is outside the buffer, so that it also rescales past gradients
+    assert _timm_pair(weight_decay=0, lrs=changing, always_adapt=True) > 1e-4
+    # weight decay: theirs divides by |g| + wd |w|, not by |g + wd w|
+    assert _timm_pair(weight_decay=0.1, lrs=constant) > 1e-5
+    # weight decay 0: theirs by default is plain SGD
+    assert _timm_pair(weight_decay=0, lrs=constant) > 0.1
+
+
+# ---- masked steps
+
+
+def _bits(tensor: Tensor) -> Tensor:
+    return tensor.detach().contiguous().view(torch.int32)
+
+
+@pytest.mark.parametrize("flag", [torch.tensor(1.0), torch.tensor([1.0]), torch.tensor(7.0), torch.tensor(math.nan)])
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_found_inf_leaves_weights_and_state_as_they_are(flag: Tensor, bad: float) -> None:
+    torch.manual_seed(0)
+    params = [
+        nn.Parameter(torch.randn(5, 4)),
+        nn.Parameter(torch.tensor([0.0, -0.0, 1e-42, -3.0])),
+        nn.Parameter(torch.randn(4, 6)[:, ::2]),  # neither it nor its copies share a layout with the buffer
+        nn.Parameter(torch.randn(2, 3, 3, 3).to(memory_format=torch.channels_last)),
+    ]
+    optimizer = LARS(
+        [{"params": params[:1] + params[2:]}, {"params": params[1:2], "adapt": False}],
+        lr=0.3,
+        weight_decay=0.1,
+    )
+    for p in params:
+        p.grad = -torch.zeros_like(p) if p.ndim == 1 else torch.randn_like(p)
+    optimizer.step()
+    weights = [_bits(p).clone() for p in params]
+    buffers = [_bits(optimizer.state[p]["momentum_buffer"]).clone() for p in params]
+    for p in params:
+        assert p.grad is not None
+        p.grad.flatten()[0] = bad
+        p.grad.fill_(bad)
+    optimizer.found_inf = flag
+    optimizer.step()
+    for p, w, v in zip(params, weights, buffers, strict=True):
+        assert torch.equal(_bits(p), w)
+        assert torch.equal(_bits(optimizer.state[p]["momentum_buffer"]), v)
+    optimizer.found_inf = None
+    optimizer.step()
+    assert not torch.isfinite(params[0]).all()  # the mask was what kept the weights
+
+
+def test_a_first_step_that_is_masked_starts_from_zero_buffers() -> None:
+    masked, plain = (nn.Parameter(torch.arange(1.0, 7.0).view(2, 3)) for _ in range(2))
+    optimizer, other = LARS([masked], lr=0.1), LARS([plain], lr=0.1)
+    optimizer.found_inf = torch.tensor(1.0)
+    masked.grad = torch.full((2, 3), math.nan)
+    optimizer.step()
+    optimizer.found_inf = torch.tensor(0.0)
+    masked.grad = plain.grad = torch.ones(2, 3)
+    optimizer.step()
+    other.step()
+    assert torch.equal(_bits(masked), _bits(plain))
+
+
+class NoHostRead(TorchDispatchMode):
+    """Fail at any operation by which the host waits for a tensor's value."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = str(func)
+        if any(read in name for read in ("_local_scalar_dense", "is_nonzero", "nonzero", "aten.equal", "item")):
+            raise AssertionError(f"the host read a tensor: {name}")
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("found_inf", [None, torch.tensor(0.0), torch.tensor(1.0)])
+def test_a_step_never_waits_for_the_device(found_inf: Tensor | None) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4, 2))
+    optimizer = LARS(parameter_groups(model), lr=0.1, weight_decay=1e-4)
+    optimizer.found_inf = found_inf
+    for p in model.parameters():
+        p.grad = torch.randn_like(p)
+    with NoHostRead():
+        optimizer.step()
+        with pytest.raises(AssertionError, match="host read"):
+            bool(next(model.parameters()).sum() > 0)  # the guard does see a read
+
+
+# ---- the optimiser as an optimiser
+
+
+def test_any_memory_layout_gives_the_same_update() -> None:
+    torch.manual_seed(0)
+    w, g = torch.randn(8, 6, 3, 3), torch.randn(8, 6, 3, 3)
+    wide = torch.randn(8, 6, 3, 6)
+    wide[..., ::2] = w
+    layouts = {
+        "plain": (w.clone(), g.clone()),
+        "channels_last": (
+            w.clone(memory_format=torch.channels_last),
+            g.clone(memory_format=torch.channels_last),
+        ),
+        "gradient laid out otherwise": (w.clone(), g.clone(memory_format=torch.channels_last)),
+        "with gaps": (wide[..., ::2], g.clone()),
+        "transposed": (w.transpose(0, 1).contiguous().transpose(0, 1), g.clone()),
+    }
+    results = {}
+    for name, (weight, grad) in layouts.items():
+        p = nn.Parameter(weight)
+        optimizer = LARS([p], lr=0.5, weight_decay=0.01)
+        for _ in range(3):
+            p.grad = grad
+            optimizer.step()
+        results[name] = p.detach().contiguous()
+    for name, result in results.items():
+        torch.testing.assert_close(result, results["plain"], rtol=1e-6, atol=1e-7, msg=name)
+    assert not torch.equal(results["plain"], w)
+
+
+def test_gradients_are_left_as_they_were_and_parameters_without_one_are_left_out() -> None:
+    p, without = nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(3))
+    p.grad = torch.tensor([1.0, 2.0, 3.0])
+    optimizer = LARS([p, without], lr=0.1, weight_decay=0.1)
+    assert optimizer.step(lambda: 4.0) == 4.0
+    assert torch.equal(p.grad, torch.tensor([1.0, 2.0, 3.0]))
+    assert torch.equal(without.detach(), torch.ones(3))
+    assert without not in optimizer.state
+
+
+def test_the_update_does_not_depend_on_how_a_cpu_splits_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    results = []
+    for numbers in (0, 30, 10**9):
+        monkeypatch.setattr("simclr_lightning.optim.lars._CPU_NUMBERS", numbers)
+        results.append(_run_lars(0.1, torch.float32))
+    for result in results[1:]:
+        assert all(np.array_equal(result[name], value) for name, value in results[0].items())
+
+
+def test_mixed_dtypes_are_updated_each_in_its_own() -> None:
+    params = [nn.Parameter(torch.full((4,), 2.0, dtype=d)) for d in (torch.float32, torch.float64, torch.bfloat16)]
+    for p in params:
+        p.grad = torch.full_like(p, 1e-3)
+    LARS(params, lr=10.0).step()
+    # trust * lr * |g| = 0.001 * 2 / 0.001 * 10 * 0.001 = 0.02 for every number
+    for p in params:
+        torch.testing.assert_close(p.detach().double(), torch.full((4,), 1.98).double(), rtol=4e-3, atol=0)
+
+
+def test_a_resumed_optimiser_goes_on_bit_for_bit() -> None:
+    def steps(p: nn.Parameter, optimizer: LARS, numbers: range) -> None:
+        for n in numbers:
+            p.grad = torch.randn(3, 4, generator=torch.Generator().manual_seed(n))
+            optimizer.step()
+
+    whole = nn.Parameter(torch.ones(3, 4))
+    first = LARS([whole], lr=0.3, weight_decay=1e-4)
+    steps(whole, first, range(5))
+    saved = io.BytesIO()
+    torch.save({"optimizer": first.state_dict(), "weights": whole.detach()}, saved)
+    saved.seek(0)
+    loaded = torch.load(saved, weights_only=True)
+    again = nn.Parameter(loaded["weights"])
+    second = LARS([again], lr=1.0)
+    second.load_state_dict(loaded["optimizer"])
+    steps(whole, first, range(5, 9))
+    steps(again, second, range(5, 9))
+    assert torch.equal(_bits(whole), _bits(again))
+
+
+def test_a_copy_and_a_state_from_before_keep_their_groups_whole() -> None:
+    optimizer = LARS([nn.Parameter(torch.ones(2))], lr=0.1)
+    assert copy.deepcopy(optimizer).found_inf is None
+    state = optimizer.state_dict()
+    del state["param_groups"][0]["adapt"]
+    optimizer.load_state_dict(state)
+    assert optimizer.param_groups[0]["adapt"] is True
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"lr": -1.0}, {"lr": math.nan}, {"momentum": 1.0}, {"weight_decay": -1e-6}, {"trust_coefficient": 0.0}],
+)
+def test_numbers_out_of_range_are_refused(options: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match=f"LARS: {next(iter(options))} is"):
+        LARS([nn.Parameter(torch.ones(2))], **{"lr": 0.1, **options})
+    with pytest.raises(ValueError, match=f"LARS: {next(iter(options))} is"):
+        LARS([{"params": [nn.Parameter(torch.ones(2))], **options}], lr=0.1)
+
+
+def test_sparse_gradients_are_refused() -> None:
+    table = nn.Embedding(4, 2, sparse=True)
+    table(torch.tensor([1])).sum().backward()
+    with pytest.raises(ValueError, match="dense gradients"):
+        LARS(table.parameters(), lr=0.1).step()
+
+
+# ---- parameter groups
+
+
+class Everything(nn.Module):
+    """Every kind of parameter that the two groups must tell apart."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+        self.bn = nn.BatchNorm2d(4)
+        self.sync = nn.SyncBatchNorm(4)
+        self.layer_norm = nn.LayerNorm(4)
+        self.attention = nn.MultiheadAttention(4, 2)
+        self.linear = nn.Linear(4, 4, bias=False)
+        self.tied = nn.Linear(4, 4)
+        self.tied.weight = self.linear.weight
+        self.again = self.bn
+        self.frozen = nn.Linear(4, 4).requires_grad_(False)
+        self.token = nn.Parameter(torch.zeros(4))
+
+
+def test_parameter_groups_tell_batchnorm_and_biases_apart() -> None:
+    model = Everything()
+    first, second = parameter_groups(model)
+    names = {id(p): name for name, p in model.named_parameters()}
+    assert [names[id(p)] for p in first["params"]] == [
+        "token", "conv.weight", "attention.in_proj_weight", "attention.out_proj.weight", "linear.weight",
+    ]  # fmt: skip
+    assert sorted(names[id(p)] for p in second["params"]) == sorted([
+        "conv.bias", "bn.weight", "bn.bias", "sync.weight", "sync.bias", "layer_norm.weight",
+        "layer_norm.bias", "attention.in_proj_bias", "attention.out_proj.bias", "tied.bias",
+    ])  # fmt: skip
+    assert "weight_decay" not in first
+    assert "adapt" not in first
+    assert second["weight_decay"] == 0
+    assert second["adapt"] is False
+
+
+@pytest.mark.parametrize("factory", [LARS, torch.optim.SGD, torch.optim.AdamW])
+def test_the_first_group_inherits_and_the_second_does_not(factory: Any) -> None:
+    optimizer = factory(parameter_groups(Everything()), lr=0.1, weight_decay=0.25)
+    assert [group["weight_decay"] for group in optimizer.param_groups] == [0.25, 0.0]
+    if factory is LARS:
+        assert [group["adapt"] for group in optimizer.param_groups] == [True, False]
+
+
+def test_a_network_without_norms_and_biases_has_an_empty_second_group() -> None:
+    model = nn.Linear(3, 2, bias=False)
+    optimizer = LARS(parameter_groups(model), lr=0.1)
+    model(torch.ones(1, 3)).sum().backward()
+    optimizer.step()
+
+
+def test_nothing_to_train_is_refused() -> None:
+    with pytest.raises(ValueError, match="unfreeze"):
+        parameter_groups(nn.Linear(2, 2).requires_grad_(False))
+
+
+# ---- rules and schedules
+
+
+def test_scaled_lr_at_the_papers_batches() -> None:
+    assert scaled_lr(0.3, 4096, "linear") == pytest.approx(4.8)
+    assert scaled_lr(0.075, 4096, "sqrt") == pytest.approx(4.8)
+    assert scaled_lr(0.3, 4096, "constant") == 0.3
+    with pytest.raises(ValueError, match="linear, sqrt, constant"):
+        scaled_lr(0.3, 256, "cubic")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="at least 1"):
+        scaled_lr(0.3, 0, "linear")
+
+
+@pytest.mark.parametrize(("warmup", "total"), [(0, 1), (0, 50), (1, 2), (10, 97), (50, 50)])
+def test_warmup_cosine_at_every_step(warmup: int, total: int) -> None:
+    for step in range(total + 5):
+        found = warmup_cosine(step, warmup_steps=warmup, total_steps=total)
+        if step >= total:
+            assert found == 0
+        elif step < warmup:
+            assert found == step / warmup
+        else:
+            # half-angle form of the same cosine: another way to the number
+            half = np.float64(step - warmup) / (total - warmup) * np.pi / 2
+            assert found == pytest.approx(np.cos(half) ** 2, abs=1e-15)
+
+
+@pytest.mark.parametrize(("step", "warmup", "total"), [(-1, 0, 5), (0, 6, 5), (0, -1, 5), (0, 0, 0)])
+def test_warmup_cosine_refuses_what_has_no_meaning(step: int, warmup: int, total: int) -> None:
+    with pytest.raises(ValueError, match="it must be"):
+        warmup_cosine(step, warmup_steps=warmup, total_steps=total)
+
+
+@pytest.mark.parametrize(
+    ("rule", "peak"), [("linear", 0.2 * 96 / 256), ("sqrt", 0.2 * math.sqrt(96)), ("constant", 0.2)]
+)
+def test_schedule_sets_the_rate_of_every_step_and_group(rule: Any, peak: float) -> None:
+    model = nn.BatchNorm1d(3)
+    optimizer = torch.optim.SGD([{"params": [model.weight]}, {"params": [model.bias], "lr": 0.1}], lr=0.2)
+    scheduler = Schedule(rule, warmup_epochs=1.5)(optimizer, global_batch_size=96, steps_per_epoch=10, total_steps=60)
+    for step in range(60):
+        factor = step / 15 if step < 15 else (1 + math.cos(math.pi * (step - 15) / 45)) / 2
+        rates = [group["lr"] for group in optimizer.param_groups]
+        assert rates == pytest.approx([peak * factor, peak * factor / 2], rel=1e-14, abs=1e-17)
+        optimizer.step()
+        scheduler.step()
+    assert optimizer.param_groups[0]["lr"] == 0
+
+
+def test_a_warmup_longer_than_the_run_is_shortened() -> None:
+    assert Schedule(warmup_epochs=10).warmup_steps(100, 5000) == 1000
+    assert Schedule(warmup_epochs=10).warmup_steps(100, 1000) == 1000
+    assert Schedule(warmup_epochs=10).warmup_steps(100, 999) == 99
+    assert Schedule(warmup_epochs=10).warmup_steps(100, 5) == 0
+    assert Schedule(warmup_epochs=0).warmup_steps(100, 5) == 0
+
+
+def test_a_schedule_out_of_range_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"schedule\.rule is 'square'"):
+        Schedule("square")  # type: ignore[arg-type]
+    for epochs in (-1, math.inf, math.nan):
+        with pytest.raises(ValueError, match=r"schedule\.warmup_epochs"):
+            Schedule(warmup_epochs=epochs)
+
+
+# ---- two processes
+
+
+def _train(model: nn.Module, x_NF: Tensor, *, parts: int) -> tuple[list[float], Tensor]:
+    """Return the rates and final weights of ten scheduled LARS steps on a part of the global batch."""
+    optimizer = LARS(parameter_groups(model), lr=0.3, weight_decay=1e-3)
+    scheduler = Schedule(warmup_epochs=1)(
+        optimizer, global_batch_size=len(x_NF) * parts, steps_per_epoch=3, total_steps=10
+    )
+    rates = []
+    for _ in range(10):
+        rates.append(optimizer.param_groups[0]["lr"])
+        model.zero_grad()
+        model(x_NF).square().mean().backward()
+        optimizer.step()
+        scheduler.step()
+    return rates, torch.cat([p.detach().flatten() for p in model.parameters()])
+
+
+def _network() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(5, 7), nn.Tanh(), nn.Linear(7, 3)).double()
+
+
+def _rank(rank: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    x_NF = torch.randn(8, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    result = _train(DistributedDataParallel(_network()), x_NF[rank * 4 : rank * 4 + 4], parts=2)
+    torch.save(result, f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+def test_two_processes_make_the_steps_of_one(tmp_path: Path) -> None:
+    mp.spawn(_rank, args=(os.fspath(tmp_path),), nprocs=2)
+    x_NF = torch.randn(8, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    rates, weights = _train(_network(), x_NF, parts=1)
+    peak = 0.3 * 8 / 256
+    for step, rate in enumerate(rates):
+        factor = step / 3 if step < 3 else (1 + math.cos(math.pi * (step - 3) / 7)) / 2
+        assert rate == pytest.approx(peak * factor, rel=1e-14)
+    for rank in range(2):
+        their_rates, their_weights = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
+        assert their_rates == rates
+        assert (their_weights - weights).norm() / weights.norm() < 1e-12
+    assert not torch.equal(weights, torch.cat([p.detach().flatten() for p in _network().parameters()]))
