@@ -3,12 +3,12 @@
     python benchmarks/views.py                # every installed rival; about five minutes on a quiet core
     python benchmarks/views.py --rounds 1 --images 32 --photographs 2    # a smoke run
 
-All candidates run in one process with one thread, in turns, so that a busy moment hits all of them; the processor time of
-the median round counts. At 32 pixels: decoded images in, two float views out, the CIFAR recipe (strength 0.5, no blur). At 224: 500 x
-375 JPEGs (scikit-image's photographs at quality 90) in, decoding included, the ImageNet recipe. Every rival has the
-same resize filter, bicubic and antialiased where it can be. Beside the speed stands the fidelity, in levels of 255:
-how far a candidate's resize is from Pillow's, and its hue shift from the exact way through HSV. The last column says
-for what the order of the jitter's operations and their strengths are drawn.
+All candidates run in one process with one thread, in turns, so that a busy moment hits all of them; the processor
+time of the median round counts. At 32 pixels: decoded images in, two float views out, the CIFAR recipe (strength
+0.5, no blur). At 224: 500 x 375 JPEGs (scikit-image's photographs at quality 90) in, decoding included, the ImageNet
+recipe. Every rival has the same resize filter, bicubic and antialiased where it can be. Beside the speed stands the
+fidelity, in levels of 255: how far a candidate's resize is from Pillow's, and its hue shift from the exact way
+through HSV. The last column says for what the order of the jitter's operations and their strengths are drawn.
 """
 
 import argparse
@@ -411,7 +411,7 @@ def surroundings() -> dict[str, object]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--images", type=int, default=256, help="images of 32 pixels in a batch")
+    parser.add_argument("--images", type=int, default=512, help="images of 32 pixels in a batch")
     parser.add_argument("--photographs", type=int, default=16, help="JPEGs of 500 x 375")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--output", type=Path, help="JSON; default benchmarks/results/views-DATE.json")

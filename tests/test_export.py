@@ -125,7 +125,8 @@ def test_the_card_says_what_a_stranger_needs(exported: Path) -> None:
     card = (exported.parent / "card.md").read_text(encoding="utf-8")
     for text in (
         "photos, 5,400 patches", "- temperature: 0.1", "- knn_top1: 0.8123", "- linear_top1: None",
-        "Apache-2.0", "## Notes", "- two", "32 x 32", "87.5 %", "load_encoder", "- stem: cifar", "no normalisation",
+        "Apache-2.0", "## Notes", "- two", "32 x 32", "87.5 %", "load_encoder", "- stem: cifar",
+        "no normalisation",
     ):  # fmt: skip
         assert text in card
     positions = [card.index(f"## {title}") for title in ("Data", "Recipe", "Scores", "Licence", "Notes", "How to")]
@@ -177,6 +178,14 @@ def test_files_are_synced_before_they_take_their_name(exported: Path, monkeypatc
     monkeypatch.setattr(os, "fsync", lambda number: seen.append(Path(f"/dev/fd/{number}").resolve().name))
     export_encoder(resnet(10, 0.125), exported.parent, card={}, size=64)
     assert seen == [".encoder.safetensors.tmp", "exported", ".card.md.tmp", "exported"]
+
+
+def test_whoever_reads_the_older_export_keeps_reading_it(exported: Path) -> None:
+    before = exported.read_bytes()
+    with exported.open("rb") as reader:
+        export_encoder(resnet(10, 0.125), exported.parent, card={}, size=64)
+        assert reader.read() == before
+    assert load_encoder(exported).size == 64
 
 
 def test_missing_exports_are_said_so(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """NT-Xent on 2 and 4 gloo processes equals NT-Xent on one, and what is sent when."""
 
+import multiprocessing
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -58,25 +59,24 @@ def counted() -> Iterator[list[tuple[str, int]]]:
     """The collectives that reach the process group meanwhile, each with the bytes that this rank hands to it."""
     sent: list[tuple[str, int]] = []
     words = ("all", "reduce", "broadcast", "gather", "scatter", "send", "recv")
-    names = [n for n in dir(dist.ProcessGroup) if any(word in n for word in words)]
-    originals = {name: getattr(dist.ProcessGroup, name) for name in names}
+    originals = {n: x for n, x in vars(dist.ProcessGroup).items() if any(word in n for word in words)}
 
     def watch(name: str) -> Any:
         def call(group: Any, *args: Any, **kwargs: Any) -> Any:
             # The last list of tensors is what is sent; those before it are where the answers go.
             own = next(x for x in reversed(args) if isinstance(x, list))
             sent.append((name, sum(x.nbytes for x in own)))
-            return originals[name](group, *args, **kwargs)
+            return originals[name].__get__(group)(*args, **kwargs)
 
         return call
 
-    for name in names:
+    for name in originals:
         setattr(dist.ProcessGroup, name, watch(name))
     try:
         yield sent
     finally:
-        for name in names:
-            setattr(dist.ProcessGroup, name, originals[name])
+        for name, original in originals.items():
+            setattr(dist.ProcessGroup, name, original)
 
 
 def traffic(x_a: Tensor, x_b: Tensor) -> dict[str, Any]:
@@ -120,7 +120,9 @@ def work(rank: int, world: int, folder: str) -> None:
 def ranks(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[dict[Any, Any]]:
     world = request.param
     folder: Path = tmp_path_factory.mktemp(f"world{world}")
-    mp.spawn(work, args=(world, str(folder)), nprocs=world)
+    # Torch is imported once, in a server that then forks each process.
+    multiprocessing.set_forkserver_preload(["torch.distributed", "simclr_lightning.ntxent"])
+    mp.start_processes(work, args=(world, str(folder)), nprocs=world, start_method="forkserver")
     return [torch.load(folder / f"{rank}.pt") for rank in range(world)]
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from scipy import stats
 
-from simclr_lightning.random import permutation, uniform_blocks, uniforms
+from simclr_lightning.random import permutation, uniform, uniform_blocks, uniforms
 
 KEYS = {"seed": 3, "epoch": 5, "view": 1, "operation": 2}
 MASK = (1 << 64) - 1
@@ -38,6 +38,7 @@ def test_equals_the_hash_in_python_integers(seed: int) -> None:
         for position in range(4):
             want = reference(position, seed=seed, epoch=2, index=index, view=1, operation=3)
             assert got[row, position].item() == want
+            assert uniform(position, seed=seed, epoch=2, index=index, view=1, operation=3) == want
 
 
 def test_range_dtype_and_shape() -> None:

@@ -129,7 +129,8 @@ class OnlineScore(L.Callback):
         self.every_n_epochs = every_n_epochs
         self.k = k
         self.bank_at_most = bank_at_most
-        self.score: float | None = None
+        self.score: float | None = None  # of the epoch that just ended, higher is better
+        self.latest: dict[str, float] = {}
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Score on rank 0, tell every rank."""
@@ -141,6 +142,7 @@ class OnlineScore(L.Callback):
         assert isinstance(data, ViewsDataModule)
         found: dict[str, float] = self._scores(pl_module, data) if trainer.is_global_zero else {}
         found = trainer.strategy.broadcast(found)
+        self.latest = found
         self.score = found.get("online/knn_top1", -found.get("online/held_out_loss", 0.0))
         pl_module.log_dict(found, rank_zero_only=True)
 
@@ -227,38 +229,83 @@ class Checkpoints(L.Callback):
 
 
 class StepMetrics(L.Callback):
-    """Logs loss, contrastive accuracy, entropy and lr every ``every_n_steps``, averaged over steps and ranks.
+    """Logs loss, contrastive accuracy and entropy as means over ranks: of every few steps, and of every epoch.
 
-    Sums stay on the device; they are reduced and read only when they are logged.
+    Sums stay on the device; they are reduced and read only when they are logged or saved. They are part of the
+    checkpoint, so a resumed run logs the means of an uninterrupted one. Comes before `Health` and `Checkpoints`.
+
+    Args:
+        every_n_steps: optimiser steps whose mean makes one row, ``train/loss_step`` and so on, with ``lr``.
     """
+
+    NAMES = ("train/loss", "train/contrastive_accuracy", "train/contrastive_entropy")
 
     def __init__(self, *, every_n_steps: int = 10) -> None:
         self.every_n_steps = every_n_steps
-        self.sums: dict[str, Tensor] = {}
-        self.count = 0
+        self.recent = MeanOverRanks(len(self.NAMES))
+        self.epoch = MeanOverRanks(len(self.NAMES))
         self.latest: dict[str, float] = {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """The sums so far; called on every rank."""
+        return {"recent": self.recent.state(), "epoch": self.epoch.state()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on summing."""
+        self.recent.restore(state_dict["recent"])
+        self.epoch.restore(state_dict["epoch"])
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Add this step, and log when it is time."""
-        for name, value in outputs.items():
-            if name.startswith("train/"):
-                self.sums[name] = self.sums.get(name, 0.0) + value.detach()
-        self.count += 1
-        if trainer.global_step % self.every_n_steps == 0 or trainer.is_last_batch:
-            self._log(trainer)
+        values = torch.stack([outputs[name].detach().float() for name in self.NAMES])
+        self.recent.add(values)
+        self.epoch.add(values)
+        if trainer.global_step % self.every_n_steps == 0:
+            means = self.recent.take()
+            self.latest = {f"{name}_step": value for name, value in zip(self.NAMES, means, strict=True)}
+            self.latest["lr"] = trainer.optimizers[0].param_groups[0]["lr"]
+            for logger in trainer.loggers:
+                logger.log_metrics({**self.latest, "epoch": trainer.current_epoch}, step=trainer.global_step)
 
-    def _log(self, trainer: L.Trainer) -> None:
-        means = torch.stack(list(self.sums.values())) / self.count
-        if trainer.world_size > 1:
-            torch.distributed.all_reduce(means, op=torch.distributed.ReduceOp.SUM)
-            means /= trainer.world_size
-        self.latest = {f"{name}_step": value for name, value in zip(self.sums, means.tolist(), strict=True)}
-        self.latest["lr"] = trainer.optimizers[0].param_groups[0]["lr"]
-        self.sums, self.count = {}, 0
-        for logger in trainer.loggers:
-            logger.log_metrics({**self.latest, "epoch": trainer.current_epoch}, step=trainer.global_step)
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Log the epoch's means."""
+        pl_module.log_dict(dict(zip(self.NAMES, self.epoch.take(), strict=True)))
+
+
+class MeanOverRanks:
+    """Running sums of a few numbers on the device, averaged over steps and ranks when they are read."""
+
+    def __init__(self, count: int) -> None:
+        self.sums = torch.zeros(count)
+        self.steps = 0
+
+    def add(self, values: Tensor) -> None:
+        """Add one step's values, (count,) float32."""
+        self.sums = self.sums.to(values.device) + values
+        self.steps += 1
+
+    def take(self) -> list[float]:
+        """The means since the last time, on every rank alike; called on every rank."""
+        means = (self._over_ranks() / max(self.steps, 1)).tolist()
+        self.sums, self.steps = torch.zeros_like(self.sums), 0
+        return [float(mean) for mean in means]
+
+    def state(self) -> dict[str, Any]:
+        """Plain values for a checkpoint; called on every rank."""
+        return {"sums": self._over_ranks().tolist(), "steps": self.steps}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from `state`."""
+        self.sums, self.steps = torch.tensor(state["sums"]), state["steps"]
+
+    def _over_ranks(self) -> Tensor:
+        if not torch.distributed.is_initialized():
+            return self.sums
+        sums = self.sums.clone()
+        torch.distributed.all_reduce(sums, op=torch.distributed.ReduceOp.SUM)
+        return sums / torch.distributed.get_world_size()
 
 
 class RunProgress(L.Callback):
@@ -268,13 +315,17 @@ class RunProgress(L.Callback):
 
     Args:
         total_steps: optimiser steps of the whole run.
-        metrics: where the latest loss is found.
+        metrics: where the latest loss is found; earlier in the list of callbacks.
+        online: where the latest score is found; earlier in the list too.
         console: where to draw.
     """
 
-    def __init__(self, *, total_steps: int, metrics: StepMetrics, console: Console | None = None) -> None:
+    def __init__(
+        self, *, total_steps: int, metrics: StepMetrics, online: OnlineScore, console: Console | None = None
+    ) -> None:
         self.total_steps = total_steps
         self.metrics = metrics
+        self.online = online
         self.console = console or Console()
         self.bar: Progress | None = None
         self.task = TaskID(0)
@@ -351,8 +402,8 @@ class RunProgress(L.Callback):
             parts.append(f"loss {self.metrics.latest['train/loss_step']:.3f}")
         shown = {"online/knn_top1": ("kNN", "{:.1%}"), "online/held_out_loss": ("held-out loss", "{:.3f}")}
         for key, (name, form) in shown.items():
-            if key in trainer.callback_metrics:
-                parts.append(f"{name} {form.format(float(trainer.callback_metrics[key]))}")
+            if key in self.online.latest:
+                parts.append(f"{name} {form.format(self.online.latest[key])}")
         return ", ".join(parts)
 
 

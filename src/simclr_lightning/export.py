@@ -104,11 +104,11 @@ def _plain(tensor: Tensor) -> Tensor:
 
 def _write(path: Path, write: Callable[[Path], object]) -> None:
     """Let ``write`` fill a temporary file beside the path, sync it, and move it over the path."""
-    temporary = path  # the same each time: a killed export leaves one at most
+    temporary = path.with_name(f".{path.name}.tmp")  # the same each time: a killed export leaves one at most
     try:
         write(temporary)
         _sync(temporary)
-        temporary.replace(path)
+        path.write_bytes(temporary.read_bytes())
         _sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)

@@ -13,7 +13,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-__all__ = ["permutation", "uniform_blocks", "uniforms"]
+__all__ = ["permutation", "uniform", "uniform_blocks", "uniforms"]
 
 _MASK = (1 << 64) - 1
 # 2**64 divided by the golden ratio, made odd: its multiples are spread evenly over the ring of 64-bit integers.
@@ -50,6 +50,7 @@ def _mix_(x: Tensor) -> Tensor:
     return x
 
 
+@lru_cache(maxsize=1024)
 def _stream(*keys: int) -> int:
     """Chain the keys into one 64-bit word; each is mixed before the next arrives, so (1, 2) and (2, 1) differ."""
     word = 0
@@ -82,7 +83,8 @@ def uniform_blocks(
     word_NC = _mix_(word_NB.index_select(1, owner_C).add_(step_C))
     # The top 24 bits: all that a float32 in [0, 1) can hold without rounding up to 1.
     top_NC = word_NC.bitwise_right_shift_(40).bitwise_and_((1 << 24) - 1)
-    return top_NC.to(torch.float32).mul_(2.0**-24).split([count for _, _, count in blocks], dim=1)
+    blocks_NC: tuple[Tensor, ...] = top_NC.to(torch.float32).mul_(2.0**-24).split([c for _, _, c in blocks], dim=1)
+    return blocks_NC
 
 
 @lru_cache(maxsize=64)
@@ -110,6 +112,12 @@ def uniforms(count: int, *, seed: int, epoch: int, indices: Tensor, view: int, o
         alone, bit for bit the same on every device.
     """
     return uniform_blocks([(view, operation, count)], seed=seed, epoch=epoch, indices=indices)[0]
+
+
+def uniform(position: int, *, seed: int, epoch: int, index: int, view: int, operation: int) -> float:
+    """Draw one number of `uniforms`, row `index`, column `position`, exactly; for a few, faster than a tensor."""
+    word = _mix(_stream(seed, epoch, view, operation) + index * _WEYL)
+    return (_mix(word + (position + 1) * _WEYL) >> 40) * 2.0**-24
 
 
 def permutation(n: int, *, seed: int, epoch: int) -> Tensor:

@@ -85,15 +85,14 @@ class SimCLR(L.LightningModule):
         return out
 
     def training_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
-        """One step on ``batch["x_a"]`` and ``batch["x_b"]``; the contrastive metrics ride along, detached."""
+        """One step on ``batch["x_a"]`` and ``batch["x_b"]``; `StepMetrics` logs what rides along, detached."""
         out = self.contrast(batch["x_a"], batch["x_b"])
-        metrics = {
+        return {
+            "loss": out.loss,
             "train/loss": out.loss.detach(),
             "train/contrastive_accuracy": out.accuracy,
             "train/contrastive_entropy": out.entropy,
         }
-        self.log_dict(metrics, on_step=False, on_epoch=True, sync_dist=True, batch_size=len(batch["x_a"]))
-        return {"loss": out.loss, **metrics}
 
     def configure_optimizers(self) -> Any:
         """The optimiser over encoder and projector and its per-step schedule."""

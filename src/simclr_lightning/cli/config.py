@@ -72,8 +72,7 @@ def compose(overrides: Sequence[str]) -> DictConfig:
         try:
             cfg = _load(loader, kept)
         except Exception as error:  # Hydra raises many types, mostly without the near name
-            base = _load(loader, [word for word in kept if word.is_group])
-            raise mistakes.explain(error, kept, base, groups) from error
+            raise _explained(error, loader, kept, groups) from error
     if [str(name) for name in cfg.trusted or ()] != list(trusted_by(parsed)):
         raise mistake("trusted is read from the command line alone: trusted=[PACKAGE]")
     mistakes.check_missing(cfg)
@@ -155,6 +154,16 @@ def _load(loader: Any, words: Sequence[Word]) -> DictConfig:
     texts = [word.text for word in words]
     cfg = loader.load_configuration(config_name=CONFIG_NAME, overrides=texts, run_mode=RunMode.RUN, from_shell=False)
     return cast(DictConfig, cfg)
+
+
+def _explained(error: Exception, loader: Any, words: Sequence[Word], groups: Groups) -> UserError:
+    """The message for what Hydra raised, by comparing the words with what the group choices alone give."""
+    try:
+        base = _load(loader, [word for word in words if word.is_group or word.key == "hydra.searchpath"])
+    except Exception as cause:  # a file of conf/ that cannot be read
+        first = (str(cause).strip() or type(cause).__name__).splitlines()
+        return mistake("the configuration cannot be composed: " + " ".join(line.strip() for line in first[:3]))
+    return mistakes.explain(error, words, base, groups)
 
 
 def _check_resolves(cfg: DictConfig) -> None:

@@ -168,19 +168,19 @@ def _train(
         for line in (*splits.notes, *opening_notes(cfg, parts, total)):
             console.print(f"[dim]{line}[/]")
     metrics = StepMetrics(every_n_steps=cfg.callbacks.metrics.every_n_steps)
-    progress = RunProgress(total_steps=total, metrics=metrics, console=console)
     online = OnlineScore(**cfg.callbacks.online)
+    progress = RunProgress(total_steps=total, metrics=metrics, online=online, console=console)
     trainer = L.Trainer(
         **_trainer_options(cfg, devices, data.steps_per_epoch),
         default_root_dir=folder,
         logger=make_loggers(cfg.logger, folder, step=first_step, plain=_plain(cfg)),
         callbacks=[
             KeepSignals(signals),
-            progress,
-            Health(stop=signals.pending),
             metrics,
+            Health(stop=signals.pending),
             online,
             Checkpoints(folder / "checkpoints", online=online, **cfg.callbacks.checkpoints),
+            progress,
         ],
         plugins=[checkpoints.AtomicCheckpointIO()],
     )

@@ -84,6 +84,7 @@ def nearest(key: str, known: Iterable[str], *, count: int = 2) -> list[str]:
         return [_ALSO_CALLED[last]]
     if node in names and not any(name.startswith(f"{node}.") for name in names):
         return [node]
+    last = last.lower()
     lasts: dict[str, list[str]] = {}
     for name in names:
         lasts.setdefault(name.rpartition(".")[2], []).append(name)

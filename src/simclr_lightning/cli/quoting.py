@@ -21,7 +21,8 @@ _PATH_WORD: Final = re.compile(
     r"(?P<start>\+{0,2}(?P<key>" + "|".join(map(re.escape, PATH_KEYS)) + r")=)(?P<value>.*)", re.DOTALL
 )
 # Hydra's rule: a quote inside follows an odd number of backslashes, the closing one an even number.
-_QUOTED: Final = r"'(?:[^'\\]|\\+[^'\\]|\\(?:\\\\)*')*(?:\\\\)*'"
+# Possessive throughout: a long run of backslashes must not be tried in every way.
+_QUOTED: Final = r"'(?:[^'\\]++|(?:\\\\)*+\\'|(?:\\\\)*+\\(?=[^'\\])|(?:\\\\)++(?=[^'\\]))*+(?:\\\\)*+'"
 _ALREADY_QUOTED: Final = re.compile(
     rf"\s*(?:{_QUOTED}|{_QUOTED.replace(chr(39), chr(34))})"
     rf"(?:\s*,\s*(?:{_QUOTED}|{_QUOTED.replace(chr(39), chr(34))}))*\s*",

@@ -150,7 +150,7 @@ def _check_option(word: Word, value: Any, options: Sequence[str]) -> None:
     if isinstance(value, str) and value in options:
         return
     shown = word.text.partition("=")[2]
-    near = get_close_matches(shown, options, n=1, cutoff=0.5)
+    near = get_close_matches(shown.lower(), options, n=1, cutoff=0.5)
     hint = f"; did you mean {near[0]}?" if near else ""
     raise mistake(f"{word.key}={shown}: no such option{hint}\nthe options are {listed(options)}")
 

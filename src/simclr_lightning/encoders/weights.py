@@ -102,9 +102,7 @@ def read_export(path: Path, *, required: bool = True) -> tuple[dict[str, Tensor]
         raise ValueError(f"{path} is damaged or not safetensors: {_first_line(error)}") from None
     if metadata.get("format") != FORMAT:
         if required:
-            raise ValueError(
-                f"{path} holds weights but is not an exported encoder; load it through model.weights"
-            )
+            raise ValueError(f"{path} holds weights but is not an exported encoder; load it through model.weights")
         return state, None
     header = _header(path, metadata)
     if metadata.get("sha256") != digest(state, metadata["spec"], metadata["size"]):
@@ -129,9 +127,7 @@ def _header(path: Path, metadata: Mapping[str, str]) -> Header:
     except (KeyError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} has a damaged header: {_first_line(error)}") from None
     if version > FORMAT_VERSION:
-        raise ValueError(
-            f"{path} has format version {version}, newer than {FORMAT_VERSION}: upgrade simclr-lightning"
-        )
+        raise ValueError(f"{path} has format version {version}, newer than {FORMAT_VERSION}: upgrade simclr-lightning")
     if not isinstance(spec, dict) or size < 1:
         raise ValueError(f"{path} has a damaged header: spec {spec!r:.40}, size {size}")
     return Header(spec, size)
@@ -139,9 +135,7 @@ def _header(path: Path, metadata: Mapping[str, str]) -> Header:
 
 def _find(source: str | Path) -> Path:
     if "://" in str(source):
-        raise ValueError(
-            f"model.weights={source}: web addresses are not read; download the file and give its path"
-        )
+        raise ValueError(f"model.weights={source}: web addresses are not read; download the file and give its path")
     path = Path(source)
     last = path / "checkpoints" / "last.ckpt"
     if last.is_file() and not (path / "exported" / FILE_NAME).is_file():
@@ -163,17 +157,14 @@ def _imagenet(encoder: "Encoder") -> dict[str, Tensor]:
     try:
         state = weights.get_state_dict(progress=True, check_hash=True, weights_only=True)
     except (OSError, RuntimeError) as error:
-        raise ValueError(
-            f"model.weights=imagenet: {weights.url} could not be fetched: {_first_line(error)}"
-        ) from None
+        raise ValueError(f"model.weights=imagenet: {weights.url} could not be fetched: {_first_line(error)}") from None
     return dict(state)
 
 
 def _unpickled(path: Path) -> dict[str, Tensor]:
     """Return the state dict in a file of torch.save, by itself or under ``state_dict`` or ``model``."""
     refusal = ValueError(
-        f"model.weights={path} was refused: it is damaged, or holds more than plain tensors "
-        "(nothing in it was run)"
+        f"model.weights={path} was refused: it is damaged, or holds more than plain tensors (nothing in it was run)"
     )
     try:
         with warnings.catch_warnings():

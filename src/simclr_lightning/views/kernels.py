@@ -20,7 +20,7 @@ _LUMA = (0.2989, 0.587, 0.114)  # ITU-R 601 as torchvision and TensorFlow round 
 
 def luma(x_3RP: Tensor, work: Tensor) -> Tensor:
     """Return the grey value of each pixel, (R, P), written to `work[0]`; `work` is (2 or more, R, P)."""
-    y_RP, term_RP = work[:2]
+    y_RP, term_RP = work[0], work[1]
     torch.mul(x_3RP[0], _LUMA[0], out=y_RP).add_(torch.mul(x_3RP[1], _LUMA[1], out=term_RP))
     return y_RP.add_(torch.mul(x_3RP[2], _LUMA[2], out=term_RP))
 

@@ -10,7 +10,7 @@ from simclr_lightning.views.finish import finish_rows
 from simclr_lightning.views.recipe import ViewRecipe
 from simclr_lightning.views.recipe import recipe as named_recipe
 from simclr_lightning.views.resize import resize_crops
-from simclr_lightning.views.sampling import VIEWS, Crops, sample_colours, sample_crops
+from simclr_lightning.views.sampling import VIEWS, Crops, sample_colours, sample_crops, sample_crops_of_one
 
 __all__ = ["centre_view", "crop_views", "finish_views", "make_views"]
 
@@ -32,7 +32,13 @@ def make_views(
     """
     chosen = _resolve(recipe)
     _check_images(images, "images", 4)
-    crops_NV3SS = _crop(images, seed=seed, epoch=epoch, indices=indices, recipe=chosen)
+    _check_count(indices, len(images))
+    if chosen.crop == "centre":
+        crops_NV3SS = _centre_crops(images, chosen.size)
+    else:
+        height, width = images.shape[2:]
+        crops = sample_crops(height, width, seed=seed, epoch=epoch, indices=indices, recipe=chosen)
+        crops_NV3SS = resize_crops(images, crops, chosen.size, chosen.interpolation)
     return finish_views(crops_NV3SS, seed=seed, epoch=epoch, indices=indices, recipe=chosen)
 
 
@@ -47,8 +53,12 @@ def crop_views(image: Tensor, *, seed: int, epoch: int, index: int, recipe: View
         recipe: a `ViewRecipe` or the name of one.
     """
     _check_images(image, "image", 3)
-    crops = _crop(image[None], seed=seed, epoch=epoch, indices=torch.tensor([index]), recipe=_resolve(recipe))
-    return crops[0]
+    chosen = _resolve(recipe)
+    if chosen.crop == "centre":
+        return _centre_crops(image[None], chosen.size)[0]
+    height, width = image.shape[1:]
+    crops = sample_crops_of_one(height, width, seed=seed, epoch=epoch, index=index, recipe=chosen)
+    return resize_crops(image[None], crops, chosen.size, chosen.interpolation)[0]
 
 
 def finish_views(
@@ -95,15 +105,10 @@ def _check_count(indices: Tensor, count: int) -> None:
         raise ValueError(f"indices must have one number for each image: {len(indices)} for {count} images")
 
 
-def _crop(images: Tensor, *, seed: int, epoch: int, indices: Tensor, recipe: ViewRecipe) -> Tensor:
-    """Return the crops of N images of one size, (N, 2, 3, S, S) uint8."""
-    count, height, width = images.shape[0], images.shape[2], images.shape[3]
-    _check_count(indices, count)
-    if recipe.crop == "centre":
-        centre = centre_view(images, size=recipe.size).mul_(255.0).round_().to(torch.uint8)
-        return centre[:, None].expand(-1, VIEWS, -1, -1, -1).contiguous()
-    crops = sample_crops(height, width, seed=seed, epoch=epoch, indices=indices, recipe=recipe)
-    return resize_crops(images, crops, recipe.size, recipe.interpolation)
+def _centre_crops(images: Tensor, size: int) -> Tensor:
+    """Return the centre crop of each image twice, (N, 2, 3, S, S) uint8."""
+    levels = centre_view(images, size=size).mul_(255.0).round_().to(torch.uint8)
+    return levels[:, None].expand(-1, VIEWS, -1, -1, -1).contiguous()
 
 
 def centre_view(images: Tensor, *, size: int) -> Tensor:

@@ -123,12 +123,12 @@ def _filters(
         shorter = size_in * (length_VN - 1) - (length_VN - 1) * (length_VN - 2) // 2
         entry_VN = 2 * (shorter + start_VN) + flip_VN
         table = _table(line, device, dtype)
-        return table.index_select(0, entry_VN.flatten().to(device)).unflatten(0, start_VN.shape)
+        return table.index_select(0, entry_VN.flatten().to(device)).view(*start_VN.shape, size_out, size_in)
     weights = resize_weights(
         start_VN.flatten().to(device), length_VN.flatten().to(device), size_in, size_out, name, bits
     )
     weights = torch.where(flip_VN.flatten().to(device)[:, None, None], weights.flip(1), weights)
-    return weights.mul_(scale).to(dtype).unflatten(0, start_VN.shape)
+    return weights.mul_(scale).to(dtype).view(*start_VN.shape, size_out, size_in)
 
 
 @lru_cache(maxsize=16)

@@ -7,13 +7,14 @@ Shapes: N images, V = 2 views, R = V N rows, the rows of view 0 before those of 
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import torch
 from torch import Tensor
 
-from simclr_lightning.random import uniform_blocks
+from simclr_lightning.random import uniform, uniform_blocks
 from simclr_lightning.views.recipe import ViewRecipe
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "Crops",
     "sample_colours",
     "sample_crops",
+    "sample_crops_of_one",
 ]
 
 VIEWS = 2
@@ -101,6 +103,37 @@ def sample_crops(height: int, width: int, *, seed: int, epoch: int, indices: Ten
     return Crops(torch.where(fits_RT.any(dim=1, keepdim=True), box_R4, fallback_4), flip_R)
 
 
+def sample_crops_of_one(height: int, width: int, *, seed: int, epoch: int, index: int, recipe: ViewRecipe) -> Crops:
+    """Draw what `sample_crops` draws for this index, the same to the last bit, a number at a time.
+
+    A loader's worker cuts one image after the other; for two boxes a tensor operation costs ten times its arithmetic.
+    """
+    draws = [partial(uniform, seed=seed, epoch=epoch, index=index, view=view, operation=CROP) for view in range(VIEWS)]
+    boxes = [_box_of_one(height, width, draw, recipe) for draw in draws]
+    flips = [
+        uniform(0, seed=seed, epoch=epoch, index=index, view=view, operation=FLIP) < recipe.flip
+        for view in range(VIEWS)
+    ]
+    return Crops(torch.tensor(boxes, device="cpu"), torch.tensor(flips, device="cpu"))
+
+
+def _box_of_one(height: int, width: int, draw: Callable[[int], float], recipe: ViewRecipe) -> list[int]:
+    """Try up to ten boxes; every operation in the order of `sample_crops`, which decides the last bit."""
+    low, high = recipe.area
+    log_low, log_high = math.log(recipe.aspect[0]), math.log(recipe.aspect[1])
+    for t in range(TRIES):
+        area = draw(t) * ((high - low) * height * width) + low * height * width
+        log_aspect = draw(TRIES + t) * (log_high - log_low) + log_low
+        # Torch's own exp, as its last bit may not be that of the C library.
+        aspect = torch.tensor(log_aspect, dtype=torch.float64, device="cpu").exp_().item()
+        h, w = round(math.sqrt(area / aspect)), round(math.sqrt(area * aspect))
+        if 1 <= h <= height and 1 <= w <= width:
+            top = math.floor((height + 1 - h) * draw(2 * TRIES))
+            return [top, math.floor((width + 1 - w) * draw(2 * TRIES + 1)), h, w]
+    box: list[int] = _limits(height, width, recipe.aspect)[1].tolist()
+    return box
+
+
 @lru_cache(maxsize=256)
 def _limits(height: int, width: int, aspect: tuple[float, float]) -> tuple[Tensor, Tensor]:
     """Return the sides as (2, 1) float64 and (top, left, height, width) of the largest centred box in range."""
@@ -143,5 +176,6 @@ def _factors(u_R4: Tensor, recipe: ViewRecipe) -> Tensor:
     reach, turn = 0.8 * recipe.strength, 0.2 * recipe.strength
     factor = (max(0.0, 1.0 - reach), 1.0 + reach)
     brightness = factor if recipe.brightness == "multiply" else (-reach, reach)
-    low_4, high_4 = torch.tensor([brightness, factor, factor, (-turn, turn)], dtype=torch.float64).T
-    return (low_4 + (high_4 - low_4) * u_R4).float()
+    ranges_42 = torch.tensor([brightness, factor, factor, (-turn, turn)], dtype=torch.float64, device="cpu")
+    low_4, high_4 = ranges_42[:, 0], ranges_42[:, 1]
+    return ((high_4 - low_4) * u_R4).add_(low_4).float()

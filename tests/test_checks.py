@@ -1,0 +1,503 @@
+"""Checks before any work: every key's range, the batch's arithmetic, and what a configuration may make."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import pydoc
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from simclr_lightning.cli import checks, config
+from simclr_lightning.cli.errors import LINES, UserError
+from simclr_lightning.cli.ranges import CHECKED_BY_ITSELF, RULES
+from simclr_lightning.cli.targets import ALLOWED, HYDRA_ALLOWED, resolve
+
+CONF = Path(__file__).parents[1] / "conf"
+NAN, INF = float("nan"), float("inf")
+
+
+@pytest.fixture(scope="module")
+def composed() -> DictConfig:
+    return config.compose(["optimizer=sgd", "data=folder", "data.path=x", "logger=wandb"])
+
+
+@pytest.fixture
+def cfg(composed: DictConfig) -> DictConfig:
+    return copy.deepcopy(composed)
+
+
+def put(cfg: DictConfig, key: str, value: Any) -> DictConfig:
+    """Set a value, or a whole node, as a file of conf/ could."""
+    with open_dict(cfg):
+        OmegaConf.update(cfg, key, value, merge=False, force_add=True)
+    return cfg
+
+
+def refusal(cfg: DictConfig) -> str:
+    with pytest.raises(UserError) as caught:
+        checks.check_config(cfg)
+    assert caught.value.code == 2
+    assert len(str(caught.value).splitlines()) <= LINES
+    return str(caught.value)
+
+
+# -- ranges -------------------------------------------------------------------------------------------------
+
+
+def test_every_option_of_every_group_passes() -> None:
+    groups = ("model", "data", "views", "loss", "optimizer", "schedule", "trainer", "callbacks", "logger", "experiment")
+    for group in groups:
+        for path in (CONF / group).glob("*.yaml"):
+            composed = config.compose([f"{group}={path.stem}", "data.path=x"])
+            checks.check_config(composed)
+            checks.check_targets(composed)
+
+
+NOT_WHOLE = [0.5, "4", True, None, NAN, [4], -2]
+NOT_NUMBERS = ["0.1", "abc", True, None, NAN, INF, -INF, [0.1], {"a": 1}, -0.1]
+BAD: dict[str, list[Any]] = {
+    "seed": [*NOT_WHOLE, 2**32],
+    "micro_batch_size": [0, 1.5, "4", True],
+    "ckpt_path": ["", 3, True, ["a"]],
+    "force": [1, "yes", None],
+    "dry_run": [0, "no", None],
+    "debug": [1, "true", None],
+    "trusted": ["mypkg", None, [3]],
+    "model.weights": ["", 3, False],
+    "model.channels_last": [1, "yes", None],
+    "model.encoder.depth": [0, 19, 18.0, "18", True, None],
+    "model.encoder.width": [0, -1, 0.3, "2", True, None, NAN, INF, 65],
+    "model.encoder.stem": ["", "cifar10", None, 3],
+    "model.encoder.zero_init_last": [1, "yes", None],
+    "model.encoder.mean": [0.5, [0.5], "x", [0.5, 0.5, "a"], [0.5, 0.5, 0.5]],
+    "model.encoder.std": [0.5, [0.5, 0.5, 0], [0.5, 0.5, 0.5]],
+    "model.projector.hidden_dim": [0, 1.5, "64", True],
+    "model.projector.out_dim": [*NOT_WHOLE, 0],
+    "model.projector.layers": [*NOT_WHOLE, 4],
+    "data.path": ["", 3, True],
+    "data.batch_size": [*NOT_WHOLE, 0, 1],
+    "data.num_workers": NOT_WHOLE,
+    "data.resident": ["yes", 1, None],
+    "data.dataset.labels": [1, "no", None],
+    "data.dataset.on_corrupt": ["ignore", None, True],
+    "views.size": [*NOT_WHOLE, 0],
+    "views.crop": ["middle", None],
+    "views.area": [[0, 1], [0.5, 1.5], [0.5, 0.1], [0.5], 0.5, "x", [NAN, 1], None],
+    "views.aspect": [[0, 1], [2, 1], [1, INF], None],
+    "views.interpolation": ["nearest", None],
+    **{f"views.{name}": [-0.1, 1.1, "x", None, True, NAN] for name in ("flip", "jitter", "grey", "blur", "solarise")},
+    "views.strength": [-1, 3, "x", None, NAN],
+    "views.brightness": ["mul", None],
+    "views.blur_sigma": [[0, 2], [2, 0.1], 0.1],
+    "views.blur_kernel": [-0.1, 2, None],
+    "loss.temperature": [*NOT_NUMBERS, 0],
+    "optimizer.lr": [*NOT_NUMBERS, 0],
+    "optimizer.momentum": [*NOT_NUMBERS, 1, 1.5],
+    "optimizer.weight_decay": NOT_NUMBERS,
+    "optimizer.nesterov": [1, "yes", None],
+    "optimizer.fused": [1, "yes"],
+    "schedule.rule": ["cosine", None, True],
+    "schedule.warmup_epochs": NOT_NUMBERS,
+    "trainer.max_epochs": [*NOT_WHOLE, 0, -1, 1000.0],
+    "trainer.max_steps": [0, -2, 1.5, "10", True, None],
+    "trainer.accelerator": ["cud", None, 3],
+    "trainer.devices": [0, -2, 1.5, "2", "all", True, None, [0]],
+    "trainer.num_nodes": [*NOT_WHOLE, 0],
+    "trainer.precision": ["fp16", 8, None, True],
+    "trainer.deterministic": [1, "yes"],
+    "callbacks.online.every_n_epochs": NOT_WHOLE,
+    "callbacks.online.k": [*NOT_WHOLE, 0],
+    "callbacks.online.bank_at_most": [*NOT_WHOLE, 0],
+    "callbacks.checkpoints.every_n_epochs": [*NOT_WHOLE, 0],
+    "callbacks.checkpoints.every_n_steps": [0, 1.5, "4", True],
+    "callbacks.metrics.every_n_steps": [*NOT_WHOLE, 0],
+    "logger.name": ["tb", None, True],
+    "logger.project": ["", None, 3],
+    "logger.entity": ["", 3],
+    "logger.mode": ["on", None],
+}
+
+
+@pytest.mark.parametrize("key", BAD)
+def test_a_wrong_value_is_refused_with_its_key(key: str, composed: DictConfig) -> None:
+    checks.check_config(composed)
+    for value in BAD[key]:
+        message = refusal(put(copy.deepcopy(composed), key, value))
+        part = key.rpartition(".")[2]
+        assert part in message, (value, message)
+        assert "must be" in message or "given" in message or "go together" in message, (value, message)
+
+
+def test_every_key_has_wrong_values_above() -> None:
+    tested_elsewhere = {"model.encoder.name", "model.encoder.pretrained", "optimizer.trust_coefficient"}
+    keys = {key for key in RULES if not key.endswith(("_target_", "_partial_"))}
+    assert keys == BAD.keys() | tested_elsewhere
+    assert {key for key, rule in RULES.items() if rule is CHECKED_BY_ITSELF} < BAD.keys()
+
+
+@pytest.mark.parametrize(
+    ("key", "values"),
+    [
+        ("seed", [0, 2**32 - 1]),
+        ("loss.temperature", [0.005, 1, 10.0]),
+        ("data.batch_size", [2, 8192]),
+        ("micro_batch_size", [None, 32]),
+        ("trainer.max_steps", [-1, 1]),
+        ("trainer.devices", [1, 2, -1, "auto"]),
+        ("trainer.precision", ["bf16-mixed", 32]),
+        ("optimizer.momentum", [0, 0.99]),
+        ("optimizer.weight_decay", [0, 1e-4]),
+        ("schedule.warmup_epochs", [0, 0.5, 1000]),
+        ("model.projector.layers", [0, 3]),
+        ("model.encoder.width", [0.25, 4]),
+        ("callbacks.online.every_n_epochs", [0]),
+        ("views.area", [[1, 1], [0.2, 0.9]]),
+    ],
+)
+def test_the_ends_of_ranges_are_inside(key: str, values: list[Any], composed: DictConfig) -> None:
+    for value in values:
+        checks.check_config(put(copy.deepcopy(composed), key, value))
+
+
+def test_the_message_says_key_value_and_range(cfg: DictConfig) -> None:
+    assert refusal(put(cfg, "loss.temperature", 0)) == "loss.temperature=0: it must be a number above 0"
+
+
+def test_lars_and_timm(composed: DictConfig) -> None:
+    lars = config.compose(["optimizer=lars"])
+    for value in (0, -1, "x", NAN):
+        assert "trust_coefficient" in refusal(put(copy.deepcopy(lars), "optimizer.trust_coefficient", value))
+    timm = config.compose(["model=timm"])
+    assert "did you mean convnext_tiny" in refusal(put(timm, "model.encoder.name", "convnext_tinny"))
+    assert "model.encoder.name" in refusal(put(timm, "model.encoder.name", ""))
+    put(timm, "model.encoder.name", "resnet18")
+    assert "model.encoder.pretrained" in refusal(put(timm, "model.encoder.pretrained", "yes"))
+
+
+@pytest.mark.parametrize(
+    ("key", "part"),
+    [
+        ("seed", "seed is missing"),
+        ("trainer.max_epochs", "trainer.max_epochs is missing"),
+        ("trainer", "is missing"),
+        ("model.encoder", "is missing"),
+        ("loss.temperature", "loss.temperature is missing"),
+    ],
+)
+def test_a_missing_key_is_named(key: str, part: str, cfg: DictConfig) -> None:
+    node, _, last = key.rpartition(".")
+    with open_dict(cfg):
+        del (OmegaConf.select(cfg, node) if node else cfg)[last]
+    assert part in refusal(cfg)
+
+
+def test_a_node_that_is_a_value_and_a_value_that_is_a_node(cfg: DictConfig) -> None:
+    assert "model.encoder=5: it must have parts" in refusal(put(copy.deepcopy(cfg), "model.encoder", 5))
+    assert "has no parts" in refusal(put(cfg, "seed", {"a": 1}))
+
+
+@pytest.mark.parametrize(
+    ("key", "instead"),
+    [
+        ("trainer.accumulate_grad_batches", "micro_batch_size"),
+        ("trainer.logger", "logger"),
+        ("trainer.callbacks", "callbacks"),
+        ("data.recipe", "views"),
+        ("data.seed", "seed"),
+    ],
+)
+def test_what_the_program_sets_is_refused_with_the_key_to_use(key: str, instead: str, cfg: DictConfig) -> None:
+    message = refusal(put(cfg, key, 2))
+    assert key in message
+    assert f"use {instead}" in message
+
+
+def test_the_optimisers_own_checks_run_too(cfg: DictConfig) -> None:
+    put(cfg, "optimizer.momentum", 0)
+    assert "Nesterov" in refusal(put(cfg, "optimizer.nesterov", True))
+    adamw = config.compose(["optimizer=adamw", "+optimizer.betas=[2,3]"])
+    assert "beta" in refusal(adamw)
+
+
+def test_a_warm_up_longer_than_the_run_is_fine(cfg: DictConfig) -> None:
+    checks.check_config(put(put(cfg, "schedule.warmup_epochs", 500), "trainer.max_steps", 1))
+
+
+def test_the_batch_must_divide(cfg: DictConfig) -> None:
+    message = refusal(put(cfg, "trainer.devices", 3))
+    assert "data.batch_size=256 does not divide by 3 devices (256 = 3 * 85 + 1); use 255 or 258" in message
+    checks.check_devices(256, 2, 2)
+    checks.check_devices(255, "auto")
+    checks.check_devices(255, -1)
+    with pytest.raises(UserError, match="6 devices"):
+        checks.check_devices(256, 3, 2)
+    with pytest.raises(UserError, match="leaves 1 image"):
+        checks.check_devices(4, 4)
+
+
+def test_a_users_own_part_is_not_held_to_our_ranges(cfg: DictConfig) -> None:
+    put(cfg, "model.encoder", {"_target_": "mypkg.Net", "depth": 7, "width": "wide"})
+    put(cfg, "schedule", {"_target_": "mypkg.schedule", "rule": "mine"})
+    checks.check_config(cfg)
+
+
+# -- targets ------------------------------------------------------------------------------------------------
+
+
+def hostile(canary: Path) -> dict[str, dict[str, Any]]:
+    """Nodes that write the canary file when they are made."""
+    touch, shell = ["touch", str(canary)], f"touch '{canary}'"
+    code = f"open({str(canary)!r}, 'w')"
+    source = canary.parent / "source"
+    return {
+        "os.system": {"_target_": "os.system", "command": shell},
+        "posix.system": {"_target_": "posix.system", "command": shell},
+        "os.popen": {"_target_": "os.popen", "cmd": shell},
+        "os.mkdir": {"_target_": "os.mkdir", "path": str(canary)},
+        "os.rename": {"_target_": "os.rename", "src": str(source), "dst": str(canary)},
+        "eval": {"_target_": "builtins.eval", "_args_": [code]},
+        "exec": {"_target_": "builtins.exec", "_args_": [code]},
+        "open": {"_target_": "builtins.open", "file": str(canary), "mode": "w"},
+        "io.open": {"_target_": "io.open", "file": str(canary), "mode": "w"},
+        "Popen": {"_target_": "subprocess.Popen", "args": touch},
+        "run": {"_target_": "subprocess.run", "args": touch},
+        "check_output": {"_target_": "subprocess.check_output", "_args_": [touch]},
+        "write_text": {"_target_": "pathlib.Path.write_text", "_args_": [{"_target_": "pathlib.Path", "_args_": [str(canary)]}, "x"]},
+        "urlretrieve": {"_target_": "urllib.request.urlretrieve", "url": f"file://{source}", "filename": str(canary)},
+        "copy": {"_target_": "shutil.copy", "src": str(source), "dst": str(canary)},
+        "torch.save": {"_target_": "torch.save", "obj": 1, "f": str(canary)},
+        "download_url": {"_target_": "torchvision.datasets.utils.download_url", "url": f"file://{source}", "root": str(canary.parent), "filename": canary.name},
+        "load_file": {"_target_": "torch.hub.load_state_dict_from_url", "url": f"file://{source}", "model_dir": str(canary.parent), "file_name": canary.name},
+        "alias of os": {"_target_": "simclr_lightning.checkpoint.os.system", "command": shell},
+        "alias of Path": {"_target_": "simclr_lightning.data.datamodule.Path.touch", "self": {"_target_": "simclr_lightning.data.datamodule.Path", "_args_": [str(canary)]}},
+        "alias of torch": {"_target_": "simclr_lightning.projector.nn.Module.__init__.__globals__", "x": 1},
+        "own writer": {"_target_": "simclr_lightning.checkpoint.write_summary", "summary": {}, "run": {"_target_": "pathlib.Path", "_args_": [str(canary.parent)]}, "summary": {}},
+        "partial": {"_target_": "functools.partial", "_args_": [{"_target_": "os.system", "command": shell}]},
+        "partial flag": {"_target_": "os.system", "_partial_": True, "command": shell},
+        "hydra's helper": {"_target_": "hydra.utils.call", "config": {"_target_": "torch.save", "obj": 1, "f": str(canary)}},
+        "hydra's method": {"_target_": "hydra.utils.get_method", "path": "evil_on_import.thing"},
+        "import": {"_target_": "evil_on_import.thing"},
+        "import_module": {"_target_": "importlib.import_module", "name": "evil_on_import"},
+        "submodule": {"_target_": "simclr_lightning.nothing.evil_on_import"},
+        "not a name": {"_target_": "torch.optim.SGD()"},
+        "number": {"_target_": 3},
+        "null": {"_target_": None},
+        "class method": {"_target_": "torch.optim.SGD.load_state_dict", "state_dict": {}},
+        "base class": {"_target_": "torch.optim.Optimizer", "params": [], "defaults": {}},
+        "loader of weights": {"_target_": "torch.load", "f": str(source)},
+    }  # fmt: skip
+
+
+def let_loose(node: Any) -> Any:
+    """Make what a node says, as a program without any check would."""
+    if not isinstance(node, dict) or "_target_" not in node:
+        return node
+    made = {key: let_loose(value) for key, value in node.items() if not key.startswith("_")}
+    target = pydoc.locate(node["_target_"])
+    assert callable(target)
+    return target(*map(let_loose, node.get("_args_", [])), **made)
+
+
+# Those that do nothing by themselves; each of the others must have written the canary when it is let loose.
+HARMLESS = {
+    *("alias of torch", "partial flag", "submodule", "not a name", "number", "null", "class method", "base class"),
+    *("loader of weights",),
+}
+PLACES = (
+    "optimizer",
+    "model.encoder",
+    "data.dataset.transform",
+    "trainer.profiler",
+    "hydra.callbacks.mine",
+    "hydra.launcher",
+    "hydra.sweeper.sampler",
+    "hydra.job.config.override_dirname.mine",
+    "anything",
+)
+
+
+@pytest.fixture
+def canary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    canary = tmp_path / "canary"
+    (tmp_path / "source").write_text("x")
+    (tmp_path / "evil_on_import.py").write_text(f"open({str(canary)!r}, 'w').close()\ndef thing(): pass\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    yield canary
+    sys.modules.pop("evil_on_import", None)
+
+
+@pytest.mark.parametrize("name", hostile(Path("x")))
+def test_hostile_targets_are_refused_everywhere_and_nothing_runs(name: str, canary: Path, composed: DictConfig) -> None:
+    node = hostile(canary)[name]
+    before = sorted(canary.parent.iterdir())
+    for place in PLACES:
+        for wrapped in (node, [node], [{"a": [1, node]}], {"deep": {"deeper": node}}):
+            cfg = put(copy.deepcopy(composed), place, wrapped)
+            with pytest.raises(UserError) as caught:
+                checks.check_targets(cfg)
+            assert place.partition(".")[0] in str(caught.value)
+            assert len(str(caught.value).splitlines()) <= LINES
+    assert sorted(canary.parent.iterdir()) == before
+    assert "evil_on_import" not in sys.modules
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", sorted(hostile(Path("x")).keys() - HARMLESS))
+def test_these_targets_are_really_hostile(name: str, canary: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    # The proof that the test above can fail: whoever makes what they say has been had.
+    made: Any = None
+    with contextlib.suppress(Exception):
+        made = let_loose(hostile(canary)[name])
+    for end in ("wait", "close"):
+        getattr(made, end, int)()
+    assert canary.exists() or (canary.parent / "summary.json").exists()
+
+
+def test_an_interpolation_does_not_hide_a_target(canary: Path, cfg: DictConfig) -> None:
+    text = f"${{oc.create:'{{_target_: os.system, command: touch {canary}}}'}}"
+    OmegaConf.register_new_resolver("made", lambda: OmegaConf.create({"_target_": "os.system"}), replace=True)
+    try:
+        for place in ("trainer.profiler", "hydra.callbacks.mine"):
+            for value in (text, "${made:}", {"_target_": "${oc.decode:os.system}"}):
+                with pytest.raises(UserError):
+                    checks.check_targets(put(copy.deepcopy(cfg), place, value))
+    finally:
+        OmegaConf.clear_resolver("made")
+    assert not canary.exists()
+
+
+def test_hydras_nodes_that_cannot_be_read_are_refused(cfg: DictConfig) -> None:
+    with pytest.raises(UserError):
+        checks.check_targets(put(cfg, "hydra.callbacks.mine", "${nothing_of_this_name}"))
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("handlers.mine", {"()": "subprocess.Popen", "args": ["true"]}),
+        ("handlers.mine", {"class": "evil_on_import.Handler"}),
+        ("formatters.mine", {"()": "os.system", "command": "true"}),
+        ("filters.mine", {"()": "ext://os.system", "command": "true"}),
+        ("handlers.mine", {"class": "logging.StreamHandler", "stream": "ext://evil_on_import.x"}),
+        ("handlers", {"a": {"class": "logging.StreamHandler", "deep": ["ext://os.system"]}}),
+    ],
+)
+@pytest.mark.parametrize("node", ["hydra.job_logging", "hydra.hydra_logging"])
+def test_logging_makes_nothing_else(node: str, key: str, value: Any, canary: Path, cfg: DictConfig) -> None:
+    with pytest.raises(UserError, match=node):
+        checks.check_targets(put(cfg, f"{node}.{key}", value))
+    assert not canary.exists()
+
+
+def test_hydras_own_options_pass() -> None:
+    checks.check_targets(config.compose(["hydra/job_logging=default", "hydra/hydra_logging=default"]))
+    checks.check_targets(config.compose(["hydra/launcher=basic"]))
+    callback = {"_target_": "hydra.experimental.callbacks.LogJobReturnCallback"}
+    checks.check_targets(put(config.compose([]), "hydra.callbacks.log", callback))
+
+
+def test_a_target_of_one_tree_is_not_allowed_in_the_other(cfg: DictConfig) -> None:
+    with pytest.raises(UserError):
+        checks.check_targets(put(copy.deepcopy(cfg), "hydra.callbacks.x", {"_target_": "lightning.Trainer"}))
+    with pytest.raises(UserError):
+        checks.check_targets(put(cfg, "optimizer", {"_target_": HYDRA_ALLOWED[0]}))
+
+
+def test_the_list_names_what_is_there() -> None:
+    assert [name for name in ALLOWED if resolve(name) is None] == []
+    assert len({id(resolve(name)) for name in ALLOWED}) == len(ALLOWED)
+
+
+def test_another_name_of_an_allowed_object_is_fine(cfg: DictConfig) -> None:
+    put(cfg, "model.projector._target_", "simclr_lightning.Projector")
+    put(cfg, "optimizer._target_", "torch.optim.sgd.SGD")
+    checks.check_targets(cfg)
+
+
+def test_a_near_name_is_offered(cfg: DictConfig) -> None:
+    with pytest.raises(UserError, match=r"did you mean torch\.optim\.AdamW"):
+        checks.check_targets(put(cfg, "optimizer._target_", "torch.optim.AdamWW"))
+
+
+def test_arguments_without_names_are_refused(cfg: DictConfig) -> None:
+    with pytest.raises(UserError, match=r"optimizer\._args_"):
+        checks.check_targets(put(cfg, "optimizer._args_", [1]))
+
+
+# -- the user's own package ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def mypkg(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    name = "mypkg_of_the_checks"
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "__init__.py").write_text("")
+    (tmp_path / name / "nets.py").write_text(
+        "import functools, os\nfrom pathlib import Path\n"
+        "class Net:\n    def __init__(self, depth: int = 1): self.depth = depth\n"
+        "class Mine(Path): pass\n"
+        "def make(depth: int = 1): return Net(depth)\n"
+        "shell = functools.partial(os.system, 'true')\nalso = os.system\nNUMBER = 3\n"
+    )
+    (tmp_path / name / "broken.py").write_text("raise RuntimeError('by its author')\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    yield name
+    for module in [module for module in sys.modules if module.partition(".")[0] == name]:
+        del sys.modules[module]
+
+
+@pytest.mark.parametrize("target", ["nets.Net", "nets.make", "nets.Mine"])
+def test_what_a_trusted_package_defines_is_allowed(target: str, mypkg: str, cfg: DictConfig) -> None:
+    put(cfg, "model.encoder", {"_target_": f"{mypkg}.{target}"})
+    with pytest.raises(UserError, match="trusted="):
+        checks.check_targets(cfg)
+    assert f"{mypkg}.nets" not in sys.modules
+    checks.check_targets(cfg, [mypkg])
+    checks.check_targets(cfg, [f"{mypkg}.nets"])
+
+
+@pytest.mark.parametrize(
+    "target", ["nets.os.system", "nets.also", "nets.shell", "nets.Path", "nets.Mine.write_text", "nets.NUMBER", "nets", "nothing"]
+)  # fmt: skip
+def test_what_it_only_imports_is_not(target: str, mypkg: str, cfg: DictConfig) -> None:
+    put(cfg, "model.encoder", {"_target_": f"{mypkg}.{target}"})
+    with pytest.raises(UserError, match="may not make this"):
+        checks.check_targets(cfg, [mypkg])
+
+
+def test_trust_comes_from_the_caller_and_not_from_the_configuration(mypkg: str, cfg: DictConfig) -> None:
+    put(cfg, "model.encoder", {"_target_": f"{mypkg}.nets.Net"})
+    with pytest.raises(UserError, match="may not make this"):
+        checks.check_targets(put(cfg, "trusted", [mypkg]))
+
+
+def test_a_package_of_a_similar_name_is_not_trusted(mypkg: str, cfg: DictConfig) -> None:
+    put(cfg, "model.encoder", {"_target_": f"{mypkg}.nets.Net"})
+    with pytest.raises(UserError, match="may not make this"):
+        checks.check_targets(cfg, [f"{mypkg}.net"])
+
+
+def test_a_trusted_module_that_breaks_is_a_message(mypkg: str, cfg: DictConfig) -> None:
+    put(cfg, "model.encoder", {"_target_": f"{mypkg}.broken.Net"})
+    with pytest.raises(UserError, match=r"broken cannot be imported: RuntimeError: by its author"):
+        checks.check_targets(cfg, [mypkg])
+
+
+@pytest.mark.parametrize("name", ["os", "builtins", "torch", "torch.hub", "simclr_lightning", "hydra", "no_such_package", "a-b", ""])
+def test_only_a_package_of_ones_own_can_be_trusted(name: str, cfg: DictConfig) -> None:
+    with pytest.raises(UserError, match="trusted="):
+        checks.check_targets(cfg, [name])
+
+
+def test_a_key_that_the_users_class_takes_may_be_added(mypkg: str) -> None:
+    words = [f"model.encoder._target_={mypkg}.nets.Net", f"trusted=[{mypkg}]"]
+    assert config.compose([*words, "+model.encoder.depth.x=1"]).model.encoder.depth.x == 1
+    with pytest.raises(UserError, match=r"model\.encoder\.height: unknown key"):
+        config.compose([*words, "+model.encoder.height=1"])

@@ -1,0 +1,193 @@
+"""``simclr train`` in this process: what a run leaves, resuming, refusals."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import WORDS
+
+from simclr_lightning import checkpoint, load_encoder
+
+CONTRACT = {
+    "status", "steps", "epochs", "images_seen", "images_per_second", "loss", "contrastive_accuracy",
+    "contrastive_entropy", "knn_top1", "knn_top1_untrained", "knn_top1_pixels", "linear_top1", "temperature",
+    "global_batch_size", "devices", "seed",
+}  # fmt: skip
+FILES = (
+    ".hydra/config.yaml", ".hydra/overrides.yaml", "checkpoints/last.ckpt", "checkpoints/previous.ckpt",
+    "checkpoints/best.ckpt", "metrics.csv", "summary.json", "views.png", "neighbours.png", "embedding.png",
+    "exported/encoder.safetensors", "exported/card.md",
+)  # fmt: skip
+Program = Callable[..., int]
+
+
+def summary(run: Path) -> dict[str, object]:
+    return json.loads((run / "summary.json").read_text())
+
+
+def test_a_run_leaves_what_the_contract_says(simclr: Program, npz: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert simclr("train", *WORDS, f"data.path={npz}", "hydra.run.dir=run") == 0
+    run = Path("run")
+    for name in FILES:
+        assert (run / name).stat().st_size > 0, name
+    found = summary(run)
+    assert found.keys() >= CONTRACT
+    assert (found["status"], found["steps"], found["epochs"], found["images_seen"]) == ("finished", 8, 2, 128)
+    assert all(0 <= found[key] <= 1 for key in found if key.startswith(("knn", "linear")))
+    assert found["knn_top1_pixels"] > 0.9  # the colour tells the class
+    said = capsys.readouterr().out
+    for command in ("python train.py ckpt_path='run'", "simclr evaluate 'run'", "simclr embed 'run'"):
+        assert command in said
+    with (run / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert float([row["train/loss"] for row in rows if row.get("train/loss")][-1]) == pytest.approx(found["loss"])
+    saved = checkpoint.load(run / "checkpoints" / "last.ckpt")["state_dict"]
+    exported = load_encoder(run)
+    for name, value in exported.state_dict().items():
+        assert torch.equal(value, saved[f"encoder.{name}"]), name
+
+
+def test_a_stopped_run_goes_on_in_its_folder_and_ends_like_an_uninterrupted_one(
+    simclr: Program, npz: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = (*WORDS, f"data.path={npz}")
+    assert simclr("train", *words, "hydra.run.dir=whole") == 0
+    # The schedule is the whole run's, so the part is made by a signal after the first epoch.
+    from simclr_lightning.cli import job
+
+    class Interrupted(job.KeepSignals):
+        def on_train_epoch_start(self, trainer: object, pl_module: object) -> None:
+            if trainer.current_epoch == 1:
+                self.signals.received = 15
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(job, "KeepSignals", Interrupted)
+        assert simclr("train", *words, "hydra.run.dir=outputs/part") == 143
+    assert summary(Path("outputs/part"))["status"] == "stopped"
+    assert summary(Path("outputs/part"))["steps"] == 5
+    assert simclr("train", "ckpt_path=last") == 0
+    whole, part = summary(Path("whole")), summary(Path("outputs/part"))
+    for key in CONTRACT - {"images_per_second"}:
+        assert whole[key] == part[key], key
+    states = [checkpoint.load(Path(run) / "checkpoints/last.ckpt")["state_dict"] for run in ("whole", "outputs/part")]
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+    capsys.readouterr()
+    assert simclr("train", "ckpt_path=last") == 1
+    assert "no unfinished run" in capsys.readouterr().err
+    assert simclr("train", "ckpt_path=outputs/part") == 0
+    assert "is finished" in capsys.readouterr().out
+    assert simclr("train", "ckpt_path=outputs/part", "trainer.max_epochs=3") == 0
+    assert summary(Path("outputs/part"))["steps"] == 12
+
+
+def test_resuming_with_another_configuration_or_other_images_is_refused(
+    simclr: Program, npz: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert simclr("train", *WORDS, f"data.path={npz}", "hydra.run.dir=run", "trainer.max_steps=2") == 0
+    for word in ("data.batch_size=8", "seed=1", "loss.temperature=0.5", "model=resnet18"):
+        assert simclr("train", "ckpt_path=run", word) != 0
+        said = capsys.readouterr().err
+        assert "another configuration" in said, said
+        assert word.split("=")[0].split(".")[0] in said
+    import numpy as np
+
+    arrays = dict(np.load(npz))
+    arrays["train_images"][0] ^= 1
+    np.savez(npz, **arrays)
+    assert simclr("train", "ckpt_path=run", "trainer.max_steps=4") != 0
+    assert "images differ" in capsys.readouterr().err
+
+
+def test_the_exact_number_of_steps_even_below_an_epoch(simclr: Program, npz: Path) -> None:
+    assert simclr("train", *WORDS, f"data.path={npz}", "hydra.run.dir=run", "trainer.max_steps=3") == 0
+    found = summary(Path("run"))
+    assert (found["status"], found["steps"], found["epochs"]) == ("finished", 3, 0.75)
+    assert found["knn_top1"] is not None
+    assert simclr("train", "ckpt_path=run", "trainer.max_steps=7") == 0
+    assert summary(Path("run"))["steps"] == 7
+
+
+def test_without_labels_scores_are_null_and_the_rest_is_there(simclr: Program, tmp_path: Path) -> None:
+    import numpy as np
+    from conftest import small_images
+
+    np.savez(tmp_path / "plain.npz", train_images=small_images(40)[0])
+    assert simclr("train", *WORDS, "data.path=plain.npz", "hydra.run.dir=run") == 0
+    found = summary(Path("run"))
+    assert found["status"] == "finished"
+    assert [found[key] for key in sorted(found) if "top1" in key] == [None] * 4
+    assert "online/held_out_loss" in (Path("run") / "metrics.csv").read_text()
+    for name in FILES:
+        assert (Path("run") / name).exists(), name
+
+
+def test_two_runs_in_one_folder(simclr: Program, npz: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from simclr_lightning.cli.folder import locked
+
+    words = (*WORDS, f"data.path={npz}", "hydra.run.dir=run")
+    with locked(Path("run")):
+        assert simclr("train", *words) != 0
+    assert "another process" in capsys.readouterr().err
+    assert simclr("train", *words, "trainer.max_steps=1") == 0
+    before = (Path("run") / "summary.json").read_bytes()
+    assert simclr("train", *words) != 0
+    assert "already holds a run" in capsys.readouterr().err
+    assert (Path("run") / "summary.json").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("word", "says"),
+    [
+        ("data.batch_size=65", "65"),
+        ("data.batch_size=1", "batch_size"),
+        ("loss.temprature=0.5", "loss.temperature"),
+        ("loss.temperature=-1", "temperature"),
+        ("model=resnet51", "resnet50"),
+        ("ckpt_path=nowhere", "nowhere"),
+        ("ckpt_path=http://host/last.ckpt", "not loaded"),
+        ("model.weights=missing.pt", "missing.pt"),
+        ("views.area=[0,1]", "area"),
+        ("trainer.max_epochs=0", "max_epochs"),
+        ("micro_batch_size=4", "micro_batch_size"),
+        ("trainer.devices=3", "divide"),
+    ],
+)
+def test_a_mistake_is_said_in_few_lines_and_nothing_is_left(
+    simclr: Program, npz: Path, capsys: pytest.CaptureFixture[str], word: str, says: str
+) -> None:
+    assert simclr("train", *WORDS, f"data.path={npz}", "hydra.run.dir=run", word) != 0
+    said = capsys.readouterr().err
+    assert says in said
+    assert "Traceback" not in said
+    assert said.count("\n") <= 5
+    assert not (Path("run") / "checkpoints").exists()
+
+
+def test_a_dry_run_trains_nothing_and_makes_nothing(simclr: Program, npz: Path) -> None:
+    assert simclr("train", *WORDS, f"data.path={npz}", "hydra.run.dir=run", "dry_run=true") == 0
+    assert not Path("run").exists()
+
+
+def test_a_path_in_any_language(simclr: Program, npz: Path) -> None:
+    folder = Path("my images, (2) ~ ü=é 图")
+    folder.mkdir()
+    path = npz.rename(folder / "a=b.npz")
+    run = "runs/été, [1]=x"
+    assert simclr("train", *WORDS, f"data.path={path}", f"hydra.run.dir={run}", "trainer.max_steps=1") == 0
+    assert simclr("train", f"ckpt_path={run}", "trainer.max_steps=2") == 0
+    assert summary(Path(run))["steps"] == 2
+
+
+def test_evaluate_gives_the_scores_of_the_run(simclr: Program, npz: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert simclr("train", *WORDS, f"data.path={npz}", "hydra.run.dir=run", "trainer.max_steps=4") == 0
+    assert simclr("evaluate", "run") == 0
+    found = json.loads(Path("run/evaluation.json").read_text())
+    assert found["knn_top1"] == summary(Path("run"))["knn_top1"]
+    assert found["linear_top1"] == summary(Path("run"))["linear_top1"]
+    assert simclr("evaluate", "run", "protocol=[knn,lineer]") == 2
+    assert "protocols are" in capsys.readouterr().err
