@@ -108,7 +108,7 @@ def _write(path: Path, write: Callable[[Path], object]) -> None:
     try:
         write(temporary)
         _sync(temporary)
-        path.write_bytes(temporary.read_bytes())
+        temporary.replace(path)
         _sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)

@@ -1,0 +1,79 @@
+"""A run that is stopped at any step and resumed ends in the very weights of one that was not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import lightning as L
+import pytest
+import torch
+from conftest import small_data, small_module, small_trainer
+
+from simclr_lightning.callbacks import StepMetrics, Stopped
+
+STEPS = 12  # three epochs of four
+
+
+class Log(L.Callback):
+    """Remembers the images of every step."""
+
+    def __init__(self) -> None:
+        self.steps: dict[int, list[int]] = {}
+
+    def on_train_batch_end(self, trainer: L.Trainer, module: object, outputs: object, batch: object, i: int) -> None:
+        self.steps[trainer.global_step] = batch["indices"].tolist()
+
+
+def run(folder: Path, *, until: int | None = None, resume: bool = False, **options: object) -> tuple[object, Log]:
+    log, module = Log(), small_module()
+    where: list[L.Trainer] = []
+
+    def stop() -> int:
+        return 15 if until is not None and where[0].global_step >= until else 0
+
+    trainer = small_trainer(folder, stop=stop, extra=[log, StepMetrics()])
+    where.append(trainer)
+    path = folder / "checkpoints/last.ckpt" if resume else None
+    try:
+        trainer.fit(module, datamodule=small_data(**options), ckpt_path=path)
+    except Stopped as stopped:
+        assert stopped.signum == 15
+        assert trainer.global_step == until
+    return (module, trainer), log
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, torch.Tensor], dict[int, list[int]], object]:
+    (module, trainer), log = run(tmp_path_factory.mktemp("whole"))
+    assert trainer.global_step == STEPS
+    return module.state_dict(), log.steps, trainer.optimizers[0].state_dict()
+
+
+@pytest.mark.parametrize("step", range(1, STEPS))
+def test_from_every_step(step: int, tmp_path: Path, whole: tuple[object, ...]) -> None:
+    want, images, optimizer = whole
+    _, first = run(tmp_path, until=step)
+    (module, trainer), second = run(tmp_path, resume=True)
+    assert trainer.global_step == STEPS
+    assert trainer.current_epoch == 3
+    assert {**first.steps, **second.steps} == images
+    assert not first.steps.keys() & second.steps.keys()
+    got = module.state_dict()
+    assert all(torch.equal(got[name], want[name]) for name in want)
+    state = trainer.optimizers[0].state_dict()["state"]
+    assert all(torch.equal(state[i][k], optimizer["state"][i][k]) for i in state for k in state[i])
+
+
+def test_a_chain_of_stops(tmp_path: Path, whole: tuple[object, ...]) -> None:
+    for number, step in enumerate((1, 3, 4, 5, 8, 11)):
+        run(tmp_path, until=step, resume=number > 0)
+    (module, trainer), _ = run(tmp_path, resume=True)
+    assert trainer.global_step == STEPS
+    assert all(torch.equal(module.state_dict()[name], whole[0][name]) for name in whole[0])
+
+
+def test_a_finished_run_trains_no_further_step(tmp_path: Path, whole: tuple[object, ...]) -> None:
+    run(tmp_path)
+    (module, trainer), log = run(tmp_path, resume=True)
+    assert (trainer.global_step, log.steps) == (STEPS, {})
+    assert all(torch.equal(module.state_dict()[name], whole[0][name]) for name in whole[0])
