@@ -89,6 +89,7 @@ def small_trainer(folder: Path, *, stop: Callable[[], int] = lambda: 0, **option
         accelerator="cpu",
         max_epochs=3,
         logger=False,
+        log_every_n_steps=1,
         callbacks=[*extra, Health(stop=stop), online, Checkpoints(folder / "checkpoints", online=online)],
         plugins=[AtomicCheckpointIO()],
         enable_checkpointing=False,

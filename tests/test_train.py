@@ -20,7 +20,7 @@ CONTRACT = {
 }  # fmt: skip
 FILES = (
     ".hydra/config.yaml", ".hydra/overrides.yaml", "checkpoints/last.ckpt", "checkpoints/previous.ckpt",
-    "checkpoints/best.ckpt", "metrics.csv", "summary.json", "views.png", "neighbours.png", "embedding.png",
+    "checkpoints/best.ckpt", "metrics.csv", "summary.json", "train.log", "views.png", "neighbours.png", "embedding.png",
     "exported/encoder.safetensors", "exported/card.md",
 )  # fmt: skip
 Program = Callable[..., int]

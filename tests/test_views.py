@@ -344,7 +344,16 @@ def test_products_resize_large_images_too_as_other_devices_do() -> None:
     resize._resize_batch(images, crops.box.unflatten(0, (2, n)), crops.flip.unflatten(0, (2, n)), "bicubic", products)
     off = (products.short() - singly.short()).abs()
     assert off.max().item() <= 1
-    assert off.float().mean().item() < 0.1
+    assert off.float().mean().item() < 0.25  # between its passes, the integer kernel rounds to whole levels
+
+
+@pytest.mark.parametrize(("size_in", "size_out"), [(32, 32), (28, 32), (40, 9), (96, 64)])
+@pytest.mark.parametrize(("bits", "largest"), [(resize._ACROSS_BITS, 255), (resize._DOWN_BITS, 255 * resize._BETWEEN)])
+def test_every_sum_of_the_products_fits_24_bits(size_in: int, size_out: int, bits: int, largest: float) -> None:
+    length = torch.arange(1, size_in + 1)
+    for start in (torch.zeros_like(length), size_in - length, (size_in - length) // 2):
+        w = resize.resize_weights(start, length, size_in, size_out, "bicubic", bits)
+        assert (w.abs().sum(dim=2).max() * largest * 2**bits).item() <= 2**24
 
 
 @pytest.mark.parametrize("operation", [0, 1, 2, 3])

@@ -5,6 +5,7 @@ Every callback works without the command line: ``Trainer(callbacks=[Health(), On
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import deque
 from collections.abc import Callable
@@ -23,6 +24,7 @@ from simclr_lightning.evaluation import effective_rank, extract, knn_predict
 from simclr_lightning.ntxent import nt_xent
 from simclr_lightning.simclr import SimCLR
 
+LOG = logging.getLogger("simclr_lightning")
 HELD_OUT_AT_MOST = 1024  # images of the held-out tenth that the label-free score uses
 OVERFLOWS_IN_A_ROW = 20  # under the fp16 scaler an overflow is skipped; so many in a row are an error
 
@@ -144,7 +146,7 @@ class OnlineScore(L.Callback):
         found = trainer.strategy.broadcast(found)
         self.latest = found
         self.score = found.get("online/knn_top1", -found.get("online/held_out_loss", 0.0))
-        pl_module.log_dict(found, rank_zero_only=True)
+        log_row(trainer, found)
 
     def _scores(self, module: SimCLR, data: ViewsDataModule) -> dict[str, float]:
         splits = data.load()
@@ -266,12 +268,11 @@ class StepMetrics(L.Callback):
             means = self.recent.take()
             self.latest = {f"{name}_step": value for name, value in zip(self.NAMES, means, strict=True)}
             self.latest["lr"] = trainer.optimizers[0].param_groups[0]["lr"]
-            for logger in trainer.loggers:
-                logger.log_metrics({**self.latest, "epoch": trainer.current_epoch}, step=trainer.global_step)
+            log_row(trainer, self.latest)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Log the epoch's means."""
-        pl_module.log_dict(dict(zip(self.NAMES, self.epoch.take(), strict=True)))
+        log_row(trainer, dict(zip(self.NAMES, self.epoch.take(), strict=True)))
 
 
 class MeanOverRanks:
@@ -369,11 +370,14 @@ class RunProgress(L.Callback):
             self.bar.update(self.task, completed=trainer.global_step, description=self._line(trainer))
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Without a terminal: a line an epoch."""
-        if trainer.is_global_zero and self.bar is None:
-            images_left = (self.total_steps - trainer.global_step) * self._batch(trainer)
-            seconds_left = images_left / max(self.images_per_second, 1e-9)
-            self.console.print(f"{self._line(trainer)}, {seconds_left:.0f} s left", highlight=False)
+        """A line an epoch for the log; without a terminal it is printed too."""
+        if not trainer.is_global_zero:
+            return
+        images_left = (self.total_steps - trainer.global_step) * self._batch(trainer)
+        line = f"{self._line(trainer)}, {images_left / max(self.images_per_second, 1e-9):.0f} s left"
+        LOG.info(line)
+        if self.bar is None:
+            self.console.print(line, highlight=False)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Take the bar away."""
@@ -414,6 +418,13 @@ def bank_indices(labels: Tensor, held_out: Tensor) -> Tensor:
     return keep.nonzero().flatten()
 
 
+def log_row(trainer: L.Trainer, values: dict[str, float]) -> None:
+    """Give values that are the same on every rank to the loggers, and to callbacks that watch a metric."""
+    trainer.callback_metrics.update({name: torch.tensor(value) for name, value in values.items()})
+    for logger in trainer.loggers:
+        logger.log_metrics({**values, "epoch": trainer.current_epoch}, step=trainer.global_step)
+
+
 def save_last(trainer: L.Trainer) -> None:
     """Save last.ckpt through the trainer's `Checkpoints`, when it has one."""
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
@@ -425,10 +436,12 @@ def warn_if_collapsed(h: Tensor) -> float:
     """The effective rank of h (n, d), with a warning when the embedding has collapsed."""
     rank = effective_rank(h)
     if rank < 2:
-        Console(stderr=True).print(
-            f"[yellow]warning:[/] the embedding has collapsed: effective rank {rank:.2f} of {h.shape[1]}; "
-            "lower optimizer.lr or raise loss.temperature"
+        text = (
+            f"the embedding has collapsed: effective rank {rank:.2f} of {h.shape[1]}; lower optimizer.lr or raise "
+            "loss.temperature"
         )
+        LOG.warning(text)
+        Console(stderr=True, soft_wrap=True).print(f"[yellow]warning:[/] {text}", highlight=False)
     return rank
 
 

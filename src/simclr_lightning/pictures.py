@@ -120,9 +120,9 @@ def embedding_map(
     if h_nF.ndim != 2 or h_nF.numel() == 0 or not torch.isfinite(h_nF).all():
         raise ValueError(f"a map needs a table of finite features, got {tuple(h_nF.shape)} with NaN or infinity")
     h_nF, labels_n = _sample(h_nF, labels_n, _TSNE_POINTS if method == "tsne" else _PCA_POINTS)
-    # A handful of points, or points that all coincide (a collapsed encoder), have no neighbourhoods to keep.
-    spread = h_nF.std(0, correction=0).max() > 1e-6 * h_nF.abs().max()
-    tsne = method == "tsne" and len(h_nF) > 3 and bool(spread)
+    # A handful of images, or images all in one direction (a collapsed encoder), have no neighbourhoods.
+    spread = torch.nn.functional.normalize(h_nF, dim=1).std(0, correction=0).max()
+    tsne = method == "tsne" and len(h_nF) > 3 and bool(spread > 1e-5)
     xy_n2 = _tsne(h_nF) if tsne else _principal_axes(h_nF, 2)
     figure = _figure(6.4, 6.0) if labels_n is None else _figure(8.2, 6.0)
     axes = figure.subplots()

@@ -22,7 +22,7 @@ from torch import nn
 
 from simclr_lightning import checkpoint as checkpoints
 from simclr_lightning import encoders
-from simclr_lightning.callbacks import Checkpoints, Health, OnlineScore, RunProgress, StepMetrics, Stopped
+from simclr_lightning.callbacks import LOG, Checkpoints, Health, OnlineScore, RunProgress, StepMetrics, Stopped
 from simclr_lightning.cli import judge
 from simclr_lightning.cli.errors import UserError
 from simclr_lightning.cli.loggers import make_loggers
@@ -165,8 +165,10 @@ def _train(
     total = total_steps(cfg, data.steps_per_epoch)
     first_step = int(checkpoints.load(checkpoint)["global_step"]) if checkpoint else 0
     if _is_first_rank():
+        _open_log(folder)
         for line in (*splits.notes, *opening_notes(cfg, parts, total)):
-            console.print(f"[dim]{line}[/]")
+            console.print(line, style="dim", markup=False)
+            LOG.info(line)
     metrics = StepMetrics(every_n_steps=cfg.callbacks.metrics.every_n_steps)
     online = OnlineScore(**cfg.callbacks.online)
     progress = RunProgress(total_steps=total, metrics=metrics, online=online, console=console)
@@ -295,6 +297,18 @@ def _saved_step(folder: Path) -> int:
 
 def _is_first_rank() -> bool:
     return os.environ.get("RANK", "0") == "0"
+
+
+def _open_log(folder: Path) -> None:
+    """Lines of the run, warnings included, go to train.log with their time."""
+    handler = logging.FileHandler(folder / "train.log", encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    LOG.setLevel(logging.INFO)
+    LOG.propagate = False
+    for old in LOG.handlers[:]:
+        LOG.removeHandler(old)
+        old.close()
+    LOG.addHandler(handler)
 
 
 def _quiet_libraries() -> None:

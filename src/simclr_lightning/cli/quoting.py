@@ -43,14 +43,14 @@ def quote_paths(argv: Sequence[str]) -> list[str]:
 def quoted(text: str) -> str:
     """Return the text in Hydra's single quotes: its parser gives the text back, exactly."""
     # Backslashes count only before a quote, the closing one included.
-    inside = re.sub(r"(\\*)'", lambda match: match[1] * 2 + r"\'", text)
+    inside = re.sub(r"(?<!\\)(\\*+)'", lambda match: match[1] * 2 + r"\'", text)
     backslashes = len(inside) - len(inside.rstrip("\\"))
     return f"'{inside}{inside[len(inside) - backslashes :]}'"
 
 
 def literal(text: str) -> str:
     r"""Return the text with ``${`` escaped, so that OmegaConf resolves it to itself."""
-    return re.sub(r"(\\*)\$\{", lambda match: match[1] * 2 + r"\${", text)
+    return re.sub(r"(?<!\\)(\\*+)\$\{", lambda match: match[1] * 2 + r"\${", text)
 
 
 def _quote_word(word: str) -> str:

@@ -83,7 +83,8 @@ def fit_logistic(
         classes: C; None takes the largest label plus one.
         max_iter: L-BFGS iterations at most.
         tolerance: stops when no entry of the gradient is larger, in coordinates of curvature about 1, so
-            that it means the same for every scale of the features and every l2.
+            that it means the same for every scale of the features and every l2. Below 1e-6 torch's search
+            does not come: it compares losses.
         start: begin here, for example at the solution for a near l2; None begins at zero.
 
     Raises:
@@ -151,13 +152,33 @@ class _Problem:
             x_bA[:, :-1] = (h_bF - self.mean_F) @ self.axes_FF
         self.variance_A = self.x_nA.square().mean(0)
         self.solved: list[tuple[float, Tensor]] = []
+        self.softness = self._softness(self._start(1.0))
 
     def solve(self, l2: float, *, max_iter: int, tolerance: float) -> LinearWeights:
         """The minimiser of the objective, begun from the solutions for the l2 before."""
-        start_CA = self._start(l2)
+        weight_CA, used, stale = self._start(l2), 0, True
+        while stale and used < max_iter:
+            softness = self.softness
+            weight_CA, iterations = self._search(weight_CA, l2, max_iter - used, tolerance)
+            used += iterations
+            self.softness = self._softness(weight_CA)
+            # Far from where it began, the coordinates were not round and the gradient looked too small.
+            stale = bool(self.softness < softness / 3)
+        if used >= max_iter:
+            warnings.warn(
+                f"the probe for l2 = {l2:g} stopped after {max_iter} iterations, before its tolerance: raise "
+                "max_iter, or leave out the weakest l2",
+                RuntimeWarning,
+                stacklevel=3,
+            )
+        self.solved.append((math.log(l2), weight_CA))
+        return self._outward(weight_CA)
+
+    def _search(self, start_CA: Tensor, l2: float, max_iter: int, tolerance: float) -> tuple[Tensor, int]:
+        """L-BFGS from a start: the weights (C, A) at its end and the iterations it took."""
         # The Hessian is near (mean p(1 - p) * variance + l2) on the diagonal and small off it: dividing by
         # its root makes the problem nearly round, and L-BFGS needs a few dozen evaluations.
-        curvature_A = self._softness(start_CA) * self.variance_A
+        curvature_A = self.softness * self.variance_A
         curvature_A[:-1] += l2
         scale_A = curvature_A.rsqrt()
         u_CA = start_CA / scale_A
@@ -176,16 +197,9 @@ class _Problem:
             u_CA.grad = gradient_CA.mul_(scale_A)
             return loss.item()
 
-        search.step(closure)  # type: ignore[no-untyped-call]
-        if search.state[u_CA]["n_iter"] >= max_iter:
-            warnings.warn(
-                f"the probe for l2 = {l2:g} stopped after {max_iter} iterations, before its tolerance: raise "
-                "max_iter, or leave out the weakest l2",
-                RuntimeWarning,
-                stacklevel=3,
-            )
-        self.solved.append((math.log(l2), u_CA * scale_A))
-        return self._outward(self.solved[-1][1])
+        search.step(closure)
+        # The state lacks its counter where the start was the answer already.
+        return u_CA * scale_A, int(search.state[u_CA].get("n_iter", 0))
 
     def evaluate(self, weight_CA: Tensor, l2: float) -> tuple[Tensor, Tensor]:
         """The objective () float64 and its gradient (C, A), in one pass over the features."""
@@ -208,6 +222,7 @@ class _Problem:
         weight_CF, bias_C = (part.to(self.x_nA) for part in given)
         weight_CA = torch.cat([weight_CF @ self.axes_FF, (bias_C + weight_CF @ self.mean_F)[:, None]], 1)
         self.solved.append((math.log(l2), weight_CA))
+        self.softness = self._softness(weight_CA)
 
     def _outward(self, weight_CA: Tensor) -> LinearWeights:
         weight_CF = weight_CA[:, :-1] @ self.axes_FF.T

@@ -21,7 +21,7 @@ __all__ = ["finish_rows"]
 _STEPS = 4
 _NO_JITTER = _STEPS  # the group of rows that skip all steps
 # Values of a group treated at once: what a core's cache holds, or what a device is glad to have.
-_CHUNK_VALUES = {"cpu": 1 << 19}
+_CHUNK_VALUES = {"cpu": 1 << 20}
 _CHUNK_VALUES_DEVICE = 1 << 27
 _PLANES = 3 + 4  # red, green, blue, and what the colour operations write to
 

@@ -1,0 +1,227 @@
+"""Health, online score, metrics: what they do with NaN, held-out images, ranks."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import lightning as L
+import pytest
+import torch
+from conftest import small_data, small_module, small_splits, small_trainer
+from torch import nn
+
+from simclr_lightning import callbacks, checkpoint
+from simclr_lightning.callbacks import Health, MeanOverRanks, NonFiniteError, OnlineScore, StepMetrics, bank_indices
+from simclr_lightning.data import ViewsDataModule
+from simclr_lightning.ntxent import NTXent
+
+
+class Poison(L.Callback):
+    """Puts a value into the gradient (or the loss) of one step."""
+
+    def __init__(self, step: int, value: float, where: str) -> None:
+        self.step, self.value, self.where = step, value, where
+        self.before: dict[str, torch.Tensor] = {}
+
+    def on_train_batch_start(self, trainer: L.Trainer, module: L.LightningModule, batch: object, i: int) -> None:
+        if trainer.global_step == self.step:
+            self.before = {name: value.clone() for name, value in module.named_parameters()}
+            if self.where == "loss":
+                loss = module.loss
+                module.loss = lambda a, b: loss(a, b)._replace(loss=loss(a, b).loss + self.value)
+                self.undo = loss
+
+    def on_after_backward(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        if trainer.global_step == self.step and self.where == "gradient":
+            next(module.encoder.parameters()).grad.view(-1)[0] = self.value
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("where", ["loss", "gradient"])
+@pytest.mark.parametrize("step", [0, 5])
+def test_a_non_finite_update_is_not_applied_and_the_run_stops(
+    tmp_path: Path, value: float, where: str, step: int
+) -> None:
+    poison, module = Poison(step, value, where), small_module()
+    # The outer module check of nn.Module forbids a lambda as a submodule; the loss is a plain attribute here.
+    del module._modules["loss"]
+    module.__dict__["loss"] = NTXent(0.5)
+    trainer = small_trainer(tmp_path, extra=[poison])
+    data = small_data()
+    with pytest.raises(NonFiniteError, match=f"at step {step} ") as error:
+        trainer.fit(module, datamodule=data)
+    after = dict(module.named_parameters())
+    assert all(torch.equal(after[name], poison.before[name]) for name in after)
+    assert trainer.global_step == step + 1
+    first = small_data()
+    first._offset = step * 16
+    wanted = next(iter(first.train_dataloader()))["indices"].tolist()
+    assert ", ".join(map(str, wanted)) in str(error.value)
+    saved = checkpoint.newest(tmp_path)
+    if step < 4:
+        assert saved is None
+    else:
+        state = checkpoint.load(saved[0])["state_dict"]
+        assert all(value.isfinite().all() for value in state.values())
+
+
+@pytest.mark.parametrize("name", ["SGD", "AdamW"])
+def test_the_fused_optimisers_mask_too(tmp_path: Path, name: str) -> None:
+    from functools import partial
+
+    module = small_module()
+    module.make_optimizer = partial(getattr(torch.optim, name), lr=0.1, fused=True)
+    poison = Poison(2, math.nan, "gradient")
+    with pytest.raises(NonFiniteError):
+        small_trainer(tmp_path, extra=[poison]).fit(module, datamodule=small_data())
+    assert all(torch.equal(value, poison.before[key]) for key, value in module.named_parameters())
+
+
+def test_the_online_score_never_sees_test_nor_the_held_out_labels(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[int, int]] = []
+    banks: list[torch.Tensor] = []
+    real = callbacks.knn_predict
+
+    def spy(bank: torch.Tensor, labels: torch.Tensor, queries: torch.Tensor, *, k: int) -> torch.Tensor:
+        seen.append((len(bank), len(queries)))
+        banks.append(labels)
+        return real(bank, labels, queries, k=k)
+
+    monkeypatch.setattr(callbacks, "knn_predict", spy)
+    splits = small_splits()
+    poisoned = splits.train.labels.clone()
+    poisoned[splits.held_out] += 100  # labels that must not be in any bank
+    from simclr_lightning.data import Splits, TensorImages
+
+    data = small_data(
+        dataset=lambda path: Splits(
+            TensorImages(splits.train.tensor, poisoned), None, splits.held_out, splits.class_names, "f"
+        )
+    )
+    online = OnlineScore(k=3)
+    trainer = small_trainer(tmp_path, extra=[online])
+    trainer.fit(small_module(), datamodule=data)
+    assert seen == [(63, 7)] * 3
+    assert all((labels < 3).all() for labels in banks)
+    assert online.latest["online/knn_top1"] == 0.0  # the poisoned labels are what it is scored on
+
+
+def test_the_best_checkpoint_is_the_one_of_the_best_score(tmp_path: Path) -> None:
+    class Scripted(OnlineScore):
+        scores = (0.2, 0.9, 0.5)
+
+        def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+            self.score = self.scores[trainer.current_epoch]
+
+    online = Scripted()
+    trainer = L.Trainer(
+        accelerator="cpu", max_epochs=3, logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, use_distributed_sampler=False, plugins=[checkpoint.AtomicCheckpointIO()],
+        callbacks=[online, callbacks.Checkpoints(tmp_path / "checkpoints", online=online)],
+    )  # fmt: skip
+    trainer.fit(small_module(), datamodule=small_data())
+    steps = [checkpoint.load(tmp_path / "checkpoints" / name)["global_step"] for name in ("best.ckpt", "last.ckpt")]
+    assert steps == [8, 12]
+
+
+def test_saves_inside_an_epoch(tmp_path: Path) -> None:
+    saved: list[int] = []
+
+    class Spy(callbacks.Checkpoints):
+        def on_save_checkpoint(self, trainer: L.Trainer, module: object, checkpoint: dict[str, object]) -> None:
+            saved.append(trainer.global_step)
+
+    spy = Spy(tmp_path / "checkpoints", every_n_steps=3, every_n_epochs=2)
+    trainer = L.Trainer(
+        accelerator="cpu", max_epochs=3, logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, use_distributed_sampler=False, plugins=[checkpoint.AtomicCheckpointIO()],
+        callbacks=[spy],
+    )  # fmt: skip
+    trainer.fit(small_module(), datamodule=small_data())
+    assert saved == [3, 6, 8, 9, 12]  # steps of three, the second epoch's end, the end
+
+
+def test_step_metrics_are_means(tmp_path: Path) -> None:
+    rows: list[tuple[int, dict[str, float]]] = []
+    losses: list[float] = []
+
+    class Spy(L.Callback):
+        def on_train_batch_end(self, trainer: L.Trainer, m: object, outputs: object, batch: object, i: int) -> None:
+            losses.append(float(outputs["train/loss"]))
+
+    metrics = StepMetrics(every_n_steps=3)
+    trainer = small_trainer(tmp_path, extra=[Spy(), metrics])
+
+    class Rows(L.pytorch.loggers.logger.DummyLogger):
+        def log_metrics(self, found: dict[str, float], step: int) -> None:
+            rows.append((step, dict(found)))
+
+    trainer.loggers = [Rows()]
+    trainer.fit(small_module(), datamodule=small_data())
+    by_step = {step: row["train/loss_step"] for step, row in rows if "train/loss_step" in row}
+    assert by_step.keys() == {3, 6, 9, 12}
+    for step, value in by_step.items():
+        assert value == pytest.approx(sum(losses[step - 3 : step]) / 3)
+    epochs = [row["train/loss"] for _, row in rows if "train/loss" in row]
+    assert epochs == pytest.approx([sum(losses[i : i + 4]) / 4 for i in (0, 4, 8)])
+
+
+def test_means_survive_a_checkpoint() -> None:
+    mean = MeanOverRanks(2)
+    mean.add(torch.tensor([1.0, 2.0]))
+    other = MeanOverRanks(2)
+    other.restore(mean.state())
+    other.add(torch.tensor([3.0, 6.0]))
+    assert other.take() == [2.0, 4.0]
+    assert other.take() == [0.0, 0.0]
+
+
+def test_a_collapsed_embedding_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    class Constant(nn.Module):
+        feature_dim = 8
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale = nn.Parameter(torch.ones(()))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.scale * torch.ones(len(x), 8) + 0 * x.mean()
+
+    module = small_module()
+    module.encoder = Constant()
+    small_trainer(tmp_path, extra=[OnlineScore(k=3)]).fit(module, datamodule=small_data())
+    assert "collapsed: effective rank 1.0" in capsys.readouterr().err.replace("\n", " ")
+
+
+def test_the_label_free_score_is_the_loss_of_held_out_views(tmp_path: Path) -> None:
+    from simclr_lightning.ntxent import nt_xent
+
+    data: ViewsDataModule = small_data(dataset=lambda path: small_splits(labelled=False))
+    online, module = OnlineScore(), small_module()
+    small_trainer(tmp_path, extra=[online]).fit(module, datamodule=data)
+    module.eval()
+    x_a, x_b = data.view_pairs(data.load().held_out)
+    with torch.no_grad():
+        z_a, z_b = (module.projector(module.encoder(x)) for x in (x_a, x_b))
+    want = nt_xent(z_a, z_b, 0.5).loss.item()
+    assert online.latest["online/held_out_loss"] == pytest.approx(want, rel=1e-6)
+    assert online.score == -online.latest["online/held_out_loss"]
+
+
+def test_bank_indices_leave_out_the_held_out_and_the_unlabelled() -> None:
+    labels = torch.tensor([0, -1, 1, 2, 0])
+    assert bank_indices(labels, torch.tensor([3])).tolist() == [0, 2, 4]
+    assert labels.tolist() == [0, -1, 1, 2, 0]
+
+
+def test_health_counts_overflows_in_a_row_under_a_scaler(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(callbacks, "_scaler", lambda trainer: object())
+    health = Health()
+    health.row, health.first_bad = torch.tensor(19), torch.tensor(4)
+    health._raise_if_bad(L.Trainer.__new__(L.Trainer))
+    health.row += 1
+    with pytest.raises(NonFiniteError, match="20 overflows in a row since step 4"):
+        health._raise_if_bad(L.Trainer.__new__(L.Trainer))

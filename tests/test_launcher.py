@@ -1,0 +1,180 @@
+"""Runs on several processes and sweeps, as real process trees."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+from conftest import WORDS
+
+pytestmark = pytest.mark.timeout(240)
+
+
+def start(folder: Path, *words: str) -> subprocess.Popen[str]:
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+    command = [sys.executable, "-m", "simclr_lightning.cli", "train", *words]
+    return subprocess.Popen(
+        command, cwd=folder, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
+    )
+
+
+def finish(process: subprocess.Popen[str], seconds: float = 200) -> tuple[int, str, str]:
+    out, err = process.communicate(timeout=seconds)
+    return process.returncode, out, err
+
+
+def processes(mark: str) -> list[int]:
+    """Processes whose command line or folder holds ``mark``."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):
+            if entry.name.isdigit() and mark in (entry / "cmdline").read_text():
+                found.append(int(entry.name))
+    return [pid for pid in found if pid != os.getpid()]
+
+
+def ranks(folder: Path) -> list[int]:
+    found = []
+    for pid in processes("rank\0"):
+        with contextlib.suppress(OSError):
+            if str(folder) in Path(f"/proc/{pid}/cmdline").read_text():
+                found.append(pid)
+    return sorted(found)
+
+
+def wait_for(condition: object, seconds: float = 120) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.05)
+
+
+def steps(run: Path) -> int:
+    with contextlib.suppress(OSError, IndexError, KeyError, ValueError), (run / "metrics.csv").open() as file:
+        return int(list(csv.DictReader(file))[-1]["step"])
+    return 0
+
+
+def summary(run: Path) -> dict[str, object]:
+    return json.loads((run / "summary.json").read_text())
+
+
+@pytest.fixture
+def long(npz: Path, tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], Path]]:
+    """A run on two processes that lasts until it is stopped, at some step after its first checkpoint."""
+    run = tmp_path / "run"
+    words = (*WORDS, f"data.path={npz}", "trainer.devices=2", f"hydra.run.dir={run}", "trainer.max_epochs=100000")
+    process = start(tmp_path, *words, "callbacks.online.every_n_epochs=0", "callbacks.checkpoints.every_n_epochs=5")
+    wait_for(lambda: (run / "checkpoints/last.ckpt").exists() or process.poll() is not None)
+    yield process, run
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+
+
+def test_two_processes_give_one_run(npz: Path, tmp_path: Path) -> None:
+    code, out, err = finish(start(tmp_path, *WORDS, f"data.path={npz}", "trainer.devices=2", "hydra.run.dir=run"))
+    assert code == 0, err
+    assert "Warning" not in err
+    assert "30 negatives" in out  # of the global batch of 16, over both processes
+    assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == ["run"]
+    found = summary(tmp_path / "run")
+    assert (found["status"], found["steps"], found["devices"]) == ("finished", 8, 2)
+    assert found["images_seen"] == 128
+
+
+def test_sigterm_saves_and_the_run_goes_on(long: tuple[subprocess.Popen[str], Path]) -> None:
+    process, run = long
+    before = time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    code, out, err = finish(process)
+    assert (code, ranks(run)) == (143, []), err
+    assert time.monotonic() - before < 30
+    assert "Traceback" not in err
+    assert "ckpt_path=" in out
+    found = summary(run)
+    assert found["status"] == "stopped"
+    words = ("ckpt_path=last", f"trainer.max_steps={found['steps'] + 3}", f"hydra.run.dir={run.parent}")
+    code, _, err = finish(start(run.parent, *words))
+    assert code == 0, err
+    assert summary(run)["steps"] == found["steps"] + 3
+
+
+def test_a_killed_rank_is_named_and_none_is_left(long: tuple[subprocess.Popen[str], Path]) -> None:
+    process, run = long
+    pids = ranks(run)
+    assert len(pids) == 2
+    os.kill(pids[1], signal.SIGKILL)
+    before = time.monotonic()
+    code, _, err = finish(process)
+    assert code not in (0, None)
+    assert time.monotonic() - before < 30
+    assert ranks(run) == []
+    assert "was killed by SIGKILL" in err
+    assert "rank 1" in err
+    assert "Traceback" not in err
+    assert err.strip().count("\n") <= 5, err
+    assert summary(run)["status"] == "failed"
+
+
+def test_a_killed_parent_leaves_no_rank(long: tuple[subprocess.Popen[str], Path]) -> None:
+    process, run = long
+    process.kill()
+    wait_for(lambda: not ranks(run), 30)
+
+
+def sweep(folder: Path, *words: str) -> tuple[int, str, str]:
+    return finish(start(folder, "-m", *words))
+
+
+def runs(folder: Path) -> list[Path]:
+    return sorted(path.parent for path in folder.glob("**/summary.json"))
+
+
+def test_a_sweep_over_devices_and_temperature_is_found_again(npz: Path, tmp_path: Path) -> None:
+    words: Sequence[str] = (*WORDS, f"data.path={npz}", "trainer.max_steps=2")
+    words = (*words, "trainer.devices=2,1", "loss.temperature=0.1,0.5")
+    code, out, err = sweep(tmp_path, *words)
+    assert code == 0, err
+    found = [summary(run) for run in runs(tmp_path)]
+    assert [(entry["devices"], entry["temperature"]) for entry in found] == [(2, 0.1), (2, 0.5), (1, 0.1), (1, 0.5)]
+    assert {entry["status"] for entry in found} == {"finished"}
+    stamps = [(run / "summary.json").stat().st_mtime_ns for run in runs(tmp_path)]
+    code, out, _ = sweep(tmp_path, *words)
+    assert code == 0
+    assert out.count("finished before") == 4
+    assert [(run / "summary.json").stat().st_mtime_ns for run in runs(tmp_path)] == stamps
+
+
+def test_every_job_is_checked_before_the_first(npz: Path, tmp_path: Path) -> None:
+    words = (*WORDS, f"data.path={npz}", "loss.temperature=0.1,-1")
+    code, _, err = sweep(tmp_path, *words)
+    assert code != 0
+    assert "loss.temperature" in err
+    assert "Traceback" not in err
+    assert runs(tmp_path) == []
+
+
+def test_a_job_that_crashes_leaves_no_process_and_the_others_run(npz: Path, tmp_path: Path) -> None:
+    bad = tmp_path / "bad.npz"
+    bad.write_bytes(npz.read_bytes()[:1000])
+    words = [word for word in WORDS if not word.startswith("trainer.max_epochs")]
+    process = start(tmp_path, "-m", *words, f"data.path={bad},{npz}", "trainer.max_steps=2", "trainer.devices=2")
+    code, _, err = finish(process)
+    # A value of a path key is one path: the comma belongs to its name, so the sweep has one job, which fails.
+    assert code != 0
+    assert "Traceback" not in err
+    code, _, err = sweep(tmp_path, *words, f"data.path={npz}", "trainer.max_steps=2", "model.weights=null,missing.pt")
+    assert code != 0
+    assert "1 job(s) failed" in err
+    assert [summary(run)["status"] for run in runs(tmp_path)][-2:].count("finished") == 1
+    assert ranks(tmp_path) == []

@@ -1,0 +1,180 @@
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from simclr_lightning import pictures
+
+Colour = tuple[int, int, int]
+BLUE, ORANGE = (0, 114, 178), (213, 94, 0)
+RED, GREEN, TEAL, PINK = (250, 10, 20), (10, 200, 30), (20, 160, 170), (255, 120, 200)
+
+
+def pixels_of(path: Path) -> np.ndarray:
+    with Image.open(path) as image:
+        assert image.format == "PNG"
+        return np.asarray(image.convert("RGB"))
+
+
+def count(path: Path, colour: Colour) -> int:
+    return int((pixels_of(path) == colour).all(2).sum())
+
+
+def centre(path: Path, colour: Colour) -> tuple[float, float]:
+    """Where a colour lies: (row, column) of its centre of mass."""
+    rows, columns = np.nonzero((pixels_of(path) == colour).all(2))
+    assert len(rows) > 1000
+    return rows.mean(), columns.mean()
+
+
+def plain(*colours: Colour, side: int = 8) -> Tensor:
+    """One image (3, side, side) uint8 of each colour."""
+    return torch.tensor(colours, dtype=torch.uint8)[:, :, None, None].expand(-1, 3, side, side)
+
+
+def test_view_pairs_stand_above_each_other_one_column_an_image(tmp_path: Path) -> None:
+    path = tmp_path / "new folder" / "views.png"
+    x_a, x_b = plain(RED, GREEN, BLUE).float() / 255, plain(TEAL, PINK, BLUE).float() / 255
+    assert pictures.view_pairs(x_a, x_b, path, count=2) == path
+    where = {colour: centre(path, colour) for colour in (RED, GREEN, TEAL, PINK)}
+    assert where[RED][0] == pytest.approx(where[GREEN][0], abs=1)
+    assert where[TEAL][0] == pytest.approx(where[PINK][0], abs=1)
+    assert where[RED][0] < where[TEAL][0]
+    assert where[RED][1] == pytest.approx(where[TEAL][1], abs=1)
+    assert where[GREEN][1] == pytest.approx(where[PINK][1], abs=1)
+    assert where[RED][1] < where[GREEN][1]
+    assert count(path, BLUE) == 0  # the third image was not asked for
+    assert [file.name for file in path.parent.iterdir()] == ["views.png"]
+
+
+def test_neighbours_are_framed_by_their_verdict(tmp_path: Path) -> None:
+    queries, found = plain(RED, GREEN), torch.stack([plain(TEAL, PINK), plain(PINK, TEAL)])
+
+    def frames(correct: Tensor | None) -> Counter[str]:
+        path = pictures.neighbours(queries, found, tmp_path / "n.png", correct=correct, query_names=["a", "b"])
+        return Counter(blue=count(path, BLUE), orange=count(path, ORANGE))
+
+    path = pictures.neighbours(queries, found, tmp_path / "plain.png")
+    assert centre(path, RED)[1] < centre(path, TEAL)[1]
+    assert centre(path, RED)[0] < centre(path, GREEN)[0]
+    assert count(path, BLUE) == count(path, ORANGE) == 0
+    all_right, all_wrong = frames(torch.ones(2, 2).bool()), frames(torch.zeros(2, 2).bool())
+    mixed = frames(torch.tensor([[True, False], [False, True]]))
+    assert all_right["orange"] == all_wrong["blue"] == 0
+    assert all_right["blue"] > 2000
+    assert mixed["blue"] == pytest.approx(all_right["blue"] / 2, rel=0.02)
+    assert mixed["orange"] == pytest.approx(all_wrong["orange"] / 2, rel=0.02)
+
+
+def test_a_map_colours_the_classes_and_keeps_them_together(tmp_path: Path) -> None:
+    y = torch.arange(120) % 3
+    h = torch.eye(3)[y] * 9 + torch.rand(120, 3, generator=torch.Generator().manual_seed(0))
+    xy = pictures._tsne(h)
+    distance = torch.cdist(xy, xy).fill_diagonal_(torch.inf)
+    assert (y[distance.argmin(1)] == y).all()
+    path = pictures.embedding_map(h, y, ["one", "two", "three"], tmp_path / "map.png")
+    first = path.read_bytes()
+    assert len(np.unique(pixels_of(path).reshape(-1, 3), axis=0)) > 30
+    assert pictures.embedding_map(h, y, ["one", "two", "three"], path).read_bytes() == first
+    grey = pixels_of(pictures.embedding_map(h, None, None, path)).astype(int)
+    assert (grey.max(2) == grey.min(2)).all()
+    coloured = pixels_of(pictures.embedding_map(h, y, None, path, method="pca")).astype(int)
+    assert (coloured.max(2) != coloured.min(2)).any()
+
+
+def test_principal_axes_are_those_of_largest_variance() -> None:
+    h = torch.randn(200, 6, generator=torch.Generator().manual_seed(0)) * torch.tensor([1, 9, 2, 5, 1, 1.0])
+    _, singular, right = np.linalg.svd((h - h.mean(0)).numpy())
+    got = pictures._principal_axes(h, 2)
+    expected = (h - h.mean(0)).numpy() @ right[:2].T
+    np.testing.assert_allclose(np.abs(got.numpy()), np.abs(expected), atol=1e-3)
+    assert got.norm(dim=0).tolist() == pytest.approx(singular[:2].tolist(), rel=1e-4)
+
+
+def test_large_sets_are_sampled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pictures, "_PCA_POINTS", 50)
+    h, y = pictures._sample(torch.arange(1000.0)[:, None], torch.arange(1000), 50)
+    assert h.shape == (50, 1)
+    assert y is not None
+    assert torch.equal(h[:, 0], y.float())
+    assert (y.diff() > 0).all()
+    assert y.max() > 500
+    pictures.embedding_map(torch.rand(1000, 4), torch.arange(1000) % 3, None, tmp_path / "m.png", method="pca")
+
+
+@pytest.mark.parametrize(
+    ("h", "labels", "names"),
+    [
+        pytest.param(torch.ones(50, 8), None, None, id="collapsed to a point"),
+        pytest.param(torch.zeros(50, 8), None, None, id="zeros"),
+        pytest.param(torch.rand(50, 1) * torch.ones(8), None, None, id="collapsed to a ray"),
+        pytest.param(torch.rand(3, 5), None, None, id="three images"),
+        pytest.param(torch.rand(1, 5), torch.tensor([0]), ["one"], id="one image"),
+        pytest.param(torch.rand(20, 1), torch.arange(20) % 2, ["a", "b"], id="one feature"),
+        pytest.param(torch.rand(300, 4), torch.arange(300) % 150, None, id="many classes"),
+        pytest.param(torch.rand(9, 4), torch.arange(9) % 3, ["_x", "$y_{$ $", "名\n" * 40], id="odd names"),
+        pytest.param(torch.rand(9, 4).half(), torch.arange(9) % 3, None, id="half precision"),
+    ],
+)
+def test_a_map_of_anything_is_drawn(tmp_path: Path, h: Tensor, labels: Tensor | None, names: list[str] | None) -> None:
+    pixels_of(pictures.embedding_map(h, labels, names, tmp_path / "map.png"))
+
+
+def test_names_have_no_meaning_to_matplotlib() -> None:
+    assert pictures._plain("_hidden") == " _hidden"
+    assert pictures._plain("a$b$") == r"a\$b\$"
+    assert pictures._plain("two\nlines\udcff") == "two?lines?"
+    assert pictures._plain("x" * 50) == "x" * 21 + "…"
+
+
+def test_curves_leave_out_what_is_missing(tmp_path: Path) -> None:
+    rows = [
+        {"epoch": 0, "loss": 5.0},
+        {"epoch": 1, "loss": float("nan"), "knn": 0.5},
+        {"epoch": 2, "loss": 3.0, "knn": None, "never": None},
+    ]
+    assert pictures._points(rows, "loss") == [(0, 5.0), (2, 3.0)]
+    assert pictures._points(rows, "knn") == [(1, 0.5)]
+    one = pixels_of(pictures.curves([{"epoch": 0, "loss": 5.0}], tmp_path / "one.png"))
+    both = pixels_of(pictures.curves(rows, tmp_path / "both.png"))
+    assert both.shape[1] == 2 * one.shape[1]
+    with pytest.raises(ValueError, match="nothing to draw"):
+        pictures.curves([{"epoch": 1, "loss": None}], tmp_path / "none.png")
+
+
+def test_a_failed_picture_leaves_the_old_one_and_no_debris(tmp_path: Path) -> None:
+    path = pictures.view_pairs(plain(RED), plain(RED), tmp_path / "v.png")
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match="finite"):
+        pictures.embedding_map(torch.full((5, 2), torch.nan), None, None, path)
+    with pytest.raises(ValueError, match="finite"):
+        pictures.embedding_map(torch.zeros(0, 2), None, None, path)
+    figure = pictures._figure(1, 1)
+    figure.savefig = lambda file, **_: Path(file).write_bytes(b"half") and 1 / 0
+    with pytest.raises(ZeroDivisionError):
+        pictures._save(figure, path)
+    assert path.read_bytes() == before
+    assert [file.name for file in tmp_path.iterdir()] == ["v.png"]
+
+
+def test_importing_costs_no_plotting_library_and_drawing_no_pyplot(tmp_path: Path) -> None:
+    # The package's own __init__ stands aside: Lightning, which it imports, may import what it likes.
+    package = Path(pictures.__file__).parent
+    code = f"""
+import sys, types
+from pathlib import Path
+import torch
+package = sys.modules["simclr_lightning"] = types.ModuleType("simclr_lightning")
+package.__path__ = [{str(package)!r}]
+from simclr_lightning import evaluation, pictures
+assert not {{"matplotlib", "sklearn", "scipy", "lightning"}} & set(sys.modules), "imported too early"
+pictures.view_pairs(torch.rand(1, 3, 4, 4), torch.rand(1, 3, 4, 4), Path({str(tmp_path / "v.png")!r}))
+assert "matplotlib.pyplot" not in sys.modules, "pyplot"
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
