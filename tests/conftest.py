@@ -72,7 +72,12 @@ def small_module(*, batch: int = 16, seed: int = 3) -> SimCLR:
     projector = nn.Linear(8, 6)
     optimizer = partial(LARS, lr=0.5, weight_decay=1e-4)
     return SimCLR(
-        SmallEncoder(), projector, NTXent(0.5), optimizer, Schedule("constant", warmup_epochs=1), global_batch_size=batch
+        SmallEncoder(),
+        projector,
+        NTXent(0.5),
+        optimizer,
+        Schedule("constant", warmup_epochs=1),
+        global_batch_size=batch,
     )
 
 
@@ -117,9 +122,7 @@ def npz(tmp_path: Path) -> Path:
     """An array file of 64 training and 24 test images in 3 classes."""
     images, labels = small_images(88)
     path = tmp_path / "images.npz"
-    np.savez(
-        path, train_images=images[:64], train_labels=labels[:64], test_images=images[64:], test_labels=labels[64:]
-    )
+    np.savez(path, train_images=images[:64], train_labels=labels[:64], test_images=images[64:], test_labels=labels[64:])
     return path
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import importlib
 import pydoc
 import sys
 from collections.abc import Iterator
@@ -436,7 +437,9 @@ def test_a_near_name_is_offered(cfg: DictConfig) -> None:
 
 def test_arguments_without_names_are_refused(cfg: DictConfig) -> None:
     with pytest.raises(UserError, match=r"optimizer\._args_"):
-        checks.check_targets(put(cfg, "optimizer._args_", [1]))
+        checks.check_targets(put(copy.deepcopy(cfg), "optimizer._args_", [1]))
+    with pytest.raises(UserError, match=r"optimizer\._args_"):
+        checks.check_targets(put(cfg, "optimizer._args_", "torch.optim.SGD"))
 
 
 # -- the user's own package ---------------------------------------------------------------------------------
@@ -489,6 +492,7 @@ def test_trust_comes_from_the_caller_and_not_from_the_configuration(mypkg: str, 
 
 def test_a_package_of_a_similar_name_is_not_trusted(mypkg: str, cfg: DictConfig) -> None:
     put(cfg, "model.encoder", {"_target_": f"{mypkg}.nets.Net"})
+    importlib.import_module(f"{mypkg}.nets")
     with pytest.raises(UserError, match="may not make this"):
         checks.check_targets(cfg, [f"{mypkg}.net"])
 

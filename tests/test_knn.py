@@ -59,7 +59,8 @@ def test_the_temperature_weights_near_neighbours_more() -> None:
     assert knn_predict(bank, labels, query, k=3).tolist() == [1]
     assert knn_predict(bank, labels, query, k=3, temperature=0.07).tolist() == [0]
     assert knn_predict(bank, labels, query, k=3, temperature=100.0).tolist() == [1]
-    assert knn_predict(bank, labels, query, k=3, temperature=1e-6).tolist() == [0]  # exp(1e6) overflows
+    # exp(cosine / 1e-6) overflows for every neighbour: were it taken so, the smaller class would win.
+    assert knn_predict(bank, 1 - labels, query, k=3, temperature=1e-6).tolist() == [1]
 
 
 def test_classes_that_the_bank_lacks_are_never_predicted() -> None:

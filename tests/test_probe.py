@@ -174,6 +174,9 @@ def test_separable_classes_and_a_single_class_end_well() -> None:
     y = torch.arange(3).repeat(20)
     result = choose_l2(h, y, h, y)
     assert result.held_out_accuracy == 1.0
+    perfect = [l2 for l2, score in result.accuracies.items() if score == 1.0]
+    assert len(perfect) > 1
+    assert result.l2 == max(perfect)  # of equally good ones the strongest
     assert torch.isfinite(result.weight).all()
     assert fit_logistic(h, y * 0, l2=1e-3).predict(h).tolist() == [0] * 60
     collapsed = choose_l2(torch.ones(60, 4), y, torch.ones(60, 4), y)

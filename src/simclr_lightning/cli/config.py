@@ -144,8 +144,14 @@ def _hydra() -> Iterator[Any]:
     from hydra.core.global_hydra import GlobalHydra
 
     prepare_hydra()
-    with initialize_config_dir(config_dir=str(conf_folder()), version_base="1.3", job_name=CONFIG_NAME):
-        yield GlobalHydra.instance().config_loader()
+    # A sweep composes its jobs while Hydra's own program runs: its state is set aside.
+    instance = GlobalHydra.instance()
+    outer, instance.hydra = instance.hydra, None
+    try:
+        with initialize_config_dir(config_dir=str(conf_folder()), version_base="1.3", job_name=CONFIG_NAME):
+            yield GlobalHydra.instance().config_loader()
+    finally:
+        GlobalHydra.instance().hydra = outer
 
 
 def _load(loader: Any, words: Sequence[Word]) -> DictConfig:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import importlib.util
 import json
 import logging
 import os
@@ -14,6 +15,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from hydra.core.config_store import ConfigStore
@@ -22,6 +24,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher as HydraLauncher
 
 from simclr_lightning.cli.errors import UserError
+from simclr_lightning.cli.targets import LAUNCHER
 
 if TYPE_CHECKING:
     from hydra.types import HydraContext, TaskFunction
@@ -33,12 +36,26 @@ _PR_SET_PDEATHSIG = 1
 
 
 def register() -> None:
-    """Make ``hydra/launcher: simclr`` known to Hydra."""
+    """Make ``hydra/launcher: simclr`` known to Hydra.
+
+    Hydra makes plugins of the package ``hydra_plugins`` only, and by name. Shipping a module there would make every Hydra
+    program of the environment import torch at its start, so the module exists in this process alone.
+    """
+    if Launcher.__module__ in sys.modules:
+        return
+    parent, _, name = Launcher.__module__.rpartition(".")
+    if importlib.util.find_spec(parent) is None:
+        sys.modules[parent] = ModuleType(parent)
+        sys.modules[parent].__path__ = []
+    own = ModuleType(Launcher.__module__)
+    own.Launcher = Launcher  # type: ignore[attr-defined]
+    sys.modules[Launcher.__module__] = own
+    setattr(importlib.import_module(parent), name, own)
     Plugins.instance().register(Launcher)
     ConfigStore.instance().store(
         group="hydra/launcher",
         name="simclr",
-        node={"_target_": f"{__name__}.Launcher"},
+        node={"_target_": LAUNCHER},
         provider="simclr_lightning",
     )
 
@@ -161,6 +178,7 @@ class Launcher(HydraLauncher):
     goes on from its checkpoint. A job that fails does not stop the others.
     """
 
+    __module__ = LAUNCHER.rpartition(".")[0]  # Hydra instantiates plugins of this package only
     failed: tuple[str, ...] = ()  # overrides of the failed jobs of this process's sweep
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:

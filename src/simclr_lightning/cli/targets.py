@@ -37,9 +37,10 @@ ALLOWED: Final[tuple[str, ...]] = (
     "lightning.Trainer",
     *(f"torch.optim.{name}" for name in _OPTIMIZERS),
 )
+# This project's launcher under a name that Hydra takes for a plugin's; it is in Hydra's registry, not in a module.
+LAUNCHER: Final = "hydra_plugins.simclr_lightning.Launcher"
 # Hydra's own nodes may make these, and plugins' launchers, sweepers and samplers.
 HYDRA_ALLOWED: Final[tuple[str, ...]] = (
-    "simclr_lightning.cli.launcher.Launcher",
     "hydra._internal.core_plugins.basic_launcher.BasicLauncher",
     "hydra._internal.core_plugins.basic_sweeper.BasicSweeper",
     "hydra.experimental.callbacks.LogJobReturnCallback",
@@ -205,6 +206,8 @@ def _check_logging(value: Any, key: str) -> None:
 
 def _is_hydras(name: str, trusted: Sequence[str]) -> bool:
     """Whether Hydra's own nodes may make it."""
+    if name == LAUNCHER:
+        return True
     if any(name.startswith(f"{package}.") for package in _PLUGINS):
         return _is_plugin(_follow(name, _PLUGINS))
     found = _follow(name, trusted)

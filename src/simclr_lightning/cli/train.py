@@ -164,7 +164,7 @@ def _sweep(words: list[str]) -> int:
             "-m starts processes of its own and cannot run under torchrun or srun; leave one of them out"
         )
     rest = [word for word in words if word not in ("-m", "--multirun")]
-    config.set_sweep_overrides(rest)
+    config.set_sweep_overrides([word for word in rest if not word.startswith("debug=")])
     try:
         _hydra(["--multirun", *rest])
     except SweepStopped as stop:
