@@ -14,6 +14,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from simclr_lightning.cli import errors
 from simclr_lightning.cli.errors import LINES, UserError, describe, guard, mistake
 from simclr_lightning.data import ImageError
 from simclr_lightning.optim import scaled_lr
@@ -189,21 +190,32 @@ def test_a_killed_loader_worker_is_hinted_at(capsys: pytest.CaptureFixture[str])
 
 
 def test_a_reader_that_goes_away_is_quiet() -> None:
+    # A bare package takes the real one's place: its re-exports would import torch.
     code = (
-        "import sys; from simclr_lightning.cli.errors import guard\n"
-        "def f():\n"
-        "    for i in range(10**6): print(i)\n"
-        "    return 0\n"
-        "sys.exit(guard(f))"
+        "import sys, types; package = sys.modules['simclr_lightning'] = types.ModuleType('simclr_lightning')\n"
+        f"package.__path__ = [{str(Path(errors.__file__).parents[1])!r}]\n"
+        "from simclr_lightning.cli.errors import guard\n"
+        "def late(): print('buffered'); sys.stdin.read(); raise BrokenPipeError\n"
+        "sys.exit(guard(late))"
     )
-    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    assert process.stdout is not None
-    assert process.stderr is not None
-    process.stdout.readline()
-    process.stdout.close()
-    errors = process.stderr.read()
-    process.stderr.close()
-    assert (process.wait(timeout=60), errors) == (141, b"")
+    pipe, env = subprocess.PIPE, {**os.environ, "PYTHONUNBUFFERED": ""}
+    with subprocess.Popen([sys.executable, "-c", code], stdin=pipe, stdout=pipe, stderr=pipe, env=env) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        process.stdin.close()
+        said = process.stderr.read()
+        assert (process.wait(timeout=60), said) == (141, b"")
+
+
+def test_what_the_library_did_not_mean_to_raise_is_unexpected(capsys: pytest.CaptureFixture[str]) -> None:
+    inside: dict[str, Any] = {"__name__": "simclr_lightning.somewhere"}
+    exec("def decode(): return b'\\xff'.decode()\ndef read(): return open('/no/such/file')", inside)
+    assert guard(inside["decode"]) == 1
+    assert said(capsys).startswith("error: unexpected UnicodeDecodeError: 'utf-8' codec")
+    assert guard(inside["read"]) == 1
+    assert said(capsys) == "error: /no/such/file: No such file or directory\n"
 
 
 def test_every_exception_of_python_ends_in_a_message(capsys: pytest.CaptureFixture[str]) -> None:

@@ -73,15 +73,10 @@ def _protocols(words: Sequence[str]) -> list[str]:
 
 def _saved_data(run: Path, words: Sequence[str]) -> list[str]:
     """The data that the run was trained on, when it has a configuration and the words choose no other."""
-    saved = run / ".hydra" / "overrides.yaml"
-    if any(word.startswith("data=") for word in words) or not saved.is_file():
-        return []
-    from omegaconf import OmegaConf
+    from simclr_lightning.cli.folder import saved_overrides
 
+    if any(word.startswith("data=") for word in words) or not (run / ".hydra").is_dir():
+        return []
     keep = ("data=", "data.", "experiment=", "seed=")
     given = {word.partition("=")[0] for word in words}
-    return [
-        str(word)
-        for word in OmegaConf.load(saved)
-        if str(word).startswith(keep) and str(word).partition("=")[0] not in given
-    ]
+    return [word for word in saved_overrides(run) if word.startswith(keep) and word.partition("=")[0] not in given]

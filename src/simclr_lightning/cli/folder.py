@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
 from omegaconf import DictConfig, OmegaConf
 
 from simclr_lightning.cli import config
@@ -92,7 +93,8 @@ def write_config(run: Run) -> None:
     target.mkdir(exist_ok=True)
     kept = [word for word in run.overrides if not _given([word], *NOT_INHERITED)]
     OmegaConf.save(run.cfg, target / "config.yaml")
-    OmegaConf.save(OmegaConf.create(kept), target / "overrides.yaml")
+    # Plain YAML: OmegaConf would take a ${ in a path for an interpolation.
+    (target / "overrides.yaml").write_text(yaml.safe_dump(kept, allow_unicode=True), encoding="utf-8")
     OmegaConf.save(run.hydra, target / "hydra.yaml")
 
 
@@ -105,11 +107,25 @@ def read_config(folder: Path) -> DictConfig:
     path = folder / ".hydra" / "config.yaml"
     try:
         cfg = OmegaConf.load(path)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, yaml.YAMLError) as error:
         raise UserError(f"{folder} is not a run's folder: {path} cannot be read") from error
     if not isinstance(cfg, DictConfig):
         raise UserError(f"{path} is not a run's configuration")
     return cfg
+
+
+def saved_overrides(folder: Path) -> list[str]:
+    """The words that a run was started with, without those that are said anew at every start.
+
+    Raises:
+        UserError: when the folder holds none.
+    """
+    path = folder / ".hydra" / "overrides.yaml"
+    try:
+        words = yaml.safe_load(path.read_text("utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise UserError(f"{folder} is not a run's folder: {path} cannot be read") from error
+    return [str(word) for word in words or () if not _given([str(word)], *NOT_INHERITED)]
 
 
 def _resumed(overrides: Sequence[str], full: DictConfig) -> Run:
@@ -117,9 +133,7 @@ def _resumed(overrides: Sequence[str], full: DictConfig) -> Run:
 
     folder, chosen = _named(full, overrides)
     saved = read_config(folder)
-    saved_words = OmegaConf.load(folder / ".hydra" / "overrides.yaml")
-    inherited = [str(word) for word in saved_words if not _given([str(word)], *NOT_INHERITED)]
-    words = _replaced(inherited, overrides)
+    words = _replaced(saved_overrides(folder), overrides)
     fresh = config.compose(words)
     lines = [line for line in config.diff(saved, fresh) if not line.startswith(tuple(f"{k}:" for k in MAY_DIFFER))]
     if lines and not fresh.force:
@@ -189,6 +203,4 @@ def _job(full: DictConfig) -> DictConfig:
     plain = config.to_plain(full)
     for key in NOT_INHERITED:
         plain.pop(key, None)
-    cfg = OmegaConf.create(plain)
-    assert isinstance(cfg, DictConfig)
-    return cfg
+    return config.from_plain(plain)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import netrc
 import os
 import uuid
 from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import lightning as L
 from lightning.pytorch.loggers.logger import Logger
@@ -30,6 +33,7 @@ class MetricsCSV(Logger):
         self.path = path
         self.rows: list[dict[str, str]] = []
         self.columns: list[str] = ["step", "epoch"]
+        self.rewrite = True  # the first row writes the file anew: a header, or the rows that are kept
         if path.exists():
             with path.open(newline="", encoding="utf-8") as file:
                 reader = csv.DictReader(file)
@@ -56,8 +60,9 @@ class MetricsCSV(Logger):
         row = {"step": str(step), **{name: f"{float(value):.8g}" for name, value in metrics.items()}}
         new = [name for name in row if name not in self.columns]
         self.rows.append(row)
-        if new or len(self.rows) == 1 or not self.path.exists():
+        if new or self.rewrite:
             self.columns += new
+            self.rewrite = False
             self._write(self.rows, "w", header=True)
         else:
             self._write([row], "a", header=False)
@@ -110,7 +115,8 @@ def _init_wandb(cfg: Any, folder: Path, plain: dict[str, Any]) -> Any:
 
     mode = cfg.mode
     if mode == "auto":
-        mode = "online" if os.environ.get("WANDB_MODE", "online") == "online" and _has_key(wandb) else "offline"
+        server = os.environ.get("WANDB_BASE_URL") or wandb.Settings().base_url
+        mode = "online" if os.environ.get("WANDB_MODE", "online") == "online" and _has_key(server) else "offline"
     id_file = folder / ".wandb_id"
     run_id = id_file.read_text().strip() if id_file.exists() else uuid.uuid4().hex[:8]
     id_file.write_text(run_id)
@@ -130,6 +136,8 @@ def _init_wandb(cfg: Any, folder: Path, plain: dict[str, Any]) -> Any:
     except (wandb.errors.CommError, wandb.errors.UsageError, wandb.errors.AuthenticationError) as error:
         first = (str(error).splitlines() or [type(error).__name__])[0]
         print(f"W&B did not answer ({first}); tracking goes on offline")
+        options["id"] = uuid.uuid4().hex[:8]  # the client holds on to the first one
+        id_file.write_text(options["id"])
         return wandb.init(**options, mode="offline", settings=quiet)
 
 
@@ -139,10 +147,14 @@ def _wandb(cfg: Any, folder: Path, plain: dict[str, Any]) -> Logger:
     return WandbLogger(experiment=_init_wandb(cfg, folder, plain), save_dir=folder)
 
 
-def _has_key(wandb: Any) -> bool:
+def _has_key(server: str) -> bool:
+    """Whether `wandb login` or the environment left a key for the server; it is looked for and not read."""
     if os.environ.get("WANDB_API_KEY"):
         return True
-    return bool(wandb.api.api_key)
+    host = urlsplit(server).hostname or ""
+    with contextlib.suppress(OSError, netrc.NetrcParseError):
+        return netrc.netrc(os.environ.get("NETRC")).authenticators(host) is not None
+    return False
 
 
 def log_pictures(trainer: L.Trainer, folder: Path) -> None:

@@ -165,6 +165,7 @@ def _sweep(words: list[str]) -> int:
         )
     rest = [word for word in words if word not in ("-m", "--multirun")]
     config.set_sweep_overrides([word for word in rest if not word.startswith("debug=")])
+    check(config.first_job(rest))  # before Hydra makes anything that the words name
     try:
         _hydra(["--multirun", *rest])
     except SweepStopped as stop:

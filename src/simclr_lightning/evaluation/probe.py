@@ -23,7 +23,7 @@ L2_GRID: tuple[float, ...] = tuple((10.0 ** torch.linspace(-6, 5, 45, dtype=torc
 
 # Rows of features that are visited at once. On a CPU both matrix products of an evaluation then read them
 # from the cache; on a GPU it only bounds the memory.
-_CPU_ROWS, _GPU_ROWS = 1024, 65536
+_CPU_ROWS, _GPU_ROWS = 4096, 65536
 
 # Wider features stay on their own axes: finding the principal ones would cost more than it saves.
 _WIDEST_TURN = 4096
