@@ -82,9 +82,7 @@ def test_tensorboard(npz: Path, simclr: Callable[..., int]) -> None:
 
 
 @pytest.mark.parametrize(("text", "found"), [("machine localhost login user password x", True), ("", False)])
-def test_a_login_is_found_in_netrc(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, found: bool
-) -> None:
+def test_a_login_is_found_in_netrc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, found: bool) -> None:
     (tmp_path / "netrc").write_text(text)
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     assert loggers._has_key("http://localhost:8080") is found

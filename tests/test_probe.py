@@ -1,13 +1,25 @@
 import math
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
 import torch
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
+from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from simclr_lightning.evaluation import L2_GRID, LinearWeights, accuracy, choose_l2, fit_logistic, probe
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """These problems are so small that on a busy machine threads cost ten times what they save."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with threadpool_limits(1):
+        yield
+    torch.set_num_threads(threads)
 
 
 def digits(dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -116,7 +128,7 @@ def test_a_shift_and_a_constant_feature_change_nothing() -> None:
 def test_blocks_and_unturned_axes_give_the_same_answer(monkeypatch: pytest.MonkeyPatch, attribute: str) -> None:
     h, y, _, _ = overlapping(torch.float64)
     expected = fit_logistic(h, y, l2=1e-3, tolerance=1e-6)
-    monkeypatch.setattr(probe, attribute, 7)
+    monkeypatch.setattr(probe, attribute, 39)
     got = fit_logistic(h, y, l2=1e-3, tolerance=1e-6)
     torch.testing.assert_close(got.weight, expected.weight, atol=2e-4, rtol=0)
     torch.testing.assert_close(got.bias, expected.bias, atol=2e-3, rtol=0)

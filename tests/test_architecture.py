@@ -1,0 +1,103 @@
+"""The shape of the house: import directions, the start of the program, conf/ and the wheel."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import simclr_lightning
+from simclr_lightning.cli import config
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / "src" / "simclr_lightning"
+EXPERIMENTS = sorted(path.stem for path in (ROOT / "conf" / "experiment").glob("*.yaml"))
+
+
+def test_imports_point_one_way() -> None:
+    done = subprocess.run(
+        [Path(sys.executable).with_name("lint-imports")], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout
+
+
+def test_wandb_is_imported_only_where_its_logger_is_made() -> None:
+    found = {
+        path.name
+        for path in PACKAGE.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if (isinstance(node, ast.Import) and any(name.name.split(".")[0] == "wandb" for name in node.names))
+        or (isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "wandb")
+    }
+    assert found == {"loggers.py"}
+
+
+def test_the_program_answers_before_torch_is_imported() -> None:
+    code = (
+        "import sys; from simclr_lightning.cli import main; code = main(['train', 'loss.temprature=1']);"
+        "assert code == 2; assert 'torch' not in sys.modules and 'lightning' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "did you mean loss.temperature?" in done.stderr
+
+
+def test_every_public_name_is_there_and_sorted() -> None:
+    assert simclr_lightning.__all__ == sorted(simclr_lightning.__all__)
+    assert all(getattr(simclr_lightning, name) is not None for name in simclr_lightning.__all__)
+    assert set(simclr_lightning.__all__) <= set(dir(simclr_lightning))
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = simclr_lightning.nothing
+
+
+def test_train_py_is_a_docstring_and_one_call() -> None:
+    body = ast.parse((ROOT / "train.py").read_text()).body
+    assert [type(node).__name__ for node in body] == ["Expr", "Import", "ImportFrom", "If"]
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_experiment_opens_with_its_facts_and_takes_other_data(name: str) -> None:
+    head = (ROOT / "conf" / "experiment" / f"{name}.yaml").read_text().splitlines()
+    assert head[0] == "# @package _global_"
+    assert f"python train.py experiment={name}" in head[1]
+    assert any(line.startswith("# Hardware:") for line in head)
+    assert any(line.startswith("# Expected:") for line in head)
+    assert config.compose([f"experiment={name}", "data=photos"]).data.dataset._target_.endswith("photos")
+    paths = ["data.path=DIR"] if name == "imagenet" else []
+    config.compose([f"experiment={name}", *paths])
+
+
+def test_cifar_is_not_trained_with_imagenets_stem() -> None:
+    """Mistake 6: CIFAR with ImageNet's stem, or with blur."""
+    small = config.compose(["experiment=cifar10"])
+    assert small.model.encoder.stem == "cifar"
+    assert (small.views.size, small.views.strength, small.views.blur) == (32, 0.5, 0.0)
+    assert (small.data.batch_size, small.loss.temperature, small.optimizer.lr) == (512, 0.5, 1.0)
+    assert (small.schedule.rule, small.schedule.warmup_epochs, small.optimizer.weight_decay) == ("linear", 10, 1e-4)
+    large = config.compose(["experiment=imagenet", "data.path=DIR"])
+    assert large.model.encoder.stem == "imagenet"
+    assert (large.views.size, large.views.strength, large.views.blur) == (224, 1.0, 0.5)
+
+
+def test_the_wheel_holds_conf_and_runs_without_the_repository(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+        archive.extractall(tmp_path / "site")
+    conf = {f"simclr_lightning/conf/{path.relative_to(ROOT / 'conf')}" for path in (ROOT / "conf").rglob("*.yaml")}
+    assert conf <= names
+    assert "simclr_lightning/py.typed" in names
+    code = (
+        f"import sys; sys.path.insert(0, {str(tmp_path / 'site')!r})\n"
+        "from simclr_lightning.cli import config\n"
+        "assert config.conf_folder().parts[-2:] == ('simclr_lightning', 'conf')\n"
+        "print(config.compose(['experiment=cifar10']).data.batch_size)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert (done.returncode, done.stdout.strip()) == (0, "512"), done.stderr
