@@ -8,11 +8,13 @@ from pathlib import Path
 import lightning as L
 import pytest
 import torch
-from conftest import small_data, small_module, small_splits, small_trainer
 from torch import nn
 
+from conftest import small_data, small_module, small_splits, small_trainer
 from simclr_lightning import callbacks, checkpoint
 from simclr_lightning.callbacks import Health, MeanOverRanks, NonFiniteError, OnlineScore, StepMetrics, bank_indices
+from simclr_lightning.callbacks import health as health_room
+from simclr_lightning.callbacks import online as online_room
 from simclr_lightning.data import ViewsDataModule
 from simclr_lightning.ntxent import NTXent
 
@@ -83,14 +85,14 @@ def test_the_online_score_never_sees_test_nor_the_held_out_labels(
 ) -> None:
     seen: list[tuple[int, int]] = []
     banks: list[torch.Tensor] = []
-    real = callbacks.knn_predict
+    real = online_room.knn_predict
 
     def spy(bank: torch.Tensor, labels: torch.Tensor, queries: torch.Tensor, *, k: int) -> torch.Tensor:
         seen.append((len(bank), len(queries)))
         banks.append(labels)
         return real(bank, labels, queries, k=k)
 
-    monkeypatch.setattr(callbacks, "knn_predict", spy)
+    monkeypatch.setattr(online_room, "knn_predict", spy)
     splits = small_splits()
     poisoned = splits.train.labels.clone()
     poisoned[splits.held_out] += 100  # labels that must not be in any bank
@@ -218,7 +220,7 @@ def test_bank_indices_leave_out_the_held_out_and_the_unlabelled() -> None:
 
 
 def test_health_counts_overflows_in_a_row_under_a_scaler(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(callbacks, "_scaler", lambda trainer: object())
+    monkeypatch.setattr(health_room, "_scaler", lambda trainer: object())
     health = Health()
     health.row, health.first_bad = torch.tensor(19), torch.tensor(4)
     health._raise_if_bad(L.Trainer.__new__(L.Trainer))

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import SMALL, small_data, small_splits
 from PIL import Image
 
+from conftest import SMALL, small_data, small_splits
 from simclr_lightning import distributed
 from simclr_lightning.data import Splits, ViewsDataModule, folder
 from simclr_lightning.data import datamodule as module_under_test

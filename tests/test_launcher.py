@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from conftest import WORDS
 
 pytestmark = pytest.mark.timeout(240)
@@ -165,7 +166,7 @@ def test_every_job_is_checked_before_the_first(npz: Path, tmp_path: Path) -> Non
 def test_a_job_that_fails_leaves_no_process_and_the_others_run(npz: Path, tmp_path: Path) -> None:
     words = [word for word in WORDS if not word.startswith(("data.batch_size", "trainer.max_epochs"))]
     # 128 is more than the 64 images: known only once they are loaded, in every rank of the job.
-    code, out, err = sweep(
+    code, _, err = sweep(
         tmp_path, *words, f"data.path={npz}", "trainer.max_steps=2", "trainer.devices=2", "data.batch_size=128,16"
     )
     assert code != 0

@@ -11,8 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import WORDS
 
+from conftest import WORDS
 from simclr_lightning.cli import loggers
 from simclr_lightning.cli.loggers import MetricsCSV
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import lightning as L
 import pytest
 import torch
-from conftest import small_data, small_module, small_trainer
 from torch import nn
 
+from conftest import small_data, small_module, small_trainer
 from simclr_lightning.ntxent import NTXent
 from simclr_lightning.optim import LARS, Schedule, parameter_groups
 from simclr_lightning.simclr import SimCLR

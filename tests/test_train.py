@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import WORDS
 
+from conftest import WORDS
 from simclr_lightning import checkpoint, load_encoder
 
 CONTRACT = {
@@ -114,6 +114,7 @@ def test_the_exact_number_of_steps_even_below_an_epoch(simclr: Program, npz: Pat
 
 def test_without_labels_scores_are_null_and_the_rest_is_there(simclr: Program, tmp_path: Path) -> None:
     import numpy as np
+
     from conftest import small_images
 
     np.savez(tmp_path / "plain.npz", train_images=small_images(40)[0])

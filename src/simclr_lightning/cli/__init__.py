@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import os
 import sys
 from collections.abc import Sequence
 
@@ -20,9 +19,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     Args:
         argv: the words after the program's name; None takes them from the process.
     """
-    # Threads that wait for each other sleep instead of spinning: spinning makes training several times slower as soon as
-    # anything else runs on the machine. Read when torch is first imported.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     words = list(sys.argv[1:] if argv is None else argv)
     command = words[0] if words else "--help"
     if command == "rank":  # one process of a run on several devices, started by the launcher

@@ -8,9 +8,8 @@ import os
 import signal
 import time
 import warnings
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import lightning as L
@@ -26,56 +25,10 @@ from simclr_lightning.callbacks import LOG, Checkpoints, Health, OnlineScore, Ru
 from simclr_lightning.cli import judge
 from simclr_lightning.cli.errors import UserError
 from simclr_lightning.cli.loggers import make_loggers
+from simclr_lightning.cli.signals import KeepSignals, StopSignals
 from simclr_lightning.data import ViewsDataModule
 from simclr_lightning.data.datamodule import check_batch
 from simclr_lightning.simclr import SimCLR
-
-
-@dataclass
-class StopSignals:
-    """SIGTERM and SIGINT: noted while steps are made, so that the step ends; raised at once at any other time."""
-
-    training: bool = False
-    received: int = 0
-    parent: int = field(default_factory=os.getppid)
-
-    def install(self) -> None:
-        """Take both signals."""
-        for signum in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(signum, self._handle)
-
-    def pending(self) -> int:
-        """The signal that asks to stop, or 0; a parent that is gone counts as SIGTERM."""
-        if not self.received and os.getppid() != self.parent:
-            return int(signal.SIGTERM)
-        return self.received
-
-    def _handle(self, signum: int, frame: FrameType | None) -> None:
-        again = self.received
-        self.received = signum
-        if again or not self.training:
-            raise Stopped(signum)
-
-
-class KeepSignals(L.Callback):
-    """Puts our handlers back after Lightning has set its own, for the time of the steps.
-
-    Lightning's SIGTERM handler talks to the other ranks from inside the handler, and in a group its loop reads a tensor
-    from the device at every step to learn of a SIGTERM; `Health` does both at its own steps, on the host.
-    """
-
-    def __init__(self, signals: StopSignals) -> None:
-        self.signals = signals
-
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """From here on a signal waits for the end of the step."""
-        trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
-        self.signals.install()
-        self.signals.training = True
-
-    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """From here on a signal stops at once: everything is saved."""
-        self.signals.training = False
 
 
 @dataclass(frozen=True)

@@ -38,8 +38,8 @@ _PR_SET_PDEATHSIG = 1
 def register() -> None:
     """Make ``hydra/launcher: simclr`` known to Hydra.
 
-    Hydra makes plugins of the package ``hydra_plugins`` only, and by name. Shipping a module there would make every Hydra
-    program of the environment import torch at its start, so the module exists in this process alone.
+    Hydra makes plugins of the package ``hydra_plugins`` only, and by name. Shipping a module there would make every
+    Hydra program of the environment import torch at its start, so the module exists in this process alone.
     """
     if Launcher.__module__ in sys.modules:
         return

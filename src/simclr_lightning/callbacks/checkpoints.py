@@ -1,0 +1,84 @@
+"""When checkpoints are written; how is `simclr_lightning.checkpoint`'s."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+
+from simclr_lightning import checkpoint as files
+from simclr_lightning.callbacks.online import OnlineScore
+
+
+class Checkpoints(L.Callback):
+    """Writes last.ckpt (and previous.ckpt) between epochs and steps, and best.ckpt by the online score.
+
+    Args:
+        folder: the checkpoints' folder.
+        online: the callback whose score picks the best; it must come earlier in the list.
+        every_n_epochs: epochs between two saves.
+        every_n_steps: optimiser steps between two saves inside an epoch; None for none.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        online: OnlineScore | None = None,
+        every_n_epochs: int = 1,
+        every_n_steps: int | None = None,
+    ) -> None:
+        self.folder = folder
+        self.online = online
+        self.every_n_epochs = every_n_epochs
+        self.every_n_steps = every_n_steps
+        self.best: float | None = None
+
+    @property
+    def last(self) -> Path:
+        """The newest checkpoint's file."""
+        return self.folder / files.LAST
+
+    def state_dict(self) -> dict[str, Any]:
+        """The best score so far."""
+        return {"best": self.best}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore the best score."""
+        self.best = state_dict["best"]
+
+    def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Let the loops go on from the optimiser step alone."""
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        batches = data.samples_at(int(checkpoint["global_step"])) // data.batch_size
+        files.rewind(checkpoint, batches=batches, steps_per_epoch=data.steps_per_epoch)
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Save inside an epoch; its last batch is left to the epoch's own save."""
+        if self.every_n_steps and trainer.global_step % self.every_n_steps == 0 and not trainer.is_last_batch:
+            trainer.save_checkpoint(self.last)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Save after the online score, which decides on the best."""
+        score = self.online.score if self.online else None
+        better = score is not None and (self.best is None or score > self.best)
+        if better:
+            self.best = score
+        if better or (trainer.current_epoch + 1) % self.every_n_epochs == 0:
+            trainer.save_checkpoint(self.last)
+        if better and trainer.is_global_zero:
+            files.copy(self.last, self.folder / files.BEST)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """The last state is always on disk when training ends."""
+        trainer.save_checkpoint(self.last)
+
+
+def save_last(trainer: L.Trainer) -> None:
+    """Save last.ckpt through the trainer's `Checkpoints`, when it has one."""
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, Checkpoints):
+            trainer.save_checkpoint(callback.last)

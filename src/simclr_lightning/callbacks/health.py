@@ -1,0 +1,113 @@
+"""NaN, infinity and signals: no bad update is applied, and all ranks stop together."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor
+
+from simclr_lightning.callbacks.checkpoints import save_last
+
+OVERFLOWS_IN_A_ROW = 20  # under the fp16 scaler an overflow is skipped; so many in a row are an error
+
+
+class NonFiniteError(ValueError):
+    """NaN or infinity in the loss or the gradient; names the step and the images of the batch."""
+
+
+class Stopped(Exception):
+    """The run was asked to stop by a signal and has saved its state."""
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(f"stopped by signal {signum}")
+        self.signum = signum
+
+
+class Health(L.Callback):
+    """Masks non-finite updates on the device and stops every rank together, on them or on a signal.
+
+    The update of a step with NaN or infinity in loss or gradient, on any rank, is masked through the optimiser's
+    ``found_inf``; the host looks every ``every_n_steps`` steps (every step on the CPU, where looking is free).
+
+    Args:
+        stop: returns the number of the signal that asks this process to stop, or 0.
+        every_n_steps: optimiser steps between two looks on an accelerator.
+    """
+
+    def __init__(self, *, stop: Callable[[], int] = lambda: 0, every_n_steps: int = 10) -> None:
+        self.stop = stop
+        self.every_n_steps = every_n_steps
+        self.recent: deque[tuple[int, Tensor]] = deque(maxlen=every_n_steps)
+        self.loss: Tensor | None = None
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Counters live on the device, so that counting does not wait for it."""
+        self.first_bad = torch.full((), -1, dtype=torch.int64, device=pl_module.device)
+        self.row = torch.zeros((), dtype=torch.int64, device=pl_module.device)
+
+    def on_before_backward(self, trainer: L.Trainer, pl_module: L.LightningModule, loss: Tensor) -> None:
+        """Remember the loss: it may be NaN where the gradient is not."""
+        self.loss = loss.detach()
+
+    def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Any) -> None:
+        """Find NaN or infinity on any rank and tell the optimiser, all without reading a value."""
+        assert self.loss is not None
+        grads = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        total = torch.stack(torch._foreach_norm(grads)).sum() + self.loss
+        found = (~torch.isfinite(total)).to(torch.float32)
+        if trainer.world_size > 1:
+            torch.distributed.all_reduce(found, op=torch.distributed.ReduceOp.MAX)
+        if _scaler(trainer) is None:
+            optimizer.found_inf = found
+        bad = found > 0
+        self.row = torch.where(bad, self.row + 1, 0)
+        self.first_bad = torch.where(bad & (self.first_bad < 0), trainer.global_step, self.first_bad)
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Look at the counters and the signals at the same steps on every rank, and act together."""
+        self.recent.append((trainer.global_step - 1, batch["indices"]))
+        if pl_module.device.type != "cpu" and trainer.global_step % self.every_n_steps:
+            return
+        self._raise_if_bad(trainer)
+        signum = _largest(self.stop(), trainer)
+        if signum:
+            save_last(trainer)
+            raise Stopped(signum)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Look before anything of the epoch is scored or saved."""
+        self._raise_if_bad(trainer)
+
+    def _raise_if_bad(self, trainer: L.Trainer) -> None:
+        scaled = _scaler(trainer) is not None
+        if scaled and int(self.row) < OVERFLOWS_IN_A_ROW:
+            return
+        step = int(self.first_bad)
+        if step < 0:
+            return
+        indices = next((i.tolist() for s, i in self.recent if s == step), [])
+        shown = ", ".join(map(str, indices[:16])) + (", ..." if len(indices) > 16 else "")
+        what = f"{OVERFLOWS_IN_A_ROW} overflows in a row since" if scaled else "NaN or infinity in loss or gradient at"
+        raise NonFiniteError(
+            f"{what} step {step} (images {shown}); the update was not applied and the last finite checkpoint is kept. "
+            "Lower optimizer.lr, lengthen schedule.warmup_epochs, or look at these images; then ckpt_path=last"
+        )
+
+
+def _scaler(trainer: L.Trainer) -> Any:
+    return getattr(trainer.precision_plugin, "scaler", None)
+
+
+def _largest(value: int, trainer: L.Trainer) -> int:
+    """The largest value over all ranks, through the CPU's process group: no device is read."""
+    if trainer.world_size == 1:
+        return value
+    shared = torch.tensor(value)
+    torch.distributed.all_reduce(shared, op=torch.distributed.ReduceOp.MAX)
+    return int(shared)

@@ -1,0 +1,116 @@
+"""One progress bar for the whole run, and its clock."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import lightning as L
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from simclr_lightning.callbacks.metrics import StepMetrics
+from simclr_lightning.callbacks.online import OnlineScore
+from simclr_lightning.callbacks.rows import LOG
+
+
+class RunProgress(L.Callback):
+    """One bar for the whole run with images/s, time left, loss and the online score; plain lines without a terminal.
+
+    Also the clock of the run: ``images_per_second`` counts training alone, scores and saves excluded.
+
+    Args:
+        total_steps: optimiser steps of the whole run.
+        metrics: where the latest loss is found; earlier in the list of callbacks.
+        online: where the latest score is found; earlier in the list too.
+        console: where to draw.
+    """
+
+    def __init__(
+        self, *, total_steps: int, metrics: StepMetrics, online: OnlineScore, console: Console | None = None
+    ) -> None:
+        self.total_steps = total_steps
+        self.metrics = metrics
+        self.online = online
+        self.console = console or Console()
+        self.bar: Progress | None = None
+        self.task = TaskID(0)
+        self.seconds = 0.0
+        self.images = 0
+        self.mark = 0.0
+
+    @property
+    def images_per_second(self) -> float:
+        """Images a second over all ranks while training, since this process started."""
+        return self.images / self.seconds if self.seconds else 0.0
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Show the bar on rank 0."""
+        if trainer.is_global_zero and self.console.is_terminal:
+            text = TextColumn("{task.description}")
+            self.bar = Progress(
+                text,
+                BarColumn(),
+                TimeElapsedColumn(),
+                TimeRemainingColumn(),
+                console=self.console,
+                transient=True,
+            )
+            self.bar.start()
+            self.task = self.bar.add_task("training", total=self.total_steps, completed=trainer.global_step)
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Start the clock."""
+        self.mark = time.perf_counter()
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Advance the bar and the clock."""
+        now = time.perf_counter()
+        self.seconds += now - self.mark if self.mark else 0.0
+        self.mark = now
+        self.images += len(batch["indices"]) * trainer.world_size
+        if self.bar is not None:
+            self.bar.update(self.task, completed=trainer.global_step, description=self._line(trainer))
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """A line an epoch for the log; without a terminal it is printed too."""
+        if not trainer.is_global_zero:
+            return
+        images_left = (self.total_steps - trainer.global_step) * self._batch(trainer)
+        line = f"{self._line(trainer)}, {images_left / max(self.images_per_second, 1e-9):.0f} s left"
+        LOG.info(line)
+        if self.bar is None:
+            self.console.print(line, highlight=False)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Take the bar away."""
+        self._close()
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        """Take the bar away before anything is said."""
+        self._close()
+
+    def _close(self) -> None:
+        if self.bar is not None:
+            self.bar.stop()
+            self.bar = None
+
+    def _batch(self, trainer: L.Trainer) -> int:
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        return int(data.batch_size)
+
+    def _line(self, trainer: L.Trainer) -> str:
+        parts = [
+            f"epoch {trainer.current_epoch + 1}",
+            f"step {trainer.global_step}/{self.total_steps}",
+            f"{self.images_per_second:.0f} images/s",
+        ]
+        if "train/loss_step" in self.metrics.latest:
+            parts.append(f"loss {self.metrics.latest['train/loss_step']:.3f}")
+        shown = {"online/knn_top1": ("kNN", "{:.1%}"), "online/held_out_loss": ("held-out loss", "{:.3f}")}
+        for key, (name, form) in shown.items():
+            if key in self.online.latest:
+                parts.append(f"{name} {form.format(self.online.latest[key])}")
+        return ", ".join(parts)
