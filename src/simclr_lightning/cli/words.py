@@ -126,7 +126,8 @@ def check_groups(words: Sequence[Word], groups: Groups) -> list[Word]:
         value = word.parsed.value()
         options = [] if isinstance(value, dict) else groups.options(word.key)
         if word.key == "experiment" and value is None and not word.parsed.is_delete():
-            continue  # its default, which Hydra does not take from the command line
+            kept.append(replace(parse(["~experiment"])[0], is_group=True))  # Hydra takes no null for a group
+            continue
         if options:
             _check_option(word, value, options)
             if chosen.setdefault(word.key, str(value)) != str(value):
