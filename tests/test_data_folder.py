@@ -274,10 +274,10 @@ def test_missing_empty_and_too_small_folders(tmp_path):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"on_corrupt": "ignore"}, "data.on_corrupt=ignore: must be fail or skip"),
-        ({"max_skipped": -1}, "data.max_skipped=-1"),
-        ({"max_pixels": 0}, "data.max_pixels=0"),
-        ({"max_pixels": 10**9}, "data.max_pixels=1000000000"),
+        ({"on_corrupt": "ignore"}, "data.dataset.on_corrupt=ignore: must be fail or skip"),
+        ({"max_skipped": -1}, "data.dataset.max_skipped=-1"),
+        ({"max_pixels": 0}, "data.dataset.max_pixels=0"),
+        ({"max_pixels": 10**9}, "data.dataset.max_pixels=1000000000"),
     ],
 )
 def test_options_out_of_range(tmp_path, options, said):
@@ -298,7 +298,7 @@ def break_one(root, kind):
         return "not an image of a known format"
     if kind == "big":
         Image.fromarray(pixels(1, size=40)).save(path)
-        return "40 x 40 = 1,600 pixels, above data.max_pixels=1,000"
+        return "40 x 40 = 1,600 pixels, above data.dataset.max_pixels=1,000"
     path.write_bytes(data[: len(data) // 2] if kind == "truncated" else data[:60] + bytes(60) + data[120:])
     return ""
 
@@ -310,7 +310,7 @@ def test_policy_fail_names_the_file_at_the_start(tmp_path, kind):
         folder(tmp_path, max_pixels=1000)
     message = str(caught.value)
     assert message.startswith(f"{tmp_path / 'bee' / '004.png'}: {said}")
-    assert "data.on_corrupt=skip" in message
+    assert "data.dataset.on_corrupt=skip" in message
     assert len(message.splitlines()) == 1
 
 
@@ -347,7 +347,7 @@ def test_skipping_is_capped(tmp_path):
         (tmp_path / name).write_bytes(b"")
     assert len(folder(tmp_path, on_corrupt="skip", max_skipped=5).skipped) == 5
     before = list(warnings.filters)
-    with pytest.raises(ImageError, match=r"more than data\.max_skipped=4") as caught:
+    with pytest.raises(ImageError, match=r"more than data\.dataset\.max_skipped=4") as caught:
         folder(tmp_path, on_corrupt="skip", max_skipped=4)
     assert len(str(caught.value).splitlines()) == 5
     assert warnings.filters == before

@@ -175,3 +175,56 @@ def test_a_job_that_fails_leaves_no_process_and_the_others_run(npz: Path, tmp_pa
     assert "Traceback" not in err
     assert [summary(run)["status"] for run in runs(tmp_path)] == ["failed", "finished"]
     assert ranks(tmp_path) == []
+
+
+def test_a_run_under_torchrun_is_one_run(npz: Path, tmp_path: Path) -> None:
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    train = ["-m", "simclr_lightning.cli", "train", *WORDS, f"data.path={npz}", "trainer.max_steps=2"]
+    done = subprocess.run(
+        [*torchrun, *train, "trainer.devices=2"], cwd=tmp_path, env=env, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    (run,) = runs(tmp_path)
+    assert (summary(run)["status"], summary(run)["devices"], summary(run)["steps"]) == ("finished", 2, 2)
+
+
+def test_devices_that_are_not_those_of_torchrun_are_refused(
+    npz: Path, simclr: object, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert simclr("train", *WORDS, f"data.path={npz}") == 2
+    assert "2 processes were started from outside" in capsys.readouterr().err
+    assert simclr("train", "-m", *WORDS, f"data.path={npz}", "seed=1,2") != 0
+    assert "cannot run under torchrun" in capsys.readouterr().err
+
+
+def test_ctrl_c_reaches_loader_workers_and_the_run_still_saves(tmp_path: Path) -> None:
+    from PIL import Image
+
+    from conftest import small_images
+
+    for index, image in enumerate(small_images(40)[0]):
+        path = tmp_path / "images" / f"{index:02d}.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(image).save(path)
+    words = [word for word in WORDS if not word.startswith(("data=", "trainer.max_epochs"))]
+    run = tmp_path / "run"
+    process = start(
+        tmp_path, *words, "data=folder", "data.path=images", "data.num_workers=2", "trainer.max_epochs=100000",
+        "hydra.run.dir=run", "callbacks.online.every_n_epochs=0", "callbacks.checkpoints.every_n_epochs=5",
+    )  # fmt: skip
+    wait_for(lambda: (run / "checkpoints/last.ckpt").exists() or process.poll() is not None)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+    code, _, err = finish(process)
+    assert code == 130, err
+    assert "Traceback" not in err
+    assert summary(run)["status"] == "stopped"
+
+
+def test_a_failed_start_does_not_block_the_folder(npz: Path, simclr: object) -> None:
+    words = [word for word in WORDS if not word.startswith("data.batch_size")]
+    words = [*words, f"data.path={npz}", "hydra.run.dir=run", "trainer.max_steps=1"]
+    assert simclr("train", *words, "data.batch_size=128") != 0
+    assert simclr("train", *words, "data.batch_size=16") == 0

@@ -48,7 +48,7 @@ def save(checkpoint: Mapping[str, Any], path: Path) -> None:
         digest = _sha256(fresh)
         if path.name == LAST and path.exists():
             copy(path, path.with_name(PREVIOUS))
-        _write_text(_digest_file(path), "\n".join((digest, *_digests(path)[:3])) + "\n")
+        write_text(_digest_file(path), "\n".join((digest, *_digests(path)[:3])) + "\n")
         fresh.replace(path)
         _sync_folder(path.parent)
     except (OSError, RuntimeError) as error:  # torch.save reports a full disk as RuntimeError
@@ -95,7 +95,7 @@ def copy(source: Path, target: Path) -> None:
 
     A hard link where the disk has them: saves replace files and never write into them, so the copy stays as it is.
     """
-    _write_text(_digest_file(target), "\n".join((*_digests(source)[:3], *_digests(target)[:3])) + "\n")
+    write_text(_digest_file(target), "\n".join((*_digests(source)[:3], *_digests(target)[:3])) + "\n")
     fresh = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     fresh.unlink(missing_ok=True)
     try:
@@ -118,12 +118,18 @@ def newest(run: Path) -> tuple[Path, tuple[Path, ...]] | None:
 
 
 def sweep_debris(run: Path) -> None:
-    """Remove temporary files that a killed save left in a run's folder, and digests of files that never came."""
-    for path in (run / "checkpoints").glob(".*.tmp"):
-        path.unlink(missing_ok=True)
+    """Clear what a killed process left: temporary files, and digests of files that never came.
+
+    A damaged checkpoint is put aside as NAME.damaged, so that the next save does not take it for the previous one.
+    """
+    for folder in (run, run / "checkpoints", run / "exported"):
+        for path in folder.glob(".*.tmp"):
+            path.unlink(missing_ok=True)
     for path in (run / "checkpoints").glob("*.ckpt"):
         if intact(path):
-            _write_text(_digest_file(path), _sha256(path) + "\n")
+            write_text(_digest_file(path), _sha256(path) + "\n")
+        else:
+            path.replace(path.with_name(path.name + ".damaged"))
 
 
 def unfinished(root: Path) -> Iterator[Path]:
@@ -144,7 +150,17 @@ def read_summary(run: Path) -> dict[str, Any]:
 
 def write_summary(run: Path, summary: Mapping[str, Any]) -> None:
     """Write summary.json whole or not at all."""
-    _write_text(run / SUMMARY, json.dumps(dict(summary), indent=2, allow_nan=False) + "\n")
+    write_text(run / SUMMARY, json.dumps(dict(summary), indent=2, allow_nan=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all, synced to disk."""
+    fresh = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with fresh.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    fresh.replace(path)
 
 
 def rewind(checkpoint: dict[str, Any], *, batches: int, steps_per_epoch: int) -> None:
@@ -212,15 +228,6 @@ def _digests(path: Path) -> tuple[str, ...]:
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _write_text(path: Path, text: str) -> None:
-    fresh = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with fresh.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    fresh.replace(path)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -31,7 +31,8 @@ class Health(L.Callback):
     """Masks non-finite updates on the device and stops every rank together, on them or on a signal.
 
     The update of a step with NaN or infinity in loss or gradient, on any rank, is masked through the optimiser's
-    ``found_inf``; the host looks every ``every_n_steps`` steps (every step on the CPU, where looking is free).
+    ``found_inf``; the host looks every ``every_n_steps`` steps (every step on the CPU, where looking is free). A signal
+    is agreed on between the ranks at every step, on the host; at an epoch's end it waits for the epoch's scores.
 
     Args:
         stop: returns the number of the signal that asks this process to stop, or 0.
@@ -65,24 +66,34 @@ class Health(L.Callback):
             optimizer.found_inf = found
         bad = found > 0
         self.row = torch.where(bad, self.row + 1, 0)
-        self.first_bad = torch.where(bad & (self.first_bad < 0), trainer.global_step, self.first_bad)
+        first = torch.where(bad & (self.first_bad < 0), trainer.global_step, self.first_bad)
+        # Under the scaler an overflow that is followed by a good step is over.
+        self.first_bad = first if _scaler(trainer) is None else torch.where(bad, first, -1)
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Look at the counters and the signals at the same steps on every rank, and act together."""
         self.recent.append((trainer.global_step - 1, batch["indices"]))
-        if pl_module.device.type != "cpu" and trainer.global_step % self.every_n_steps:
-            return
-        self._raise_if_bad(trainer)
-        signum = _largest(self.stop(), trainer)
-        if signum:
-            save_last(trainer)
-            raise Stopped(signum)
+        if pl_module.device.type == "cpu" or trainer.global_step % self.every_n_steps == 0:
+            self._raise_if_bad(trainer)
+        if not trainer.is_last_batch:
+            self._stop_if_asked(trainer)
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """A signal of the last epoch's last step."""
+        self._stop_if_asked(trainer)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Look before anything of the epoch is scored or saved."""
         self._raise_if_bad(trainer)
+
+    def _stop_if_asked(self, trainer: L.Trainer) -> None:
+        signum = _largest(self.stop(), trainer)
+        if signum:
+            self._raise_if_bad(trainer)
+            save_last(trainer)
+            raise Stopped(signum)
 
     def _raise_if_bad(self, trainer: L.Trainer) -> None:
         scaled = _scaler(trainer) is not None

@@ -13,7 +13,8 @@ from simclr_lightning.evaluation import effective_rank, extract, knn_predict
 from simclr_lightning.ntxent import nt_xent
 from simclr_lightning.simclr import SimCLR
 
-HELD_OUT_AT_MOST = 1024  # images of the held-out tenth that the label-free score uses
+QUERIES_AT_MOST = 10_000  # images of the held-out tenth that are scored between epochs
+HELD_OUT_AT_MOST = 1024  # ... by the label-free score
 
 
 class OnlineScore(L.Callback):
@@ -55,14 +56,15 @@ class OnlineScore(L.Callback):
         if splits.train.labels is None or not len(splits.held_out):
             return _held_out_loss(module, data)
         bank = bank_indices(splits.train.labels, splits.held_out)
-        bank = bank[:: -(-len(bank) // self.bank_at_most)]
-        rows = torch.cat((bank, splits.held_out))
+        bank = _thinned(bank, self.bank_at_most)
+        asked = _thinned(splits.held_out, QUERIES_AT_MOST)
+        rows = torch.cat((bank, asked))
         h = extract(module.encoder, data.eval_batches(splits.train, rows), device=module.device)
         labels = splits.train.labels
         k = min(self.k, len(bank))
         predicted = knn_predict(h[: len(bank)], labels[bank], h[len(bank) :], k=k)
         rank = warn_if_collapsed(h[len(bank) :])
-        top1 = (predicted == labels[splits.held_out]).float().mean().item()
+        top1 = (predicted == labels[asked]).float().mean().item()
         return {"online/knn_top1": top1, "online/effective_rank": rank}
 
 
@@ -71,6 +73,11 @@ def bank_indices(labels: Tensor, held_out: Tensor) -> Tensor:
     keep = labels >= 0
     keep[held_out] = False
     return keep.nonzero().flatten()
+
+
+def _thinned(indices: Tensor, most: int) -> Tensor:
+    """At most so many of the indices, at even distances."""
+    return indices[:: -(-len(indices) // most) or 1]
 
 
 def warn_if_collapsed(h: Tensor) -> float:

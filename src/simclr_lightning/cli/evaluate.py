@@ -25,7 +25,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _main(argv: Sequence[str], words: list[str]) -> int:
-    if not argv or "=" in Path(argv[0]).name:
+    if not argv or ("=" in argv[0] and not Path(argv[0]).exists()):
         raise UserError(f"evaluate needs a run's folder or an exported encoder first\n{USAGE}", code=2)
     import torch
     from rich.console import Console

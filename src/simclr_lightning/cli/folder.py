@@ -5,8 +5,8 @@ from __future__ import annotations
 import fcntl
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ class Run:
         hydra: the hydra node.
         checkpoint: the checkpoint to go on from; None for a new run.
         notes: lines to print once.
+        force: go on although the images differ.
     """
 
     folder: Path
@@ -40,6 +41,7 @@ class Run:
     hydra: Any
     checkpoint: Path | None = None
     notes: tuple[str, ...] = ()
+    force: bool = False
 
 
 def locate(overrides: Sequence[str]) -> Run:
@@ -51,15 +53,32 @@ def locate(overrides: Sequence[str]) -> Run:
     full = config.compose(overrides)
     if full.ckpt_path is None:
         folder = Path(full.hydra.run.dir)
-        if _given(overrides, "hydra.run.dir"):
-            if (folder / "checkpoints").exists() or (folder / "summary.json").exists():
-                raise UserError(
-                    f"{folder} already holds a run; give another hydra.run.dir=, or go on with it: ckpt_path='{folder}'"
-                )
-        else:
-            folder = _free(folder)
-        return Run(folder.absolute(), _job(full), tuple(overrides), full.hydra)
+        if _given(overrides, "hydra.run.dir") and holds_a_run(folder):
+            raise UserError(
+                f"{folder} already holds a run; give another hydra.run.dir=, or go on with it: ckpt_path='{folder}'"
+            )
+        return Run(folder.absolute(), _job(full), tuple(overrides), full.hydra, force=bool(full.force))
     return _resumed(overrides, full)
+
+
+def holds_a_run(folder: Path) -> bool:
+    """Whether a folder has something to lose: a checkpoint, or the summary of a finished run."""
+    from simclr_lightning import checkpoint
+
+    return any(folder.glob("checkpoints/*.ckpt")) or checkpoint.read_summary(folder).get("status") == "finished"
+
+
+def reserve(run: Run) -> Run:
+    """Make the folder of a new run that was not named by the user; -2, -3, ... when runs start in one second."""
+    if run.checkpoint is not None or _given(run.overrides, "hydra.run.dir"):
+        return run
+    names = (run.folder.name, *(f"{run.folder.name}-{n}" for n in range(2, 1000)))
+    for name in names:
+        with suppress(FileExistsError, OSError):
+            folder = run.folder.with_name(name)
+            folder.mkdir(parents=True)
+            return replace(run, folder=folder)
+    return run  # it cannot be made: `locked` says why
 
 
 @contextmanager
@@ -89,13 +108,15 @@ def locked(folder: Path) -> Iterator[None]:
 
 def write_config(run: Run) -> None:
     """Write .hydra/config.yaml (resolved), overrides.yaml and hydra.yaml."""
+    from simclr_lightning.checkpoint import write_text
+
     target = run.folder / ".hydra"
     target.mkdir(exist_ok=True)
     kept = [word for word in run.overrides if not _given([word], *NOT_INHERITED)]
-    OmegaConf.save(run.cfg, target / "config.yaml")
+    write_text(target / "config.yaml", OmegaConf.to_yaml(run.cfg))
     # Plain YAML: OmegaConf would take a ${ in a path for an interpolation.
-    (target / "overrides.yaml").write_text(yaml.safe_dump(kept, allow_unicode=True), encoding="utf-8")
-    OmegaConf.save(run.hydra, target / "hydra.yaml")
+    write_text(target / "overrides.yaml", yaml.safe_dump(kept, allow_unicode=True))
+    write_text(target / "hydra.yaml", OmegaConf.to_yaml(run.hydra))
 
 
 def read_config(folder: Path) -> DictConfig:
@@ -149,7 +170,7 @@ def _resumed(overrides: Sequence[str], full: DictConfig) -> Run:
             raise UserError(f"{folder} holds no valid checkpoint in checkpoints/; start a new run")
         chosen, damaged = found
         notes = tuple(f"{path} is damaged and was left alone; {chosen.name} is used" for path in damaged)
-    return Run(folder, _job(fresh), tuple(words), fresh.hydra, chosen, notes)
+    return Run(folder, _job(fresh), tuple(words), fresh.hydra, chosen, notes, bool(fresh.force))
 
 
 def _named(full: DictConfig, overrides: Sequence[str]) -> tuple[Path, Path | None]:
@@ -191,12 +212,6 @@ def _key(word: str) -> str:
 def _given(words: Sequence[str], *keys: str) -> bool:
     names = [_key(word) for word in words]
     return any(name == key or name.startswith((f"{key}.", f"{key}/")) for name in names for key in keys)
-
-
-def _free(folder: Path) -> Path:
-    """The folder, or with -2, -3, ... when two runs start in one second."""
-    candidates = [folder, *(folder.with_name(f"{folder.name}-{n}") for n in range(2, 100))]
-    return next(path for path in candidates if not path.exists())
 
 
 def _job(full: DictConfig) -> DictConfig:

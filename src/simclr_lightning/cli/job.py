@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import logging
 import os
+import shutil
 import signal
 import time
 import warnings
@@ -26,7 +28,7 @@ from simclr_lightning.cli import judge
 from simclr_lightning.cli.errors import UserError
 from simclr_lightning.cli.loggers import make_loggers
 from simclr_lightning.cli.signals import KeepSignals, StopSignals
-from simclr_lightning.data import ViewsDataModule
+from simclr_lightning.data import FolderImages, ViewsDataModule
 from simclr_lightning.data.datamodule import check_batch
 from simclr_lightning.simclr import SimCLR
 
@@ -73,13 +75,16 @@ def make_data(cfg: DictConfig) -> ViewsDataModule:
     return data
 
 
-def run_job(folder: Path, cfg: DictConfig, *, checkpoint: Path | None, started: float | None = None) -> int:
+def run_job(
+    folder: Path, cfg: DictConfig, *, checkpoint: Path | None, force: bool = False, started: float | None = None
+) -> int:
     """Train and, on rank 0, finish the run. Returns the exit code.
 
     Args:
         folder: the run's folder, held by the caller's process or its parent.
         cfg: the resolved configuration.
         checkpoint: where to go on from.
+        force: go on although the images differ from the checkpoint's.
         started: when the program began, for the wall time in the summary.
 
     Raises:
@@ -90,33 +95,37 @@ def run_job(folder: Path, cfg: DictConfig, *, checkpoint: Path | None, started: 
     _quiet_libraries()
     console = Console(highlight=False, soft_wrap=True)
     try:
-        return _train(folder, cfg, checkpoint, signals, console, time.time() if started is None else started)
+        parts = build(cfg)
+        parts.data.any_images = force
+        return _train(folder, cfg, parts, checkpoint, signals, console, time.time() if started is None else started)
     except Stopped as stop:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         _stopped(folder, cfg, stop.signum, console)
         return 128 + stop.signum
     except BaseException:
         if _is_first_rank():
-            steps = _saved_step(folder)
-            checkpoints.write_summary(folder, {**judge.blank_summary(cfg), "status": "failed", "steps": steps})
+            with contextlib.suppress(OSError, ValueError):  # a full disk must not hide the error
+                steps = _saved_step(folder)
+                checkpoints.write_summary(folder, {**judge.blank_summary(cfg), "status": "failed", "steps": steps})
         raise
 
 
 def _train(
     folder: Path,
     cfg: DictConfig,
+    parts: Parts,
     checkpoint: Path | None,
     signals: StopSignals,
     console: Console,
     started: float,
 ) -> int:
-    parts = build(cfg)
     devices = device_count(cfg)
     data = parts.data
     splits = data.load()
     check_batch(data.batch_size, images=len(splits.train), devices=devices * cfg.trainer.num_nodes)
     total = total_steps(cfg, data.steps_per_epoch)
     first_step = int(checkpoints.load(checkpoint)["global_step"]) if checkpoint else 0
+    _check_space(folder, parts.module)
     if _is_first_rank():
         _open_log(folder)
         for line in (*splits.notes, *opening_notes(cfg, parts, total)):
@@ -130,24 +139,41 @@ def _train(
         default_root_dir=folder,
         logger=make_loggers(cfg.logger, folder, step=first_step, plain=_plain(cfg)),
         callbacks=[
-            KeepSignals(signals),
             metrics,
             Health(stop=signals.pending),
             online,
             Checkpoints(folder / "checkpoints", online=online, **cfg.callbacks.checkpoints),
             progress,
+            KeepSignals(signals),
         ],
         plugins=[checkpoints.AtomicCheckpointIO()],
     )
     if first_step < total or not (folder / "checkpoints" / checkpoints.LAST).exists():
         trainer.fit(parts.module, datamodule=data, ckpt_path=checkpoint)
-        if trainer.global_step < total:
+        if not _is_whole(cfg, data, trainer.global_step):
             raise UserError(f"training ended at step {trainer.global_step} of {total}; this is not a finished run")
     signals.training = False
     if not trainer.is_global_zero:
         return 0
     judge.finish(folder, cfg, parts.module, data, parts.untrained, trainer, progress, console, started=started)
     return 0
+
+
+def _is_whole(cfg: DictConfig, data: ViewsDataModule, step: int) -> bool:
+    """Whether the run is at its end: the epochs are counted by images, since a forced resume may change the batch."""
+    epochs = data.samples_at(step) // (data.steps_per_epoch * data.batch_size)
+    return epochs >= int(cfg.trainer.max_epochs) or 0 <= int(cfg.trainer.max_steps) <= step
+
+
+def _check_space(folder: Path, module: SimCLR) -> None:
+    """Three checkpoints of weights and two moments must fit."""
+    needed = 3 * 3 * sum(p.numel() * p.element_size() for p in module.parameters())
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise UserError(
+            f"{folder} has {free / 1e6:.0f} MB free, and the run's checkpoints need {needed / 1e6:.0f} MB; make room, "
+            "or give another hydra.run.dir="
+        )
 
 
 def total_steps(cfg: DictConfig, steps_per_epoch: int) -> int:
@@ -195,8 +221,8 @@ def opening_notes(cfg: DictConfig, parts: Parts, total: int) -> list[str]:
     if round(epochs * spe) > total:
         shortened = schedule.warmup_steps(spe, total)  # type: ignore[attr-defined]
         lines.append(f"warm-up of {epochs} epochs is longer than the run; it is shortened to {shortened} steps")
-    if cfg.views.size <= 32 and type(parts.data.load().train).__name__ == "FolderImages":
-        lines.append("views are 32 px and the encoder small; for a real encoder: experiment=imagenet data=folder")
+    if cfg.views.size <= 32 and isinstance(parts.data.load().train, FolderImages):
+        lines.append(f"views are {cfg.views.size} px; for a real encoder on a GPU: experiment=imagenet data=folder")
     return lines
 
 
@@ -223,7 +249,7 @@ def _trainer_options(cfg: DictConfig, devices: int, steps_per_epoch: int) -> dic
         "enable_progress_bar": False,  # RunProgress shows it
         "enable_model_summary": False,
         "num_sanity_val_steps": 0,
-        "log_every_n_steps": min(10, steps_per_epoch),
+        "log_every_n_steps": min(50, steps_per_epoch),  # nothing is logged by it; larger than an epoch it warns
     }
 
 
@@ -236,8 +262,10 @@ def _plain(cfg: DictConfig) -> dict[str, Any]:
 def _stopped(folder: Path, cfg: DictConfig, signum: int, console: Console) -> None:
     if not _is_first_rank():
         return
-    steps = _saved_step(folder)
-    checkpoints.write_summary(folder, {**judge.blank_summary(cfg), "status": "stopped", "steps": steps})
+    steps = 0
+    with contextlib.suppress(OSError, ValueError):
+        steps = _saved_step(folder)
+        checkpoints.write_summary(folder, {**judge.blank_summary(cfg), "status": "stopped", "steps": steps})
     name = signal.Signals(signum).name
     console.print(f"stopped by {name}; saved at step {steps}. Go on with:")
     console.print(f"  python train.py ckpt_path='{judge.shown(folder)}'", soft_wrap=True, markup=False)
@@ -253,7 +281,7 @@ def _is_first_rank() -> bool:
 
 
 def _open_log(folder: Path) -> None:
-    """Lines of the run, warnings included, go to train.log with their time."""
+    """Lines of the run go to train.log with their time."""
     handler = logging.FileHandler(folder / "train.log", encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     LOG.setLevel(logging.INFO)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from simclr_lightning import checkpoint as checkpoints
 from simclr_lightning import export, pictures
 from simclr_lightning.callbacks import RunProgress, bank_indices
-from simclr_lightning.cli.loggers import log_pictures, sync_command
+from simclr_lightning.cli.loggers import close_loggers, log_pictures, sync_command
 from simclr_lightning.data import ViewsDataModule
 from simclr_lightning.data.datamodule import centred
 from simclr_lightning.data.images import ImageSet
@@ -56,6 +56,7 @@ def blank_summary(cfg: DictConfig) -> dict[str, Any]:
         "knn_top1_untrained": None,
         "knn_top1_pixels": None,
         "linear_top1": None,
+        "held_out_score": None,
         "temperature": cfg.loss.temperature,
         "global_batch_size": cfg.data.batch_size,
         "devices": cfg.trainer.devices,
@@ -99,20 +100,23 @@ def finish(
     started: float,
 ) -> None:
     """Judge last.ckpt, draw, export, write summary.json and print the closing block."""
-    saved = checkpoints.load(folder / "checkpoints" / checkpoints.LAST)
+    found = checkpoints.newest(folder)
+    assert found is not None  # training ends with a save
+    saved = checkpoints.load(found[0])
     module.load_state_dict(saved["state_dict"])
     device = trainer.strategy.root_device
     encoder = cast(Encoder, module.encoder.to(device).eval())
     with console.status("scoring on test and drawing ..."):
         scores = _scores(encoder, untrained.to(device), data, device)
         _draw(folder, encoder, data, device)
-    step = int(saved["global_step"])
+    step, seen = int(saved["global_step"]), int(saved[type(data).__qualname__]["samples_seen"])
+    epochs = seen / (data.steps_per_epoch * data.batch_size)
     summary = {
         **blank_summary(cfg),
         "status": "finished",
         "steps": step,
-        "epochs": step / data.steps_per_epoch if step % data.steps_per_epoch else step // data.steps_per_epoch,
-        "images_seen": step * data.batch_size,
+        "epochs": int(epochs) if epochs == int(epochs) else epochs,
+        "images_seen": seen,
         "images_per_second": round(progress.images_per_second, 2) or None,
         **_last_metrics(folder / "metrics.csv"),
         **scores.__dict__,
@@ -124,7 +128,7 @@ def finish(
     log_pictures(trainer, folder)
     for logger in trainer.loggers:
         logger.log_metrics({f"final/{k}": v for k, v in scores.__dict__.items() if v is not None}, step=step)
-        logger.finalize("success")
+    close_loggers(trainer)
     closing_block(folder, summary, console)
 
 
@@ -226,7 +230,10 @@ def _top1(predicted: Tensor, labels: Tensor) -> float:
 
 
 def _last_metrics(path: Path) -> dict[str, float | None]:
-    """The last epoch's means from metrics.csv, which also holds what earlier processes of the run measured."""
+    """The last epoch's figures from metrics.csv, which also holds what earlier processes of the run measured.
+
+    ``held_out_score`` is what sweepers maximise: kNN top-1 on the held-out part of train, or minus the NT-Xent on it.
+    """
     names = {
         "loss": "train/loss",
         "contrastive_accuracy": "train/contrastive_accuracy",
@@ -237,6 +244,9 @@ def _last_metrics(path: Path) -> dict[str, float | None]:
         with path.open(newline="", encoding="utf-8") as file:
             for row in csv.DictReader(file):
                 found.update({key: float(row[name]) for key, name in names.items() if row.get(name)})
+                for name, sign in (("online/knn_top1", 1), ("online/held_out_loss", -1)):
+                    if row.get(name):
+                        found["held_out_score"] = sign * float(row[name])
     return found
 
 

@@ -23,7 +23,9 @@ from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher as HydraLauncher
 
+from simclr_lightning.cli.config import flag
 from simclr_lightning.cli.errors import UserError
+from simclr_lightning.cli.quoting import quoted
 from simclr_lightning.cli.targets import LAUNCHER
 
 if TYPE_CHECKING:
@@ -31,7 +33,7 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 SECONDS_TO_STOP = 20  # after which a rank that does not answer is killed
-OBJECTIVES = ("knn_top1", "linear_top1")  # what a sweeper maximises, the first that is there
+OBJECTIVE = "held_out_score"  # what a sweeper maximises: never a score on test
 _PR_SET_PDEATHSIG = 1
 
 
@@ -63,7 +65,7 @@ def register() -> None:
 # -- ranks ------------------------------------------------------------------------------------------------------------
 
 
-def run_ranks(folder: Path, devices: int, *, checkpoint: Path | None, debug: bool) -> int:
+def run_ranks(folder: Path, devices: int, *, checkpoint: Path | None, force: bool, debug: bool) -> int:
     """Start one process a device, wait for all of them and return the run's exit code.
 
     The ranks are killed together: when one dies, the others are gone within `SECONDS_TO_STOP` seconds and the dead one
@@ -73,6 +75,7 @@ def run_ranks(folder: Path, devices: int, *, checkpoint: Path | None, debug: boo
         folder: the run's folder, with .hydra/config.yaml written.
         devices: processes to start.
         checkpoint: where to go on from.
+        force: go on although the images differ.
         debug: ranks print their tracebacks.
     """
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
@@ -85,7 +88,7 @@ def run_ranks(folder: Path, devices: int, *, checkpoint: Path | None, debug: boo
     for old in reports.glob("*.json"):
         old.unlink()
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // devices)))
-    words = [str(folder), str(checkpoint or ""), "debug" if debug else ""]
+    words = [str(folder), str(checkpoint or ""), *(["force"] if force else []), *(["debug"] if debug else [])]
     with tempfile.TemporaryDirectory(prefix="simclr_ranks_") as logs:
         launch = LaunchConfig(
             min_nodes=1,
@@ -109,9 +112,9 @@ def run_ranks(folder: Path, devices: int, *, checkpoint: Path | None, debug: boo
 
 
 def rank_main(words: Sequence[str]) -> int:
-    """Entry of one rank: ``rank FOLDER CHECKPOINT DEBUG``, started by `run_ranks`."""
+    """Entry of one rank: ``rank FOLDER CHECKPOINT [force] [debug]``, started by `run_ranks`."""
     die_with_parent()
-    folder, checkpoint, debug = Path(words[0]), words[1], words[2] == "debug"
+    folder, checkpoint = Path(words[0]), Path(words[1]) if words[1] else None
     from simclr_lightning.cli import errors
     from simclr_lightning.cli.folder import read_config
     from simclr_lightning.cli.job import run_job
@@ -119,12 +122,12 @@ def rank_main(words: Sequence[str]) -> int:
     rank = int(os.environ["RANK"])
     report = folder / ".ranks" / f"{rank}.json"
     try:
-        return run_job(folder, read_config(folder), checkpoint=Path(checkpoint) if checkpoint else None)
+        return run_job(folder, read_config(folder), checkpoint=checkpoint, force="force" in words[2:])
     except Exception as error:
         # Only the parent speaks: it knows which rank was first.
         message, code = errors.describe(error, log=folder / "train.log")
         report.write_text(json.dumps({"message": message, "code": code, "lost": _is_lost_peer(error)}))
-        if debug:
+        if "debug" in words[2:]:
             raise
         return code
     finally:
@@ -195,12 +198,16 @@ class Launcher(HydraLauncher):
         for words in jobs:
             check(words)
         print(f"{len(jobs)} jobs in {sweep}", flush=True)
+        if any(flag(words, "dry_run") for words in jobs):
+            print("dry_run=true: all jobs are checked, and none is started")
+            return [JobReturn(overrides=words, status=JobStatus.COMPLETED) for words in jobs]
+        names = [f"{initial_job_idx + place}_{name}" for place, name in enumerate(_own_words(job_overrides))]
         return [
-            self._run(number, words, folder=sweep / _job_name(number, job_overrides), last=len(jobs) - 1)
-            for number, words in enumerate(jobs, start=initial_job_idx)
+            self._run(initial_job_idx + place, words, folder=sweep / name.rstrip("_"))
+            for place, (words, name) in enumerate(zip(jobs, names, strict=True))
         ]
 
-    def _run(self, number: int, words: Sequence[str], *, folder: Path, last: int) -> JobReturn:
+    def _run(self, number: int, words: Sequence[str], *, folder: Path) -> JobReturn:
         from simclr_lightning import checkpoint
 
         title = f"[{number}] {' '.join(words)}"
@@ -231,7 +238,8 @@ def _run_process(words: Sequence[str], folder: Path) -> int:
     """One job in a session of its own; signals to the sweep are passed on, and nothing of it is left behind."""
     from simclr_lightning import checkpoint
 
-    where = [f"ckpt_path='{folder}'"] if checkpoint.newest(folder) else [f"hydra.run.dir='{folder}'"]
+    key = "ckpt_path" if checkpoint.newest(folder) else "hydra.run.dir"
+    where = [f"{key}={quoted(str(folder))}"]
     command = [sys.executable, "-m", "simclr_lightning.cli", "train", *words, *where]
     job = subprocess.Popen(command, start_new_session=True, preexec_fn=die_with_parent)
 
@@ -245,13 +253,12 @@ def _run_process(words: Sequence[str], folder: Path) -> int:
         for signum, handler in before.items():
             signal.signal(signum, handler)
         with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(job.pid, signal.SIGKILL)  # ranks and workers of a job that crashed
+            os.killpg(job.pid, signal.SIGKILL)  # loader workers of a job that crashed; its ranks die with it
     return code if code >= 0 else 128 - code
 
 
 def _result(words: Sequence[str], summary: dict[str, Any]) -> JobReturn:
-    value = next((summary[name] for name in OBJECTIVES if summary.get(name) is not None), None)
-    return JobReturn(overrides=words, status=JobStatus.COMPLETED, _return_value=value)
+    return JobReturn(overrides=words, status=JobStatus.COMPLETED, _return_value=summary.get(OBJECTIVE))
 
 
 def _is_passed_on(word: str) -> bool:
@@ -259,8 +266,7 @@ def _is_passed_on(word: str) -> bool:
     return not word.lstrip("+~").startswith(("hydra.", "hydra/"))
 
 
-def _job_name(number: int, jobs: Sequence[Sequence[str]]) -> str:
-    """The job's number and the words that tell it from the others, safe as a file name."""
-    words = jobs[number % len(jobs)]
-    own = [word for place, word in enumerate(words) if len({job[place] for job in jobs if place < len(job)}) > 1]
-    return re.sub(r"[^\w.=,+-]+", "_", f"{number}_{','.join(own)}")[:120].rstrip("_")
+def _own_words(jobs: Sequence[Sequence[str]]) -> list[str]:
+    """For each job the words that tell it from the others, safe as a file name."""
+    told = [[word for word in job if sum(word in other for other in jobs) < len(jobs)] for job in jobs]
+    return [re.sub(r"[^A-Za-z0-9_.=,+-]+", "_", ",".join(words))[:120] for words in told]

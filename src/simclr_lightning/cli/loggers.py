@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import io
 import netrc
 import os
+import shlex
+import threading
 import uuid
 from argparse import Namespace
 from collections.abc import Mapping
@@ -17,7 +20,10 @@ import lightning as L
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
+from simclr_lightning.checkpoint import write_text
 from simclr_lightning.cli.errors import UserError
+
+SECONDS_TO_CLOSE = 10
 
 
 class MetricsCSV(Logger):
@@ -63,16 +69,18 @@ class MetricsCSV(Logger):
         if new or self.rewrite:
             self.columns += new
             self.rewrite = False
-            self._write(self.rows, "w", header=True)
+            write_text(self.path, self._text(self.rows, header=True))
         else:
-            self._write([row], "a", header=False)
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(self._text([row], header=False))
 
-    def _write(self, rows: list[dict[str, str]], mode: str, *, header: bool) -> None:
-        with self.path.open(mode, newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, self.columns)
-            if header:
-                writer.writeheader()
-            writer.writerows(rows)
+    def _text(self, rows: list[dict[str, str]], *, header: bool) -> str:
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, self.columns, lineterminator="\n")
+        if header:
+            writer.writeheader()
+        writer.writerows(rows)
+        return text.getvalue()
 
 
 def make_loggers(cfg: Any, folder: Path, *, step: int, plain: dict[str, Any]) -> list[Logger]:
@@ -104,8 +112,21 @@ def make_loggers(cfg: Any, folder: Path, *, step: int, plain: dict[str, Any]) ->
 
 def sync_command(folder: Path) -> str | None:
     """The command that uploads an offline W&B run, when there is one."""
-    offline = sorted((folder / "wandb").glob("offline-run-*"))
-    return f"wandb sync '{offline[-1]}'" if offline else None
+    parts = sorted((folder / "wandb").glob("offline-run-*"))
+    return f"wandb sync {' '.join(shlex.quote(str(part)) for part in parts)}" if parts else None
+
+
+def close_loggers(trainer: L.Trainer) -> None:
+    """End all loggers; a W&B server that does not answer within `SECONDS_TO_CLOSE` is left to a later sync."""
+    for logger in trainer.loggers:
+        logger.finalize("success")
+        run: Any = getattr(logger, "experiment", None)
+        if hasattr(run, "finish") and hasattr(run, "settings"):
+            closing = threading.Thread(target=run.finish, daemon=True)
+            closing.start()
+            closing.join(SECONDS_TO_CLOSE)
+            if closing.is_alive():
+                print(f"W&B does not answer; upload later with: wandb sync {shlex.quote(str(Path(run.dir).parent))}")
 
 
 @rank_zero_only
@@ -113,10 +134,10 @@ def _init_wandb(cfg: Any, folder: Path, plain: dict[str, Any]) -> Any:
     """Start the W&B run: online when a key is at hand, offline when there is none or the server does not answer."""
     import wandb
 
-    mode = cfg.mode
-    if mode == "auto":
-        server = os.environ.get("WANDB_BASE_URL") or wandb.Settings().base_url
-        mode = "online" if os.environ.get("WANDB_MODE", "online") == "online" and _has_key(server) else "offline"
+    mode: Any = os.environ.get("WANDB_MODE", "online") if cfg.mode == "auto" else cfg.mode
+    server = os.environ.get("WANDB_BASE_URL") or wandb.Settings().base_url
+    if mode == "online" and not _has_key(server):
+        mode = "offline"  # online without a key would ask for one
     id_file = folder / ".wandb_id"
     run_id = id_file.read_text().strip() if id_file.exists() else uuid.uuid4().hex[:8]
     id_file.write_text(run_id)
@@ -130,7 +151,7 @@ def _init_wandb(cfg: Any, folder: Path, plain: dict[str, Any]) -> Any:
         "job_type": "train",
         "config": plain,
     }
-    quiet = wandb.Settings(silent=True, init_timeout=8, x_disable_stats=False)
+    quiet = wandb.Settings(silent=True, init_timeout=8)
     try:
         return wandb.init(**options, mode=mode, resume="allow" if mode == "online" else None, settings=quiet)
     except (wandb.errors.CommError, wandb.errors.UsageError, wandb.errors.AuthenticationError) as error:

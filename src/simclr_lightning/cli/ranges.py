@@ -122,6 +122,8 @@ RULES: Final[dict[str, Rule]] = {
             "data.resident": one_of("auto", True, False),
             "data.dataset.labels": SWITCH,
             "data.dataset.on_corrupt": one_of("fail", "skip"),
+            "data.dataset.max_skipped": whole(0),
+            "data.dataset.max_pixels": whole(1, 178_956_970),
         }
     ),
     "views._target_": TARGET,

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import signal
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import FrameType
 
 import lightning as L
@@ -18,7 +17,6 @@ class StopSignals:
 
     training: bool = False
     received: int = 0
-    parent: int = field(default_factory=os.getppid)
 
     def install(self) -> None:
         """Take both signals."""
@@ -26,9 +24,7 @@ class StopSignals:
             signal.signal(signum, self._handle)
 
     def pending(self) -> int:
-        """The signal that asks to stop, or 0; a parent that is gone counts as SIGTERM."""
-        if not self.received and os.getppid() != self.parent:
-            return int(signal.SIGTERM)
+        """The signal that asks to stop, or 0."""
         return self.received
 
     def _handle(self, signum: int, frame: FrameType | None) -> None:
@@ -42,7 +38,8 @@ class KeepSignals(L.Callback):
     """Puts our handlers back after Lightning has set its own, for the time of the steps.
 
     Lightning's SIGTERM handler talks to the other ranks from inside the handler, and in a group its loop reads a tensor
-    from the device at every step to learn of a SIGTERM; `Health` does both at its own steps, on the host.
+    from the device at every step to learn of a SIGTERM; `Health` does both on the host. Comes last, so that everything
+    is saved when training ends.
     """
 
     def __init__(self, signals: StopSignals) -> None:
@@ -50,10 +47,14 @@ class KeepSignals(L.Callback):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """From here on a signal waits for the end of the step."""
-        trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
+        loop = trainer.fit_loop.epoch_loop
+        assert hasattr(loop, "_broadcast_sigterm_tensor"), "Lightning has renamed it"
+        loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
         self.signals.install()
         self.signals.training = True
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """From here on a signal stops at once: everything is saved."""
+        """From here on a signal stops at once, one that came during the last step too: everything is saved."""
         self.signals.training = False
+        if self.signals.received:
+            raise Stopped(self.signals.received)

@@ -68,62 +68,81 @@ def _main(words: list[str], started: float, folder: list[Path]) -> int:
         return _dry_run(run)
     if "RANK" in os.environ and "WORLD_SIZE" in os.environ:
         return _external(run, started, folder)
+    if int(os.environ.get("SLURM_NTASKS", "1")) > 1 and "SLURM_PROCID" in os.environ:
+        raise errors.UserError("under srun, start one task a node that runs torchrun: srun torchrun ... train.py ...")
     return _single(run, started, folder)
 
 
 def _single(run: Run, started: float, known: list[Path]) -> int:
     from simclr_lightning import checkpoint
-    from simclr_lightning.cli.folder import locked, write_config
+    from simclr_lightning.cli import judge
+    from simclr_lightning.cli.folder import locked, reserve
     from simclr_lightning.cli.job import device_count, run_job
     from simclr_lightning.cli.launcher import run_ranks
 
+    devices = device_count(run.cfg)
+    run = reserve(run)
     with locked(run.folder):
         known.append(run.folder)
-        checkpoint.sweep_debris(run.folder)
-        for note in run.notes:
-            print(note)
-        if _finished(run):
+        if not _prepare(run):
             return 0
-        write_config(run)
-        devices = device_count(run.cfg)
         if devices == 1:
-            return run_job(run.folder, run.cfg, checkpoint=run.checkpoint, started=started)
+            return run_job(run.folder, run.cfg, checkpoint=run.checkpoint, force=run.force, started=started)
+        debug = config.flag(run.overrides, "debug")
         try:
-            return run_ranks(run.folder, devices, checkpoint=run.checkpoint, debug=config.flag(run.overrides, "debug"))
+            return run_ranks(run.folder, devices, checkpoint=run.checkpoint, force=run.force, debug=debug)
         finally:
-            _settle(run)
+            if "status" not in checkpoint.read_summary(run.folder):  # ranks that were killed wrote none
+                checkpoint.write_summary(run.folder, judge.blank_summary(run.cfg))
 
 
-def _settle(run: Run) -> None:
-    """Ranks that were killed wrote no summary: the parent does."""
+def _prepare(run: Run) -> bool:
+    """Clean and mark the folder; False when there is nothing left to do."""
     from simclr_lightning import checkpoint
-    from simclr_lightning.cli import judge
+    from simclr_lightning.cli.folder import write_config
 
-    if "status" not in checkpoint.read_summary(run.folder):
-        checkpoint.write_summary(run.folder, judge.blank_summary(run.cfg))
+    checkpoint.sweep_debris(run.folder)
+    for note in run.notes:
+        print(note)
+    if _finished(run):
+        return False
+    write_config(run)
+    (run.folder / checkpoint.SUMMARY).unlink(missing_ok=True)  # an earlier part's; until the end there is none
+    return True
 
 
 def _external(run: Run, started: float, known: list[Path]) -> int:
-    """Under torchrun or srun: this process is a rank already; rank 0's folder is everyone's."""
+    """Under torchrun: this process is a rank already; rank 0's folder is everyone's."""
     import contextlib
 
     import torch
 
-    from simclr_lightning.cli.folder import locked, write_config
-    from simclr_lightning.cli.job import accelerator, run_job
+    from simclr_lightning.cli.folder import locked, reserve
+    from simclr_lightning.cli.job import accelerator, device_count, run_job
 
+    world, asked = int(os.environ["WORLD_SIZE"]), device_count(run.cfg) * run.cfg.trainer.num_nodes
+    if world != asked:
+        raise errors.UserError(
+            f"{world} processes were started from outside, but trainer.devices x trainer.num_nodes is {asked}; "
+            "give both as they were started",
+            code=errors.CONFIGURATION,
+        )
     backend = "cpu:gloo,cuda:nccl" if accelerator(run.cfg) == "cuda" else "gloo"
     torch.distributed.init_process_group(backend)
-    shared: list[Any] = [str(run.folder)]
-    torch.distributed.broadcast_object_list(shared, src=0)
-    folder = Path(shared[0])
-    known.append(folder)
     first = torch.distributed.get_rank() == 0
-    with locked(folder) if first else contextlib.nullcontext():
+    if first:
+        run = reserve(run)
+    shared: list[Any] = [str(run.folder), True]
+    with contextlib.ExitStack() as held:
         if first:
-            write_config(run)
-        torch.distributed.barrier()
-        return run_job(folder, run.cfg, checkpoint=run.checkpoint, started=started)
+            held.enter_context(locked(run.folder))
+            shared[1] = _prepare(run)
+        torch.distributed.broadcast_object_list(shared, src=0)
+        folder = Path(shared[0])
+        known.append(folder)
+        if not shared[1]:
+            return 0
+        return run_job(folder, run.cfg, checkpoint=run.checkpoint, force=run.force, started=started)
 
 
 def _finished(run: Run) -> bool:

@@ -6,7 +6,10 @@ takes its contiguous part. The position is the number of images seen, so a resum
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
 
@@ -60,6 +63,7 @@ class ViewsDataModule(L.LightningDataModule):
         self.path = None if path is None else Path(path)
         self.num_workers = num_workers
         self.resident = resident
+        self.any_images = False  # resume although the images are not those of the checkpoint
         self.splits: Splits | None = None
         self._offset = 0  # images seen before this process's step counter started to count
         self._images: Tensor | None = None
@@ -86,6 +90,7 @@ class ViewsDataModule(L.LightningDataModule):
             num_workers=workers,
             collate_fn=_collate,
             persistent_workers=workers > 0,
+            worker_init_fn=_leave_signals_to_the_run if workers else None,
             pin_memory=train.tensor is None and torch.cuda.is_available(),
             # Workers are forked after threads exist in this process; a fresh interpreter is safe.
             multiprocessing_context="forkserver" if workers else None,
@@ -109,8 +114,6 @@ class ViewsDataModule(L.LightningDataModule):
         return {
             "samples_seen": self.samples_seen,
             "steps": self._steps(),
-            "batch_size": self.batch_size,
-            "seed": self.seed,
             "fingerprint": self.load().fingerprint,
         }
 
@@ -120,11 +123,12 @@ class ViewsDataModule(L.LightningDataModule):
         Raises:
             ValueError: when the fingerprint of the images differs from the checkpoint's.
         """
-        if state_dict["fingerprint"] != self.load().fingerprint:
+        if state_dict["fingerprint"] != self.load().fingerprint and not self.any_images:
             raise ValueError(
                 f"the images differ from those the checkpoint was trained on (fingerprint "
                 f"{self.load().fingerprint[:12]}, checkpoint {state_dict['fingerprint'][:12]}): "
-                "files were added, removed or changed; restore them, or start a new run with model.weights="
+                "files were added, removed or changed; restore them, start a new run with model.weights=, or add "
+                "force=true to go on all the same"
             )
         # The trainer's own step is restored later; from then on offset + steps * batch is the position again.
         self._offset = state_dict["samples_seen"] - state_dict["steps"] * self.batch_size
@@ -209,7 +213,9 @@ def centred(images: ImageSet, indices: Tensor, *, size: int) -> Tensor:
     """Evaluation views (b, 3, size, size) float in [0, 1] of the images at ``indices`` (b,)."""
     if images.tensor is not None:
         return centre_view(images.tensor[indices], size=size)
-    return torch.cat([centre_view(images.load(int(i))[None], size=size) for i in indices])
+    with ThreadPoolExecutor(os.cpu_count() or 1) as threads:  # decoding leaves Python's lock
+        views = threads.map(lambda i: centre_view(images.load(i)[None], size=size), indices.tolist())
+        return torch.cat(list(views))
 
 
 def _fits(tensor: Tensor, device: torch.device) -> bool:
@@ -217,6 +223,12 @@ def _fits(tensor: Tensor, device: torch.device) -> bool:
         return device.type == "cpu"
     free, _ = torch.cuda.mem_get_info(device)
     return tensor.numel() * tensor.element_size() <= free / 10
+
+
+def _leave_signals_to_the_run(worker: int) -> None:
+    """Ctrl-C reaches every process of a terminal: the run ends its step, for which it needs its workers."""
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(signum, signal.SIG_IGN)
 
 
 class _Keys(Dataset[tuple[int, int]]):

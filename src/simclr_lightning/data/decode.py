@@ -113,7 +113,9 @@ def _check_size(path: Path | str, size: tuple[int, int], max_pixels: int) -> Non
     width, height = size
     if width * height > max_pixels:
         raise ImageError(
-            _message(path, f"{width} x {height} = {width * height:,} pixels, above data.max_pixels={max_pixels:,}")
+            _message(
+                path, f"{width} x {height} = {width * height:,} pixels, above data.dataset.max_pixels={max_pixels:,}"
+            )
         )
 
 

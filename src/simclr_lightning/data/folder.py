@@ -89,7 +89,7 @@ class FolderImages:
             raise ImageError(f"{error}; {mend}") from None
 
 
-MEND = "remove or replace it, or leave such files out with data.on_corrupt=skip"
+MEND = "remove or replace it, or leave such files out with data.dataset.on_corrupt=skip"
 
 
 def folder(
@@ -165,11 +165,11 @@ def _check(path: Path | str | None, on_corrupt: str, max_skipped: int, max_pixel
     if not root.is_dir():
         raise ValueError(f"data.path={root}: is a file; data=folder reads a folder of images, data=array an .npz")
     if on_corrupt not in ("fail", "skip"):
-        raise ValueError(f"data.on_corrupt={on_corrupt}: must be fail or skip")
+        raise ValueError(f"data.dataset.on_corrupt={on_corrupt}: must be fail or skip")
     if max_skipped < 0:
-        raise ValueError(f"data.max_skipped={max_skipped}: must be at least 0")
+        raise ValueError(f"data.dataset.max_skipped={max_skipped}: must be at least 0")
     if not 1 <= max_pixels <= PILLOW_LIMIT:
-        raise ValueError(f"data.max_pixels={max_pixels}: must be from 1 to {PILLOW_LIMIT:,}")
+        raise ValueError(f"data.dataset.max_pixels={max_pixels}: must be from 1 to {PILLOW_LIMIT:,}")
     return root
 
 
@@ -229,8 +229,8 @@ def _unreadable(listing: Listing, max_skipped: int, max_pixels: int) -> dict[str
             return skipped
     first = "\n  ".join([*skipped.values()][:3])
     raise ImageError(
-        f"more than data.max_skipped={max_skipped} files cannot be read as images:\n  {first}\n"
-        "mend or remove them, or raise data.max_skipped"
+        f"more than data.dataset.max_skipped={max_skipped} files cannot be read as images:\n  {first}\n"
+        "mend or remove them, or raise data.dataset.max_skipped"
     )
 
 
