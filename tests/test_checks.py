@@ -87,6 +87,8 @@ BAD: dict[str, list[Any]] = {
     "data.resident": ["yes", 1, None],
     "data.dataset.labels": [1, "no", None],
     "data.dataset.on_corrupt": ["ignore", None, True],
+    "data.dataset.max_skipped": [-1, 1.5, None],
+    "data.dataset.max_pixels": [0, 178_956_971, "many"],
     "views.size": [*NOT_WHOLE, 0],
     "views.crop": ["middle", None],
     "views.area": [[0, 1], [0.5, 1.5], [0.5, 0.1], [0.5], 0.5, "x", [NAN, 1], None],
@@ -231,7 +233,7 @@ def test_a_warm_up_longer_than_the_run_is_fine(cfg: DictConfig) -> None:
 
 
 def test_the_batch_must_divide(cfg: DictConfig) -> None:
-    message = refusal(put(cfg, "trainer.devices", 3))
+    message = refusal(put(put(cfg, "trainer.devices", 3), "data.batch_size", 256))
     assert "data.batch_size=256 does not divide by 3 devices (256 = 3 * 85 + 1); use 255 or 258" in message
     checks.check_devices(256, 2, 2)
     checks.check_devices(255, "auto")

@@ -242,7 +242,7 @@ MISTAKES = {
     "data=Folder": ["did you mean folder?"],
     "views=simclr_cifra": ["did you mean simclr_cifar?"],
     "optimizer=sdg": ["did you mean sgd?"],
-    "experiment=nope": ["cifar10, fashion_mnist, imagenet, stl10"],
+    "experiment=nope": ["cifar10, fashion_mnist, imagenet, photos, stl10"],
     "hydra/launcher=simcl": ["did you mean simclr?"],
     "model=null": ["the options are"],
     "model=[resnet18,resnet50]": ["the options are"],
@@ -386,10 +386,18 @@ def test_flags() -> None:
     assert not config.flag(["nodebug=true"], "debug")
 
 
-def test_the_difference_of_two_runs(default: DictConfig) -> None:
+def test_the_difference_of_two_runs() -> None:
+    default = config.compose(["experiment=null"])
     assert config.diff(default, default) == []
     fresh = config.compose(
-        ["loss.temperature=0.5", "optimizer=sgd", "views.area=[0.2,1]", "hydra.run.dir=x", "ckpt_path=last"]
+        [
+            "experiment=null",
+            "loss.temperature=0.5",
+            "optimizer=sgd",
+            "views.area=[0.2,1]",
+            "hydra.run.dir=x",
+            "ckpt_path=last",
+        ]
     )
     assert config.diff(default, fresh) == [
         "loss.temperature: 0.2 -> 0.5",

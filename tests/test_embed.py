@@ -1,0 +1,95 @@
+"""``simclr embed``: h of every image with its name, in three formats; and what is refused."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from conftest import small_images
+from simclr_lightning import export_encoder, load_encoder, resnet
+from simclr_lightning.views import centre_view
+
+Program = Callable[..., int]
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> tuple[Path, Path]:
+    """An exported encoder and a folder of five images in two subfolders, one with a name in another language."""
+    torch.manual_seed(0)
+    encoder = resnet(10, 0.125, "cifar")
+    export_encoder(encoder, tmp_path / "exported", card={}, size=12)
+    for index, image in enumerate(small_images(5)[0]):
+        path = tmp_path / "images" / ("b é 图" if index % 2 else "a") / f"{index}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(path)
+    return tmp_path / "exported", tmp_path / "images"
+
+
+def expected(exported: Path, images: Path) -> tuple[list[str], torch.Tensor]:
+    names = sorted(str(path.relative_to(images)) for path in images.rglob("*.png"))
+    pixels = torch.stack([torch.from_numpy(np.array(Image.open(images / n))).permute(2, 0, 1) for n in names])
+    with torch.no_grad():
+        return names, load_encoder(exported)(centre_view(pixels, size=12))
+
+
+def test_three_formats_hold_the_same(made: tuple[Path, Path], simclr: Program) -> None:
+    names, h = expected(*made)
+    for name in ("out.npz", "out.csv", "out.parquet"):
+        assert simclr("embed", *made, name) == 0
+    arrays = np.load("out.npz", allow_pickle=False)
+    assert arrays["files"].tolist() == names
+    assert (arrays["h"].dtype, arrays["h"].shape) == (np.float32, tuple(h.shape))
+    assert np.allclose(arrays["h"], h, atol=1e-6)
+    with Path("out.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.reader(file))
+    assert [row[0] for row in rows[1:]] == names
+    assert np.allclose(np.array([row[1:] for row in rows[1:]], dtype=np.float32), h, atol=1e-6)
+    import pyarrow.parquet as pq
+
+    table = pq.read_table("out.parquet")
+    assert table["file"].to_pylist() == names
+    assert np.allclose(np.array(table["h"].to_pylist()), h, atol=1e-6)
+    assert not list(Path().glob(".*"))
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["nowhere", "images", "out.npz"], "nowhere"),
+        (["exported", "nowhere", "out.npz"], "no such folder"),
+        (["exported", "images", "out.txt"], ".parquet"),
+        (["exported", "images", "no/out.npz"], "make it first"),
+        (["exported", "images"], "three words"),
+        (["exported", "exported", "out.npz"], "no images"),
+    ],
+)
+def test_mistakes_are_short_and_nothing_is_written(
+    made: tuple[Path, Path], simclr: Program, capsys: pytest.CaptureFixture[str], words: list[str], says: str
+) -> None:
+    assert simclr("embed", *words) != 0
+    said = capsys.readouterr().err
+    assert says in said
+    assert "Traceback" not in said
+    assert not list(Path().glob("out*"))
+
+
+def test_a_broken_image_is_named(made: tuple[Path, Path], simclr: Program, capsys: pytest.CaptureFixture[str]) -> None:
+    (made[1] / "a" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\nnothing")
+    assert simclr("embed", *made, "out.npz") == 1
+    assert "broken.png" in capsys.readouterr().err
+    assert not Path("out.npz").exists()
+
+
+def test_help_and_unknown_commands(simclr: Program, capsys: pytest.CaptureFixture[str]) -> None:
+    assert simclr("embed", "--help") == 0
+    assert simclr() == 0
+    assert "evaluate RUN" in capsys.readouterr().out
+    assert simclr("trian") == 2
+    assert "did you mean train?" in capsys.readouterr().err
+    assert simclr("evaluate", "--help") == 0
