@@ -167,10 +167,10 @@ def test_a_package_without_its_repository_uses_its_own_folder(tmp_path: Path, mo
 
 
 def test_the_defaults(default: DictConfig) -> None:
-    assert default.loss.temperature == 0.2
+    assert default.loss.temperature == 0.5  # experiment=photos
+    assert config.compose(["experiment=null"]).loss.temperature == 0.2
     assert default.model.encoder.stem == "cifar"
     assert str(default.hydra.run.dir).startswith("outputs/")
-    assert default.hydra.run.dir == default.hydra.run.dir
 
 
 def test_the_stem_follows_the_side() -> None:

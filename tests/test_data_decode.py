@@ -17,7 +17,7 @@ from simclr_lightning.data import decode as decoding
 from simclr_lightning.data.decode import PILLOW_LIMIT, check_header
 
 RNG = np.random.default_rng(0)
-MINI = Path("/work/shared/data/imagenette-mini")
+MINI = Path(__file__).resolve().parents[2] / "shared" / "data" / "imagenette-mini"
 
 
 def photo(height=48, width=64):

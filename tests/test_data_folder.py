@@ -18,7 +18,7 @@ from simclr_lightning.data.images import PackedNames
 from simclr_lightning.data.layout import lay_out
 from simclr_lightning.data.listing import list_images
 
-MINI = Path("/work/shared/data/imagenette-mini")
+MINI = Path(__file__).resolve().parents[2] / "shared" / "data" / "imagenette-mini"
 
 
 def pixels(number, size=8):
