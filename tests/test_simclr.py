@@ -67,6 +67,15 @@ def test_the_learning_rate_follows_the_formula_at_every_step_of_a_run(tmp_path: 
     assert seen == pytest.approx(rises + falls, abs=1e-9)
 
 
+def test_max_steps_alone_is_enough() -> None:
+    trainer = L.Trainer(
+        accelerator="cpu", max_steps=3, logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, use_distributed_sampler=False, log_every_n_steps=1,
+    )  # fmt: skip
+    trainer.fit(small_module(), datamodule=small_data())
+    assert trainer.global_step == 3
+
+
 def test_bn_and_biases_get_neither_decay_nor_adaptation() -> None:
     module = small_module()
     groups = module.make_optimizer(parameter_groups(module)).param_groups

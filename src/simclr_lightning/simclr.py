@@ -96,6 +96,7 @@ class SimCLR(L.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """The optimiser over encoder and projector and its per-step schedule."""
+        self.trainer.fit_loop.setup_data()  # with max_steps alone Lightning would not know the epoch's length yet
         optimizer = self.make_optimizer(parameter_groups(self))
         total = int(self.trainer.estimated_stepping_batches)
         scheduler = self.make_schedule(
