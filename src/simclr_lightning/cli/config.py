@@ -31,8 +31,8 @@ __all__ = [
     "to_plain",
 ]
 
-# What may differ between a run and its resumption without being a difference of the run.
-_NOT_OF_THE_RUN: Final = frozenset({"hydra", "ckpt_path", "force", "debug", "dry_run", "trusted"})
+# Said anew at every start: not saved with a run, not inherited by its resumption, and no difference between the two.
+NOT_OF_THE_RUN: Final = frozenset({"hydra", "ckpt_path", "force", "debug", "dry_run", "trusted"})
 _ABSENT: Final = "(absent)"
 
 _sweep_overrides: tuple[str, ...] = ()
@@ -210,7 +210,7 @@ def _literal(value: Any) -> Any:
 
 
 def _flat_run(cfg: DictConfig) -> dict[str, Any]:
-    plain = {key: value for key, value in to_plain(cfg).items() if key not in _NOT_OF_THE_RUN}
+    plain = {key: value for key, value in to_plain(cfg).items() if key not in NOT_OF_THE_RUN}
     return mistakes.flatten(plain)
 
 

@@ -17,8 +17,6 @@ from simclr_lightning.cli import config
 from simclr_lightning.cli.errors import UserError
 
 MAY_DIFFER = ("trainer.max_epochs", "trainer.max_steps", "trainer.devices")
-# Said anew at every start: never taken from a saved run.
-NOT_INHERITED = ("ckpt_path", "force", "debug", "dry_run", "trusted", "hydra")
 
 
 @dataclass(frozen=True)
@@ -112,7 +110,7 @@ def write_config(run: Run) -> None:
 
     target = run.folder / ".hydra"
     target.mkdir(exist_ok=True)
-    kept = [word for word in run.overrides if not _given([word], *NOT_INHERITED)]
+    kept = [word for word in run.overrides if not _given([word], *config.NOT_OF_THE_RUN)]
     write_text(target / "config.yaml", OmegaConf.to_yaml(run.cfg))
     # Plain YAML: OmegaConf would take a ${ in a path for an interpolation.
     write_text(target / "overrides.yaml", yaml.safe_dump(kept, allow_unicode=True))
@@ -146,7 +144,7 @@ def saved_overrides(folder: Path) -> list[str]:
         words = yaml.safe_load(path.read_text("utf-8"))
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise UserError(f"{folder} is not a run's folder: {path} cannot be read") from error
-    return [str(word) for word in words or () if not _given([str(word)], *NOT_INHERITED)]
+    return [str(word) for word in words or () if not _given([str(word)], *config.NOT_OF_THE_RUN)]
 
 
 def _resumed(overrides: Sequence[str], full: DictConfig) -> Run:
@@ -216,6 +214,6 @@ def _given(words: Sequence[str], *keys: str) -> bool:
 
 def _job(full: DictConfig) -> DictConfig:
     plain = config.to_plain(full)
-    for key in NOT_INHERITED:
+    for key in config.NOT_OF_THE_RUN:
         plain.pop(key, None)
     return config.from_plain(plain)
