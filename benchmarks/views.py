@@ -415,7 +415,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=512, help="images of 32 pixels in a batch")
     parser.add_argument("--photographs", type=int, default=16, help="JPEGs of 500 x 375")
     parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--output", type=Path, help="JSON; default benchmarks/results/views-DATE.json")
+    parser.add_argument("--output", type=Path, default=Path(__file__).with_suffix(".json"))
     options = parser.parse_args()
     warnings.simplefilter("ignore")  # the rivals' own
     torch.set_num_threads(1)
@@ -424,7 +424,7 @@ def main() -> None:
         rows += measure("224 px from JPEG", installed(224), jpegs(options.photographs), options.rounds)
     print(table(rows))
     about = surroundings()
-    output = options.output or Path(__file__).parent / "results" / f"views-{about['date']}.json"
+    output = options.output
     output.parent.mkdir(parents=True, exist_ok=True)
     settings = {"images": options.images, "photographs": options.photographs, "rounds": options.rounds}
     output.write_text(json.dumps(about | settings | {"rows": [asdict(r) for r in rows]}, indent=1) + "\n")
