@@ -10,6 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from simclr_lightning import pictures
+from simclr_lightning.pictures import canvas, lines, maps
 
 Colour = tuple[int, int, int]
 BLUE, ORANGE = (0, 114, 178), (213, 94, 0)
@@ -75,7 +76,7 @@ def test_neighbours_are_framed_by_their_verdict(tmp_path: Path) -> None:
 def test_a_map_colours_the_classes_and_keeps_them_together(tmp_path: Path) -> None:
     y = torch.arange(120) % 3
     h = torch.eye(3)[y] * 9 + torch.rand(120, 3, generator=torch.Generator().manual_seed(0))
-    xy = pictures._tsne(h)
+    xy = maps._tsne(h)
     distance = torch.cdist(xy, xy).fill_diagonal_(torch.inf)
     assert (y[distance.argmin(1)] == y).all()
     path = pictures.embedding_map(h, y, ["one", "two", "three"], tmp_path / "map.png")
@@ -91,15 +92,15 @@ def test_a_map_colours_the_classes_and_keeps_them_together(tmp_path: Path) -> No
 def test_principal_axes_are_those_of_largest_variance() -> None:
     h = torch.randn(200, 6, generator=torch.Generator().manual_seed(0)) * torch.tensor([1, 9, 2, 5, 1, 1.0])
     _, singular, right = np.linalg.svd((h - h.mean(0)).numpy())
-    got = pictures._principal_axes(h, 2)
+    got = maps._principal_axes(h, 2)
     expected = (h - h.mean(0)).numpy() @ right[:2].T
     np.testing.assert_allclose(np.abs(got.numpy()), np.abs(expected), atol=1e-3)
     assert got.norm(dim=0).tolist() == pytest.approx(singular[:2].tolist(), rel=1e-4)
 
 
 def test_large_sets_are_sampled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pictures, "_PCA_POINTS", 50)
-    h, y = pictures._sample(torch.arange(1000.0)[:, None], torch.arange(1000), 50)
+    monkeypatch.setattr(maps, "_PCA_POINTS", 50)
+    h, y = maps._sample(torch.arange(1000.0)[:, None], torch.arange(1000), 50)
     assert h.shape == (50, 1)
     assert y is not None
     assert torch.equal(h[:, 0], y.float())
@@ -127,10 +128,10 @@ def test_a_map_of_anything_is_drawn(tmp_path: Path, h: Tensor, labels: Tensor | 
 
 
 def test_names_have_no_meaning_to_matplotlib() -> None:
-    assert pictures._plain("_hidden") == " _hidden"
-    assert pictures._plain("a$b$") == r"a\$b\$"
-    assert pictures._plain("two\nlines\udcff") == "two?lines?"
-    assert pictures._plain("x" * 50) == "x" * 21 + "…"
+    assert canvas.plain_name("_hidden") == " _hidden"
+    assert canvas.plain_name("a$b$") == r"a\$b\$"
+    assert canvas.plain_name("two\nlines\udcff") == "two?lines?"
+    assert canvas.plain_name("x" * 50) == "x" * 21 + "…"
 
 
 def test_curves_leave_out_what_is_missing(tmp_path: Path) -> None:
@@ -139,8 +140,8 @@ def test_curves_leave_out_what_is_missing(tmp_path: Path) -> None:
         {"epoch": 1, "loss": float("nan"), "knn": 0.5},
         {"epoch": 2, "loss": 3.0, "knn": None, "never": None},
     ]
-    assert pictures._points(rows, "loss") == [(0, 5.0), (2, 3.0)]
-    assert pictures._points(rows, "knn") == [(1, 0.5)]
+    assert lines._points(rows, "loss") == [(0, 5.0), (2, 3.0)]
+    assert lines._points(rows, "knn") == [(1, 0.5)]
     one = pixels_of(pictures.curves([{"epoch": 0, "loss": 5.0}], tmp_path / "one.png"))
     both = pixels_of(pictures.curves(rows, tmp_path / "both.png"))
     assert both.shape[1] == 2 * one.shape[1]
@@ -155,17 +156,17 @@ def test_a_failed_picture_leaves_the_old_one_and_no_debris(tmp_path: Path) -> No
         pictures.embedding_map(torch.full((5, 2), torch.nan), None, None, path)
     with pytest.raises(ValueError, match="finite"):
         pictures.embedding_map(torch.zeros(0, 2), None, None, path)
-    figure = pictures._figure(1, 1)
+    figure = canvas.figure(1, 1)
     figure.savefig = lambda file, **_: Path(file).write_bytes(b"half") and 1 / 0
     with pytest.raises(ZeroDivisionError):
-        pictures._save(figure, path)
+        canvas.save(figure, path)
     assert path.read_bytes() == before
     assert [file.name for file in tmp_path.iterdir()] == ["v.png"]
 
 
 def test_importing_costs_no_plotting_library_and_drawing_no_pyplot(tmp_path: Path) -> None:
     # The package's own __init__ stands aside: Lightning, which it imports, may import what it likes.
-    package = Path(pictures.__file__).parent
+    package = Path(pictures.__file__).parents[1]
     code = f"""
 import sys, types
 from pathlib import Path

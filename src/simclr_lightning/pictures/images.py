@@ -1,0 +1,124 @@
+"""Images as they are: view pairs, and nearest neighbours.
+
+Shapes: m = queries, k = neighbours, n = images, S, H, W = sides in pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from simclr_lightning.pictures import canvas
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+
+def view_pairs(x_a: Tensor, x_b: Tensor, path: Path, *, count: int = 8) -> Path:
+    """Draw the two views of the first `count` images, as the network sees them: one column an image.
+
+    Args:
+        x_a: first views (n, 3, S, S), float in [0, 1] or uint8.
+        x_b: second views, the same shape and order.
+        path: the PNG to write; its folder is made.
+        count: columns at most.
+    """
+    count = min(count, len(x_a))
+    assert count >= 1, "a picture of view pairs needs a pair"
+    figure, axes = _image_grid(2, count, height_over_width=x_a.shape[-2] / x_a.shape[-1], left=0.35, bottom=0.1)
+    for row, (name, views) in enumerate((("first view", x_a), ("second view", x_b))):
+        for column in range(count):
+            _show(axes[row][column], views[column])
+        axes[row][0].set_ylabel(name, fontsize=9)
+    title = "Two views of each image: the network learns that they belong together"
+    axes[0][0].set_title(title, fontsize=10, loc="left")
+    return canvas.save(figure, path)
+
+
+def neighbours(
+    queries: Tensor,
+    neighbours: Tensor,
+    path: Path,
+    *,
+    correct: Tensor | None = None,
+    query_names: Sequence[str] | None = None,
+) -> Path:
+    """Draw each query at the left and its nearest images, nearest first, at its right.
+
+    Args:
+        queries: (m, 3, H, W), float in [0, 1] or uint8.
+        neighbours: (m, k, 3, H, W).
+        path: the PNG to write; its folder is made.
+        correct: (m, k) bool, whether a neighbour is of the query's class; None where there are no labels.
+        query_names: a line at the left of each query, such as its class.
+    """
+    m, k = neighbours.shape[:2]
+    names = [canvas.plain_name(name) for name in query_names or ()]
+    figure, axes = _image_grid(
+        m, k + 1, height_over_width=queries.shape[-2] / queries.shape[-1],
+        left=0.25 + 0.07 * max((len(name) for name in names), default=0),
+        bottom=0.1 if correct is None else 0.4, first_gap=0.25,
+    )  # fmt: skip
+    for row in range(m):
+        _show(axes[row][0], queries[row])
+        if names:
+            axes[row][0].set_ylabel(names[row], fontsize=8, rotation=0, ha="right", va="center", labelpad=6)
+        for column in range(k):
+            verdict = None if correct is None else bool(correct[row, column])
+            _show(axes[row][column + 1], neighbours[row, column], verdict)
+    axes[0][0].set_title("query", fontsize=10)
+    axes[0][1].set_title("most similar images, nearest first", fontsize=10, loc="left")
+    if correct is not None:
+        share = correct.double().mean().item()
+        key = f"✓ blue: same class as the query    ✗ orange: another class    ({share:.0%} the same)"
+        figure.text(axes[-1][0].get_position().x0, 0.14 / figure.get_figheight(), key, fontsize=9)
+    return canvas.save(figure, path)
+
+
+def _image_grid(
+    rows: int,
+    columns: int,
+    *,
+    height_over_width: float,
+    left: float,
+    bottom: float,
+    first_gap: float = 0.08,
+) -> tuple[Figure, list[list[Axes]]]:
+    """A figure with places for rows x columns images, `first_gap` after column 0; lengths in inches."""
+    cell, gap, top, right = 0.95, 0.08, 0.35, 0.1
+    tall = cell * height_over_width
+    starts = [left] + [left + first_gap - gap + column * (cell + gap) for column in range(1, columns)]
+    # Titles and the key need some width even over few columns.
+    width = max(starts[-1] + cell + right, left + 5.2)
+    height = top + rows * (tall + gap) - gap + bottom
+    figure = canvas.figure(width, height, layout=None)
+    axes = []
+    for row in range(rows):
+        y = height - top - tall - row * (tall + gap)
+        axes.append([figure.add_axes((x / width, y / height, cell / width, tall / height)) for x in starts])
+    return figure, axes
+
+
+def _show(axes: Axes, image_3HW: Tensor, verdict: bool | None = None) -> None:
+    """One image without ticks; a verdict frames it and puts a sign into its corner."""
+    image = image_3HW.detach().cpu()
+    image = image if image.dtype == torch.uint8 else (image.float().clamp(0, 1) * 255).round().byte()
+    # Small images are shown as they are, pixel by pixel; large ones are reduced smoothly.
+    smoothing = "nearest" if image.shape[-1] < 100 else "antialiased"
+    axes.imshow(image.permute(1, 2, 0).numpy(), interpolation=smoothing)
+    axes.set_xticks([])
+    axes.set_yticks([])
+    colour = "#BBBBBB" if verdict is None else (canvas.RIGHT if verdict else canvas.WRONG)
+    for spine in axes.spines.values():
+        spine.set(color=colour, linewidth=0.8 if verdict is None else 2.5)
+    if verdict is not None:
+        axes.text(
+            0.97, 0.04, "✓" if verdict else "✗", transform=axes.transAxes, ha="right", va="bottom",
+            color="white", fontsize=8,
+            bbox={"boxstyle": "square,pad=0.15", "facecolor": colour, "linewidth": 0},
+        )  # fmt: skip
