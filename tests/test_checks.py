@@ -120,6 +120,7 @@ BAD: dict[str, list[Any]] = {
     "callbacks.checkpoints.every_n_epochs": [*NOT_WHOLE, 0],
     "callbacks.checkpoints.every_n_steps": [0, 1.5, "4", True],
     "callbacks.metrics.every_n_steps": [*NOT_WHOLE, 0],
+    "callbacks.hardness.every_n_steps": NOT_WHOLE,
     "logger.name": ["tb", None, True],
     "logger.project": ["", None, 3],
     "logger.entity": ["", 3],

@@ -13,9 +13,11 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from conftest import WORDS
+from simclr_lightning.random import permutation
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -91,6 +93,21 @@ def test_two_processes_give_one_run(npz: Path, tmp_path: Path) -> None:
     found = summary(tmp_path / "run")
     assert (found["status"], found["steps"], found["devices"]) == ("finished", 8, 2)
     assert found["images_seen"] == 128
+    check_hardness(tmp_path / "run", npz)
+
+
+def check_hardness(run: Path, npz: Path) -> None:
+    """The last step's negatives are those of the global batch, each with its own label."""
+    with (run / "similarity.csv").open() as file:
+        bins = [row for row in csv.DictReader(file) if row["step"] == "8"]
+    assert sum(int(row["positives"]) for row in bins) == 32
+    assert sum(int(row["negatives"]) for row in bins) == 32 * 30
+    batch = np.load(npz)["train_labels"][permutation(64, seed=0, epoch=1)[48:].numpy()]
+    same = [2 * int((batch == label).sum()) - 2 for label in batch]
+    with (run / "metrics.csv").open() as file:
+        (row,) = [row for row in csv.DictReader(file) if row["train/same_class_all"]]
+    assert float(row["train/same_class_all"]) == pytest.approx(sum(same) / 30 / 16)
+    assert 0.1 <= float(row["train/hardest_10"]) <= 1
 
 
 def test_sigterm_saves_and_the_run_goes_on(long: tuple[subprocess.Popen[str], Path]) -> None:

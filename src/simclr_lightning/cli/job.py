@@ -23,7 +23,16 @@ from torch import nn
 
 from simclr_lightning import checkpoint as checkpoints
 from simclr_lightning import encoders
-from simclr_lightning.callbacks import LOG, Checkpoints, Health, OnlineScore, RunProgress, StepMetrics, Stopped
+from simclr_lightning.callbacks import (
+    LOG,
+    Checkpoints,
+    Hardness,
+    Health,
+    OnlineScore,
+    RunProgress,
+    StepMetrics,
+    Stopped,
+)
 from simclr_lightning.cli import judge
 from simclr_lightning.cli.errors import UserError
 from simclr_lightning.cli.loggers import make_loggers
@@ -141,6 +150,7 @@ def _train(
         callbacks=[
             metrics,
             Health(stop=signals.pending),
+            Hardness(folder / "similarity.csv", **cfg.callbacks.hardness),
             online,
             Checkpoints(folder / "checkpoints", online=online, **cfg.callbacks.checkpoints),
             progress,

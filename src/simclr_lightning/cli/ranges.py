@@ -170,6 +170,7 @@ RULES: Final[dict[str, Rule]] = {
     "callbacks.checkpoints.every_n_epochs": whole(1),
     "callbacks.checkpoints.every_n_steps": whole(1).or_(None),
     "callbacks.metrics.every_n_steps": whole(1),
+    "callbacks.hardness.every_n_steps": whole(0),
     "logger.name": one_of("csv", "wandb", "tensorboard"),
     **optional(
         {
