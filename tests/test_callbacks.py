@@ -12,10 +12,20 @@ from torch import nn
 
 from conftest import small_data, small_module, small_splits, small_trainer
 from simclr_lightning import callbacks, checkpoint
-from simclr_lightning.callbacks import Health, MeanOverRanks, NonFiniteError, OnlineScore, StepMetrics, bank_indices
+from simclr_lightning.callbacks import (
+    SELECTABLE,
+    Health,
+    MeanOverRanks,
+    NonFiniteError,
+    OnlineScore,
+    StepMetrics,
+    bank_indices,
+    selected,
+)
 from simclr_lightning.callbacks import health as health_room
 from simclr_lightning.callbacks import online as online_room
 from simclr_lightning.data import ViewsDataModule
+from simclr_lightning.evaluation import BETTER
 from simclr_lightning.ntxent import NTXent
 
 
@@ -211,6 +221,92 @@ def test_the_label_free_score_is_the_loss_of_held_out_views(tmp_path: Path) -> N
     want = nt_xent(z_a, z_b, 0.5).loss.item()
     assert online.latest["online/held_out_loss"] == pytest.approx(want, rel=1e-6)
     assert online.score == -online.latest["online/held_out_loss"]
+
+
+def weights_after(folder: Path, **options: object) -> dict[str, torch.Tensor]:
+    module = small_module()
+    small_trainer(folder, extra=[OnlineScore(k=3, **options)]).fit(module, datamodule=small_data())
+    return module.state_dict()
+
+
+def test_scores_leave_every_weight_and_random_number_as_they_are(tmp_path: Path) -> None:
+    without = weights_after(tmp_path / "off", every_n_epochs=0)
+    for name, options in {"probe": {}, "no_probe": {"probe": False}}.items():
+        found = weights_after(tmp_path / name, **options)
+        assert all(torch.equal(found[key], without[key]) for key in without), name
+
+
+def test_the_online_probe_is_scikit_learns_on_the_same_features(tmp_path: Path) -> None:
+    from sklearn.linear_model import LogisticRegression
+
+    data, module, online = small_data(dataset=lambda path: small_splits(count=300)), small_module(), OnlineScore(k=3)
+    rows: list[dict[str, float]] = []
+
+    class Rows(L.pytorch.loggers.logger.DummyLogger):
+        def log_metrics(self, found: dict[str, float], step: int) -> None:
+            rows.append(dict(found))
+
+    trainer = small_trainer(tmp_path, extra=[online], max_steps=18)
+    trainer.loggers = [Rows()]
+    trainer.fit(module, datamodule=data)
+    splits = data.load()
+    module.eval()
+    with torch.no_grad():
+        h = torch.cat([module.encoder(x) for x in data.eval_batches(splits.train)]).double().numpy()
+    y, held = splits.train.labels.numpy(), splits.held_out.numpy()
+    bank = [i for i in range(300) if i not in set(held)]
+    l2 = 1e-3 * h[bank].var(0).mean()
+    peer = LogisticRegression(C=1 / (len(bank) * l2), tol=1e-9, max_iter=10_000).fit(h[bank], y[bank])
+    assert online.latest["online/linear_top1"] == pytest.approx(peer.score(h[held], y[held]))
+    chance = -peer.predict_log_proba(h[held])[range(len(held)), y[held]].mean()
+    assert online.latest["online/linear_loss"] == pytest.approx(chance, rel=0.05)
+    assert online.latest["online/linear_loss"] < math.log(3)
+    logged = [row for row in rows if "online/linear_top1" in row]
+    assert logged[-1].items() >= online.latest.items()
+
+
+def test_without_labels_there_is_no_probe_and_with_them_every_score(tmp_path: Path) -> None:
+    free = {f"online/{name}" for name in BETTER}
+    for labelled in (True, False):
+        online = OnlineScore(k=3)
+        data = small_data(dataset=lambda path, labelled=labelled: small_splits(labelled=labelled))
+        small_trainer(tmp_path / str(labelled), extra=[online], max_steps=4).fit(small_module(), datamodule=data)
+        with_labels = {"online/knn_top1", "online/linear_top1", "online/linear_loss"} if labelled else set()
+        assert online.latest.keys() == free | with_labels
+
+
+def test_the_selected_score_is_the_one_asked_for_with_its_sign(tmp_path: Path) -> None:
+    found = dict.fromkeys(SELECTABLE, 0.25)
+    assert {name: selected(found, name) for name in SELECTABLE} == {
+        "knn_top1": 0.25, "linear_top1": 0.25, "held_out_loss": -0.25, "contrastive_accuracy": 0.25,
+        "alignment": -0.25, "uniformity": -0.25, "rankme": 0.25, "effective_rank": 0.25, "neighbour_agreement": 0.25,
+    }  # fmt: skip
+    assert selected({"knn_top1": 0.5, "held_out_loss": 3.0}, "auto") == 0.5
+    assert selected({"held_out_loss": 3.0}, "auto") == -3.0
+    assert selected({}, "auto") is None
+    online = OnlineScore(k=3, select="alignment")
+    small_trainer(tmp_path, extra=[online], max_steps=4).fit(small_module(), datamodule=small_data())
+    assert online.score == -online.latest["online/alignment"]
+
+
+@pytest.mark.parametrize(
+    ("options", "labelled", "says"),
+    [
+        ({"select": "knn_top1"}, False, "needs labels, and these images have none: take auto or one of held_out_loss"),
+        ({"select": "linear_top1", "probe": False}, True, "callbacks.online.probe=true"),
+        ({"select": "rankme", "every_n_epochs": 0}, True, "callbacks.online.every_n_epochs to 1"),
+    ],
+)
+def test_a_selection_that_cannot_be_is_refused_before_the_first_step(
+    tmp_path: Path, options: dict[str, object], labelled: bool, says: str
+) -> None:
+    data = small_data(dataset=lambda path: small_splits(labelled=labelled))
+    trainer = small_trainer(tmp_path, extra=[OnlineScore(**options)])
+    with pytest.raises(ValueError, match=says):
+        trainer.fit(small_module(), datamodule=data)
+    assert trainer.global_step == 0
+    with pytest.raises(ValueError, match="choose auto or one of knn_top1"):
+        OnlineScore(select="nothing")
 
 
 def test_bank_indices_leave_out_the_held_out_and_the_unlabelled() -> None:

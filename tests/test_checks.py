@@ -117,6 +117,9 @@ BAD: dict[str, list[Any]] = {
     "callbacks.online.every_n_epochs": NOT_WHOLE,
     "callbacks.online.k": [*NOT_WHOLE, 0],
     "callbacks.online.bank_at_most": [*NOT_WHOLE, 0],
+    "callbacks.online.views_at_most": [*NOT_WHOLE, 2],
+    "callbacks.online.probe": [1, "yes", None],
+    "select": ["rank", "test", None, True, 1],
     "callbacks.checkpoints.every_n_epochs": [*NOT_WHOLE, 0],
     "callbacks.checkpoints.every_n_steps": [0, 1.5, "4", True],
     "callbacks.metrics.every_n_steps": [*NOT_WHOLE, 0],
@@ -167,6 +170,13 @@ def test_every_key_has_wrong_values_above() -> None:
 def test_the_ends_of_ranges_are_inside(key: str, values: list[Any], composed: DictConfig) -> None:
     for value in values:
         checks.check_config(put(copy.deepcopy(composed), key, value))
+
+
+def test_select_takes_what_the_callback_takes() -> None:
+    from simclr_lightning.callbacks import SELECTABLE
+    from simclr_lightning.cli import ranges
+
+    assert set(ranges.SELECTABLE) == {"auto", *SELECTABLE}
 
 
 def test_the_message_says_key_value_and_range(cfg: DictConfig) -> None:

@@ -40,6 +40,7 @@ def test_a_run_leaves_what_the_contract_says(simclr: Program, npz: Path, capsys:
     assert (found["status"], found["steps"], found["epochs"], found["images_seen"]) == ("finished", 8, 2, 128)
     assert all(0 <= found[key] <= 1 for key in found if key.startswith(("knn", "linear")))
     assert found["knn_top1_pixels"] > 0.9  # the colour tells the class
+    assert found["held_out_score"] == found["online_knn_top1"]
     said = capsys.readouterr().out
     for command in ("python train.py ckpt_path='run'", "simclr evaluate 'run'", "simclr embed 'run'"):
         assert command in said
@@ -72,7 +73,8 @@ def test_a_stopped_run_goes_on_in_its_folder_and_ends_like_an_uninterrupted_one(
     assert summary(Path("outputs/part"))["steps"] == 5
     assert simclr("train", "ckpt_path=last") == 0
     whole, part = summary(Path("whole")), summary(Path("outputs/part"))
-    for key in CONTRACT - {"images_per_second"}:
+    assert {"online_rankme", "online_linear_top1"} < whole.keys()
+    for key in whole.keys() - {"images_per_second", "seconds"}:
         assert whole[key] == part[key], key
     states = [checkpoint.load(Path(run) / "checkpoints/last.ckpt")["state_dict"] for run in ("whole", "outputs/part")]
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
@@ -112,15 +114,21 @@ def test_the_exact_number_of_steps_even_below_an_epoch(simclr: Program, npz: Pat
     assert summary(Path("run"))["steps"] == 7
 
 
-def test_without_labels_scores_are_null_and_the_rest_is_there(simclr: Program, tmp_path: Path) -> None:
+def test_without_labels_scores_are_null_and_the_rest_is_there(
+    simclr: Program, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     import numpy as np
 
     from conftest import small_images
 
     np.savez(tmp_path / "plain.npz", train_images=small_images(40)[0])
-    assert simclr("train", *WORDS, "data.path=plain.npz", "hydra.run.dir=run") == 0
+    words = (*WORDS, "data.path=plain.npz", "hydra.run.dir=run")
+    assert simclr("train", *words, "select=knn_top1") == 1
+    assert "select=knn_top1 needs labels" in capsys.readouterr().err
+    assert simclr("train", *words, "select=alignment") == 0
     found = summary(Path("run"))
-    assert found["status"] == "finished"
+    assert (found["status"], found["select"]) == ("finished", "alignment")
+    assert found["held_out_score"] == -found["online_alignment"]
     assert [found[key] for key in sorted(found) if "top1" in key] == [None] * 4
     assert "online/held_out_loss" in (Path("run") / "metrics.csv").read_text()
     for name in FILES:

@@ -8,12 +8,20 @@ from simclr_lightning.callbacks.checkpoints import Checkpoints, save_last
 from simclr_lightning.callbacks.hardness import Hardness
 from simclr_lightning.callbacks.health import Health, NonFiniteError, Stopped
 from simclr_lightning.callbacks.metrics import MeanOverRanks, StepMetrics
-from simclr_lightning.callbacks.online import OnlineScore, bank_indices, warn_if_collapsed
+from simclr_lightning.callbacks.online import (
+    SELECTABLE,
+    OnlineScore,
+    bank_indices,
+    label_free,
+    probe_scores,
+    selected,
+)
 from simclr_lightning.callbacks.progress import RunProgress
 from simclr_lightning.callbacks.rows import LOG, log_row
 
 __all__ = [
     "LOG",
+    "SELECTABLE",
     "Checkpoints",
     "Hardness",
     "Health",
@@ -24,7 +32,9 @@ __all__ = [
     "StepMetrics",
     "Stopped",
     "bank_indices",
+    "label_free",
     "log_row",
+    "probe_scores",
     "save_last",
-    "warn_if_collapsed",
+    "selected",
 ]

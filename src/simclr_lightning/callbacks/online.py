@@ -1,6 +1,8 @@
-"""A score between epochs, on the held-out part of train alone."""
+"""Scores between epochs, on the held-out part of train alone: with its labels where there are any, and without."""
 
 from __future__ import annotations
+
+from typing import Final
 
 import lightning as L
 import torch
@@ -9,63 +11,132 @@ from torch import Tensor
 
 from simclr_lightning.callbacks.rows import LOG, log_row
 from simclr_lightning.data import ViewsDataModule
-from simclr_lightning.evaluation import effective_rank, extract, knn_predict
-from simclr_lightning.ntxent import nt_xent
+from simclr_lightning.evaluation import BETTER, accuracy, extract, fit_logistic, judge_views, knn_predict
 from simclr_lightning.simclr import SimCLR
 
-QUERIES_AT_MOST = 10_000  # images of the held-out tenth that are scored between epochs
-HELD_OUT_AT_MOST = 1024  # ... by the label-free score
+QUERIES_AT_MOST = 10_000  # images of the held-out tenth whose classes are predicted between epochs
+PROBE_L2 = 1e-3  # of the online probe, times the features' mean variance
+
+# What best.ckpt and a sweep may be chosen by, with the sign under which higher is better.
+LABELLED: Final[dict[str, int]] = {"knn_top1": 1, "linear_top1": 1}
+SELECTABLE: Final[dict[str, int]] = {**LABELLED, **BETTER}
 
 
 class OnlineScore(L.Callback):
     """Scores the encoder between epochs on the held-out part of train, never on test.
 
-    With labels: top-1 of kNN (cosine, majority vote of ``k``), bank = train without the held-out part. Without: the
-    NT-Xent of held-out views, lower is better. Logged as ``online/knn_top1`` or ``online/held_out_loss``, beside
-    ``online/effective_rank`` of h.
+    With labels: top-1 of kNN (cosine, majority vote of ``k``) and of a linear probe, both with train without the
+    held-out part as their bank. Always: the label-free scores of `judge_views` on two fixed views of held-out images.
+    Logged as ``online/NAME``.
+
+    The probe is logistic regression on h as `extract` gives it, under ``inference_mode``: its gradient cannot reach the
+    encoder. It is fitted anew to its one optimum each time (l2 is `PROBE_L2` times the mean variance of the features),
+    so it has no state that a checkpoint would have to carry. Its cross-entropy on the held-out part is
+    ``online/linear_loss``.
 
     Args:
         every_n_epochs: epochs between two scores; 0 turns them off.
-        k: neighbours that vote.
+        k: neighbours that vote, and of the neighbour agreement.
         bank_at_most: images of the bank, drawn evenly when train has more.
+        views_at_most: held-out images whose two views are compared, drawn evenly.
+        probe: whether the linear probe is fitted, where there are labels.
+        select: the name of the score that counts as the best: one of `SELECTABLE`, or "auto" for kNN where there are
+            labels and the held-out loss elsewhere.
+
+    Raises:
+        ValueError: ``select`` is unknown or, when training starts, needs what is not there.
     """
 
-    def __init__(self, *, every_n_epochs: int = 1, k: int = 20, bank_at_most: int = 50_000) -> None:
+    def __init__(
+        self,
+        *,
+        every_n_epochs: int = 1,
+        k: int = 20,
+        bank_at_most: int = 50_000,
+        views_at_most: int = 1024,
+        probe: bool = True,
+        select: str = "auto",
+    ) -> None:
         self.every_n_epochs = every_n_epochs
         self.k = k
         self.bank_at_most = bank_at_most
+        self.views_at_most = views_at_most
+        self.probe = probe
+        self.select = select
+        if select != "auto" and select not in SELECTABLE:
+            raise ValueError(f"select={select}: choose auto or one of {', '.join(SELECTABLE)}")
         self.score: float | None = None  # of the epoch that just ended, higher is better
         self.latest: dict[str, float] = {}
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Refuse to select by a score that this run will not have."""
+        if self.select == "auto":
+            return
+        if not self.every_n_epochs:
+            raise ValueError(f"select={self.select} needs scores: set callbacks.online.every_n_epochs to 1 or more")
+        if self.select in LABELLED and not _is_labelled(_data_of(trainer)):
+            raise ValueError(
+                f"select={self.select} needs labels, and these images have none: take auto or one of "
+                f"{', '.join(BETTER)}"
+            )
+        if self.select == "linear_top1" and not self.probe:
+            raise ValueError("select=linear_top1 needs the online probe: set callbacks.online.probe=true")
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Score on rank 0, tell every rank."""
         self.score = None
         if not self.every_n_epochs or (trainer.current_epoch + 1) % self.every_n_epochs:
             return
-        data = trainer.datamodule  # type: ignore[attr-defined]  # Lightning sets it without declaring it
         assert isinstance(pl_module, SimCLR)
-        assert isinstance(data, ViewsDataModule)
-        found: dict[str, float] = self._scores(pl_module, data) if trainer.is_global_zero else {}
+        found: dict[str, float] = self._scores(pl_module, _data_of(trainer)) if trainer.is_global_zero else {}
         found = trainer.strategy.broadcast(found)
-        self.latest = found
-        self.score = found.get("online/knn_top1", -found.get("online/held_out_loss", 0.0))
-        log_row(trainer, found)
+        self.latest = {f"online/{name}": value for name, value in found.items()}
+        self.score = selected(found, self.select)
+        log_row(trainer, self.latest)
 
     def _scores(self, module: SimCLR, data: ViewsDataModule) -> dict[str, float]:
+        found = self._labelled(module, data) if _is_labelled(data) else {}
+        found |= label_free(module, data, most=self.views_at_most, k=self.k)
+        warn_if_collapsed(found["effective_rank"], getattr(module.encoder, "feature_dim", None))
+        return found
+
+    def _labelled(self, module: SimCLR, data: ViewsDataModule) -> dict[str, float]:
         splits = data.load()
-        if splits.train.labels is None or not len(splits.held_out):
-            return _held_out_loss(module, data)
-        bank = bank_indices(splits.train.labels, splits.held_out)
-        bank = _thinned(bank, self.bank_at_most)
-        asked = _thinned(splits.held_out, QUERIES_AT_MOST)
+        labels = splits.train.labels
+        assert labels is not None
+        bank = thinned(bank_indices(labels, splits.held_out), self.bank_at_most)
+        asked = thinned(splits.held_out, QUERIES_AT_MOST)
         rows = torch.cat((bank, asked))
         h = extract(module.encoder, data.eval_batches(splits.train, rows), device=module.device)
-        labels = splits.train.labels
-        k = min(self.k, len(bank))
-        predicted = knn_predict(h[: len(bank)], labels[bank], h[len(bank) :], k=k)
-        rank = warn_if_collapsed(h[len(bank) :])
-        top1 = (predicted == labels[asked]).float().mean().item()
-        return {"online/knn_top1": top1, "online/effective_rank": rank}
+        h_bank, h_asked = h[: len(bank)], h[len(bank) :]
+        predicted = knn_predict(h_bank, labels[bank], h_asked, k=min(self.k, len(bank)))
+        found = {"knn_top1": (predicted == labels[asked]).float().mean().item()}
+        if self.probe:
+            found |= probe_scores(h_bank.to(module.device), labels[bank], h_asked.to(module.device), labels[asked])
+        return found
+
+
+def selected(found: dict[str, float], select: str) -> float | None:
+    """The score that counts, with the sign under which higher is better; None when it was not measured.
+
+    Args:
+        found: scores by their names in `SELECTABLE`.
+        select: one of those names, or "auto".
+    """
+    if select == "auto":
+        select = "knn_top1" if "knn_top1" in found else "held_out_loss"
+    return SELECTABLE[select] * found[select] if select in found else None
+
+
+def probe_scores(h_nF: Tensor, y_n: Tensor, held_h_mF: Tensor, held_y_m: Tensor) -> dict[str, float]:
+    """Accuracy and cross-entropy (nats) on held-out features (m, F) of a linear probe fitted to features (n, F)."""
+    classes = int(torch.cat((y_n, held_y_m)).max()) + 1
+    l2 = PROBE_L2 * max(h_nF.var(0, correction=0).mean().item(), 1e-12)
+    # Far from the optimum's last digits no prediction changes any more.
+    weights = fit_logistic(h_nF, y_n, l2=l2, classes=classes, tolerance=1e-3)
+    logits_mC = held_h_mF @ weights.weight.T + weights.bias
+    loss = torch.nn.functional.cross_entropy(logits_mC, held_y_m.to(logits_mC.device))
+    return {"linear_top1": accuracy(weights, held_h_mF, held_y_m), "linear_loss": loss.item()}
 
 
 def bank_indices(labels: Tensor, held_out: Tensor) -> Tensor:
@@ -75,40 +146,53 @@ def bank_indices(labels: Tensor, held_out: Tensor) -> Tensor:
     return keep.nonzero().flatten()
 
 
-def _thinned(indices: Tensor, most: int) -> Tensor:
+def thinned(indices: Tensor, most: int) -> Tensor:
     """At most so many of the indices, at even distances."""
     return indices[:: -(-len(indices) // most) or 1]
 
 
-def warn_if_collapsed(h: Tensor) -> float:
-    """The effective rank of h (n, d), with a warning when the embedding has collapsed."""
-    rank = effective_rank(h)
+def warn_if_collapsed(rank: float, width: int | None) -> None:
+    """Warn when the effective rank of h says that the embedding has collapsed.
+
+    Args:
+        rank: the effective rank.
+        width: the encoder's feature_dim, for the message.
+    """
     if rank < 2:
         text = (
-            f"the embedding has collapsed: effective rank {rank:.2f} of {h.shape[1]}; lower optimizer.lr or raise "
+            f"the embedding has collapsed: effective rank {rank:.2f} of {width}; lower optimizer.lr or raise "
             "loss.temperature"
         )
         LOG.warning(text)
         Console(stderr=True, soft_wrap=True).print(f"[yellow]warning:[/] {text}", highlight=False)
-    return rank
 
 
 @torch.no_grad()
-def _held_out_loss(module: SimCLR, data: ViewsDataModule) -> dict[str, float]:
-    """NT-Xent of held-out views in evaluation mode, in chunks of 128 images so that it does not depend on N."""
+def label_free(module: SimCLR, data: ViewsDataModule, *, most: int, k: int) -> dict[str, float]:
+    """`judge_views` of at most so many held-out images, in evaluation mode; the same two views of each every time."""
     held_out = data.load().held_out
-    held_out = held_out[:HELD_OUT_AT_MOST] if len(held_out) else torch.arange(min(64, len(data.load().train)))
-    was_training = module.training
+    held_out = thinned(held_out, most) if len(held_out) else torch.arange(min(64, len(data.load().train)))
+    flags = [(part, part.training) for part in module.modules()]
     module.eval()
-    losses, features = [], []
-    for part in held_out.split(128):
-        x_a, x_b = (x.to(module.device) for x in data.view_pairs(part))
-        h_a, h_b = module.encoder(x_a), module.encoder(x_b)
-        features.append(h_a.float().cpu())
-        z_a, z_b = module.projector(h_a), module.projector(h_b)
-        # Only this rank is here, so it must not wait for the others' rows.
-        out = nt_xent(z_a, z_b, module.loss.temperature, gather=False)
-        losses.append(out.loss.item() * len(part))
-    module.train(was_training)
-    rank = warn_if_collapsed(torch.cat(features))
-    return {"online/held_out_loss": sum(losses) / len(held_out), "online/effective_rank": rank}
+    h: tuple[list[Tensor], list[Tensor]] = ([], [])
+    z: tuple[list[Tensor], list[Tensor]] = ([], [])
+    for rows in held_out.split(256):
+        for view, x in enumerate(data.view_pairs(rows)):
+            features = module.encoder(x.to(module.device))
+            h[view].append(features.float())
+            z[view].append(module.projector(features).float())
+    for part, training in flags:
+        part.training = training
+    h_a, h_b, z_a, z_b = (torch.cat(parts).cpu() for parts in (*h, *z))
+    return judge_views(h_a, h_b, z_a, z_b, temperature=module.loss.temperature, k=k)
+
+
+def _data_of(trainer: L.Trainer) -> ViewsDataModule:
+    data = trainer.datamodule  # type: ignore[attr-defined]  # Lightning sets it without declaring it
+    assert isinstance(data, ViewsDataModule)
+    return data
+
+
+def _is_labelled(data: ViewsDataModule) -> bool:
+    splits = data.load()
+    return splits.train.labels is not None and len(splits.held_out) > 0

@@ -109,7 +109,11 @@ class RunProgress(L.Callback):
         ]
         if "train/loss_step" in self.metrics.latest:
             parts.append(f"loss {self.metrics.latest['train/loss_step']:.3f}")
-        shown = {"online/knn_top1": ("kNN", "{:.1%}"), "online/held_out_loss": ("held-out loss", "{:.3f}")}
+        shown = {
+            "online/knn_top1": ("kNN", "{:.1%}"),
+            "online/linear_top1": ("linear", "{:.1%}"),
+            "online/held_out_loss": ("held-out loss", "{:.3f}"),
+        }
         for key, (name, form) in shown.items():
             if key in self.online.latest:
                 parts.append(f"{name} {form.format(self.online.latest[key])}")

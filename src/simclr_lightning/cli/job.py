@@ -141,7 +141,7 @@ def _train(
             console.print(line, style="dim", markup=False)
             LOG.info(line)
     metrics = StepMetrics(every_n_steps=cfg.callbacks.metrics.every_n_steps)
-    online = OnlineScore(**cfg.callbacks.online)
+    online = OnlineScore(**cfg.callbacks.online, select=cfg.select)
     progress = RunProgress(total_steps=total, metrics=metrics, online=online, console=console)
     trainer = L.Trainer(
         **_trainer_options(cfg, devices, data.steps_per_epoch),

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from simclr_lightning import checkpoint as checkpoints
 from simclr_lightning import export, pictures
-from simclr_lightning.callbacks import RunProgress, bank_indices
+from simclr_lightning.callbacks import RunProgress, bank_indices, selected
 from simclr_lightning.cli.loggers import close_loggers, log_pictures, sync_command
 from simclr_lightning.data import ViewsDataModule
 from simclr_lightning.data.datamodule import centred
@@ -57,6 +57,7 @@ def blank_summary(cfg: DictConfig) -> dict[str, Any]:
         "knn_top1_pixels": None,
         "linear_top1": None,
         "held_out_score": None,
+        "select": cfg.select,
         "temperature": cfg.loss.temperature,
         "global_batch_size": cfg.data.batch_size,
         "devices": cfg.trainer.devices,
@@ -118,7 +119,7 @@ def finish(
         "epochs": int(epochs) if epochs == int(epochs) else epochs,
         "images_seen": seen,
         "images_per_second": round(progress.images_per_second, 2) or None,
-        **_last_metrics(folder / "metrics.csv"),
+        **_last_metrics(folder / "metrics.csv", cfg.select),
         **scores.__dict__,
         "devices": trainer.world_size,
         "seconds": round(time.time() - started, 1),
@@ -229,10 +230,11 @@ def _top1(predicted: Tensor, labels: Tensor) -> float:
     return (predicted == labels).double().mean().item()
 
 
-def _last_metrics(path: Path) -> dict[str, float | None]:
+def _last_metrics(path: Path, select: str) -> dict[str, float | None]:
     """The last epoch's figures from metrics.csv, which also holds what earlier processes of the run measured.
 
-    ``held_out_score`` is what sweepers maximise: kNN top-1 on the held-out part of train, or minus the NT-Xent on it.
+    Every ``online/NAME`` becomes ``online_NAME``. ``held_out_score`` is what sweepers maximise: the score that
+    ``select`` names, on the held-out part of train, with the sign under which higher is better.
     """
     names = {
         "loss": "train/loss",
@@ -240,14 +242,13 @@ def _last_metrics(path: Path) -> dict[str, float | None]:
         "contrastive_entropy": "train/contrastive_entropy",
     }
     found: dict[str, float | None] = dict.fromkeys(names)
+    online: dict[str, float] = {}
     if path.exists():
         with path.open(newline="", encoding="utf-8") as file:
             for row in csv.DictReader(file):
                 found.update({key: float(row[name]) for key, name in names.items() if row.get(name)})
-                for name, sign in (("online/knn_top1", 1), ("online/held_out_loss", -1)):
-                    if row.get(name):
-                        found["held_out_score"] = sign * float(row[name])
-    return found
+                online |= {k[7:]: float(v) for k, v in row.items() if k and k.startswith("online/") and v}
+    return {**found, "held_out_score": selected(online, select), **{f"online_{k}": v for k, v in online.items()}}
 
 
 def _card(cfg: DictConfig, data: ViewsDataModule, summary: dict[str, Any]) -> dict[str, Any]:

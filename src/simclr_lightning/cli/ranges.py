@@ -13,6 +13,12 @@ _PRECISIONS: Final = (
     *("transformer-engine", "transformer-engine-float16"),
 )
 
+# What OnlineScore takes as `select`: written out here, where nothing heavy may be imported.
+SELECTABLE: Final = (
+    *("auto", "knn_top1", "linear_top1", "held_out_loss", "contrastive_accuracy", "alignment", "uniformity"),
+    *("rankme", "effective_rank", "neighbour_agreement"),
+)
+
 
 @dataclass(frozen=True)
 class Rule:
@@ -86,6 +92,7 @@ CHECKED_BY_ITSELF: Final = Rule(lambda v: True, "checked elsewhere", required=Fa
 RULES: Final[dict[str, Rule]] = {
     "seed": whole(0, ANY_SEED),
     "micro_batch_size": whole(1).or_(None),
+    "select": one_of(*SELECTABLE),
     "ckpt_path": PATH,
     "force": SWITCH,
     "dry_run": SWITCH,
@@ -167,6 +174,8 @@ RULES: Final[dict[str, Rule]] = {
     "callbacks.online.every_n_epochs": whole(0),
     "callbacks.online.k": whole(1),
     "callbacks.online.bank_at_most": whole(1),
+    "callbacks.online.views_at_most": whole(3),
+    "callbacks.online.probe": SWITCH,
     "callbacks.checkpoints.every_n_epochs": whole(1),
     "callbacks.checkpoints.every_n_steps": whole(1).or_(None),
     "callbacks.metrics.every_n_steps": whole(1),

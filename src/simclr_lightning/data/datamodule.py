@@ -167,6 +167,8 @@ class ViewsDataModule(L.LightningDataModule):
         """Views of training images as the network sees them in ``epoch``: two (n, 3, S, S) tensors."""
         train = self.load().train
         keys = {"seed": self.seed, "epoch": epoch}
+        if train.tensor is not None:
+            return make_views(train.tensor[indices], indices=indices, recipe=self.recipe, **keys)
         crops = [crop_views(train.load(int(i)), index=int(i), recipe=self.recipe, **keys) for i in indices]
         return finish_views(torch.stack(crops), indices=indices, recipe=self.recipe, **keys)
 

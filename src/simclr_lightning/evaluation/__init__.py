@@ -1,8 +1,16 @@
-"""Judging h: features, nearest neighbours, kNN, logistic regression, and signs of collapse without labels."""
+"""Judging h: features, nearest neighbours, kNN, logistic regression, and scores that need no labels."""
 
 from simclr_lightning.evaluation.features import extract
 from simclr_lightning.evaluation.knn import knn_accuracy, knn_predict, pixels
-from simclr_lightning.evaluation.label_free import effective_rank
+from simclr_lightning.evaluation.label_free import (
+    BETTER,
+    alignment,
+    effective_rank,
+    judge_views,
+    neighbour_agreement,
+    rankme,
+    uniformity,
+)
 from simclr_lightning.evaluation.neighbours import nearest
 from simclr_lightning.evaluation.probe import (
     L2_GRID,
@@ -14,16 +22,22 @@ from simclr_lightning.evaluation.probe import (
 )
 
 __all__ = [
+    "BETTER",
     "L2_GRID",
     "LinearWeights",
     "LogisticResult",
     "accuracy",
+    "alignment",
     "choose_l2",
     "effective_rank",
     "extract",
     "fit_logistic",
+    "judge_views",
     "knn_accuracy",
     "knn_predict",
     "nearest",
+    "neighbour_agreement",
     "pixels",
+    "rankme",
+    "uniformity",
 ]
