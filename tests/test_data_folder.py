@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from simclr_lightning.data import FolderImages, ImageError, folder
+from simclr_lightning.data import FolderImages, ImageError, folder, unreadable
 from simclr_lightning.data import folder as exported
 from simclr_lightning.data.images import PackedNames
 from simclr_lightning.data.layout import lay_out
@@ -372,11 +372,10 @@ def test_a_file_that_goes_bad_after_the_start_is_named_under_skip_too(tmp_path):
 
 def test_empty_files_are_found_beyond_those_looked_into(tmp_path, monkeypatch):
     fill(tmp_path, classes(count=30))
-    module = folder.__globals__
-    monkeypatch.setitem(module, "CHECKED", 4)
+    monkeypatch.setattr(unreadable, "CHECKED", 4)
     opened = []
-    real = module["check_header"]
-    monkeypatch.setitem(module, "check_header", lambda path, cap: opened.append(path) or real(path, cap))
+    real = unreadable.check_header
+    monkeypatch.setattr(unreadable, "check_header", lambda path, cap: opened.append(path) or real(path, cap))
     folder(tmp_path)
     assert len(opened) == 4
     (tmp_path / "cow" / "017.png").write_bytes(b"")

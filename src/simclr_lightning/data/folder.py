@@ -6,39 +6,31 @@ DIR/1.jpg  DIR/2.jpg                        not labelled; so is a mixture of fil
 """
 
 import os
-from collections.abc import Callable, Generator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
-from functools import partial
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal, TypeVar, final
+from typing import final
 from zlib import crc32
 
 import torch
 from torch import Tensor
 
-from simclr_lightning.data.decode import (
-    MAX_PIXELS,
-    PILLOW_LIMIT,
-    ImageError,
-    check_header,
-    decode,
-    quiet,
-    read_image,
-)
+from simclr_lightning.data.decode import MAX_PIXELS, ImageError, read_image
 from simclr_lightning.data.images import PackedNames, Splits, choose_held_out, digest
-from simclr_lightning.data.layout import Layout, Part, lay_out
-from simclr_lightning.data.listing import EXTENSIONS, Listing, list_images
+from simclr_lightning.data.layout import Part, lay_out
+from simclr_lightning.data.listing import Listing, list_images, sizes_now
+from simclr_lightning.data.scan import EXTENSIONS
+from simclr_lightning.data.unreadable import (
+    MEND,
+    OnCorrupt,
+    check_heads,
+    check_policy,
+    in_threads,
+    skip_notes,
+    spread,
+    undecodable,
+)
 
-# Files looked into at the start. More would make a set of a million files wait for minutes; what is wrong
-# with the others is found, and named, when they are loaded.
-CHECKED = 10_000
-SAMPLE_BYTES = 4096  # of each checked file's start and of its end, for the fingerprint
-NAMED = 20  # skipped files named in the notes
-HANDFUL = 32  # files a thread takes at a time
-
-OnCorrupt = Literal["fail", "skip"]
-T = TypeVar("T")
+SAMPLE_BYTES = 4096  # of each sampled file's start and of its end, for the fingerprint
 
 
 @final
@@ -89,9 +81,6 @@ class FolderImages:
             raise ImageError(f"{error}; {mend}") from None
 
 
-MEND = "remove or replace it, or leave such files out with data.dataset.on_corrupt=skip"
-
-
 def folder(
     path: Path | str | None,
     *,
@@ -110,7 +99,8 @@ def folder(
     A labelled folder without a part for testing gives a seeded fifth of every class as `test`. The held-out
     part is a seeded tenth of the training images, of every class its share. Class numbers follow the sorted
     names. The fingerprint holds names, labels, sizes and up to 8 kB of up to 10,000 files; not times, so that
-    a copy of the folder is the same data.
+    a copy of the folder is the same data. The list of a large folder's files is kept between runs while no folder
+    below `path` changes (see `scan_cache`).
 
     Args:
         path: the folder.
@@ -127,12 +117,14 @@ def folder(
         ValueError: no such folder, fewer than two images, an option out of range.
         ImageError: a file cannot be read; the message names it.
     """
-    listing = list_images(_check(path, on_corrupt, max_skipped, max_pixels))
+    root = _check(path)
+    check_policy(on_corrupt, max_skipped, max_pixels)
+    listing = list_images(root)
     skipped: dict[str, str] = {}
     if on_corrupt == "fail":
-        _check_heads(listing, max_pixels)
+        check_heads(listing, max_pixels)
     else:
-        skipped = _unreadable(listing, max_skipped, max_pixels)
+        skipped = undecodable(listing, max_skipped, max_pixels)
     names = [name for name in listing.names if name not in skipped] if skipped else listing.names
     if len(names) < 2:
         raise ValueError(_too_few(listing, len(names), skipped))
@@ -142,21 +134,22 @@ def folder(
         raise ValueError(f"{listing.root}: {len(train.names)} training image; SimCLR needs at least 2")
 
     def images(part: Part) -> FolderImages:
-        packed = PackedNames(part.names)
-        return FolderImages(listing.root, packed, part.labels, max_pixels=max_pixels, on_corrupt=on_corrupt)
+        names = PackedNames(part.names)
+        return FolderImages(listing.root, names, part.labels, max_pixels=max_pixels, on_corrupt=on_corrupt)
 
+    sets = images(train), None if test is None else images(test)
     return Splits(
-        train=images(train),
-        test=None if test is None else images(test),
+        train=sets[0],
+        test=sets[1],
         held_out=choose_held_out(len(train.names), train.labels, seed=seed),
         class_names=layout.class_names,
-        fingerprint=_fingerprint(listing, layout),
-        notes=tuple(f"data.path: {note}" for note in (*layout.notes, *_notes(listing, skipped))),
+        identity=_identity(listing, sets),
+        notes=tuple(f"data.path: {note}" for note in (*layout.notes, *_passed_over(listing), *skip_notes(skipped))),
         skipped=tuple(skipped.values()),
     )
 
 
-def _check(path: Path | str | None, on_corrupt: str, max_skipped: int, max_pixels: int) -> Path:
+def _check(path: Path | str | None) -> Path:
     if path is None:
         raise ValueError("data=folder needs a folder of images: data.path=DIR")
     root = Path(path).expanduser()
@@ -164,74 +157,7 @@ def _check(path: Path | str | None, on_corrupt: str, max_skipped: int, max_pixel
         raise ValueError(f"data.path={root}: there is no such folder; check the spelling")
     if not root.is_dir():
         raise ValueError(f"data.path={root}: is a file; data=folder reads a folder of images, data=array an .npz")
-    if on_corrupt not in ("fail", "skip"):
-        raise ValueError(f"data.dataset.on_corrupt={on_corrupt}: must be fail or skip")
-    if max_skipped < 0:
-        raise ValueError(f"data.dataset.max_skipped={max_skipped}: must be at least 0")
-    if not 1 <= max_pixels <= PILLOW_LIMIT:
-        raise ValueError(f"data.dataset.max_pixels={max_pixels}: must be from 1 to {PILLOW_LIMIT:,}")
     return root
-
-
-def _spread(count: int) -> range:
-    """Up to CHECKED indices, at even distances."""
-    return range(0, count, -(-count // CHECKED) or 1)
-
-
-def _in_threads(function: Callable[[Path], T], paths: Sequence[Path]) -> Generator[T, None, None]:
-    """Map over files with threads (reading and decoding release Python's lock), in order."""
-    count = min(16, os.cpu_count() or 1)
-    with ThreadPoolExecutor(count) as threads:
-        # Only a few handfuls are under way at a time, so that an early end costs little.
-        for start in range(0, len(paths), 4 * count * HANDFUL):
-            ends = range(start, min(len(paths), start + 4 * count * HANDFUL), HANDFUL)
-            handfuls = [paths[at : at + HANDFUL] for at in ends]
-            for results in threads.map(lambda handful: [function(path) for path in handful], handfuls):
-                yield from results
-
-
-def _error(function: Callable[[Path, int], object], max_pixels: int, path: Path) -> str | None:
-    """The message of the `ImageError` that a file gives, else None."""
-    try:
-        function(path, max_pixels)
-    except ImageError as error:
-        return str(error)
-    return None
-
-
-def _check_heads(listing: Listing, max_pixels: int) -> None:
-    """Raise for files that their size or head shows to be unreadable."""
-    empty = [index for index, size in enumerate(listing.sizes) if size == 0]
-    chosen = sorted({*_spread(len(listing.names)), *empty[:CHECKED]})
-    paths = [listing.root / listing.names[index] for index in chosen]
-    with quiet():
-        errors = [e for e in _in_threads(partial(_error, check_header, max_pixels), paths) if e is not None]
-    if errors:
-        more = f" ({len(errors):,} of {len(paths):,} files looked into are like that)" if len(errors) > 1 else ""
-        raise ImageError(f"{errors[0]}{more}; {MEND}")
-
-
-def _unreadable(listing: Listing, max_skipped: int, max_pixels: int) -> dict[str, str]:
-    """Name -> "path: reason" of every file that does not decode.
-
-    Raises:
-        ValueError: they are more than `max_skipped`.
-    """
-    skipped: dict[str, str] = {}
-    paths = [listing.root / name for name in listing.names]
-    with quiet(), closing(_in_threads(partial(_error, decode, max_pixels), paths)) as errors:
-        for name, error in zip(listing.names, errors, strict=True):
-            if error is not None:
-                skipped[name] = error
-            if len(skipped) > max_skipped:
-                break
-        else:
-            return skipped
-    first = "\n  ".join([*skipped.values()][:3])
-    raise ImageError(
-        f"more than data.dataset.max_skipped={max_skipped} files cannot be read as images:\n  {first}\n"
-        "mend or remove them, or raise data.dataset.max_skipped"
-    )
 
 
 def _too_few(listing: Listing, usable: int, skipped: dict[str, str]) -> str:
@@ -256,28 +182,32 @@ def _passed_over(listing: Listing) -> list[str]:
     return [f"{len(names):,} passed over: {what} (e.g. {names[0]})" for names, what in kinds if names]
 
 
-def _notes(listing: Listing, skipped: dict[str, str]) -> list[str]:
-    notes = _passed_over(listing)
-    if skipped:
-        notes.append(f"{len(skipped):,} files cannot be read as images and are skipped:")
-        notes += [*skipped.values()][:NAMED]
-        if len(skipped) > NAMED:
-            notes.append(f"... and {len(skipped) - NAMED:,} more")
-    return notes
+def _identity(listing: Listing, sets: Sequence[FolderImages | None]) -> str | Callable[[], str]:
+    """The fingerprint: it differs when files are added, removed, renamed or changed.
+
+    Samples of the files are read now. The sizes of a kept listing, which may have changed since, are asked for when
+    the fingerprint is: a million files take seconds, and the start of a run need not wait for them.
+    """
+    root = listing.root
+    samples = [None if images is None else _samples(root, images.names) for images in sets]
+    known = None if listing.kept else dict(zip(listing.names, listing.sizes, strict=True))
+
+    def fingerprint() -> str:
+        contents: list[Tensor | Sequence[str] | None] = []
+        for images, sample in zip(sets, samples, strict=True):
+            if images is None:
+                contents.append(None)
+                continue
+            sizes = sizes_now(root, images.names) if known is None else [known[name] for name in images.names]
+            contents += [images.names, images.labels, torch.tensor(sizes), sample]
+        return digest("folder", *contents)
+
+    return fingerprint if listing.kept else fingerprint()
 
 
-def _fingerprint(listing: Listing, layout: Layout) -> str:
-    """Differs when files are added, removed, renamed or changed; cheap for a million files."""
-    size = dict(zip(listing.names, listing.sizes, strict=True))
-    parts: list[Tensor | list[str] | None] = []
-    for part in (layout.train, layout.test):
-        if part is None:
-            parts.append(None)
-            continue
-        paths = [listing.root / part.names[index] for index in _spread(len(part.names))]
-        samples = torch.tensor(list(_in_threads(_sample, paths)))
-        parts += [part.names, part.labels, torch.tensor([size[name] for name in part.names]), samples]
-    return digest("folder", *parts)
+def _samples(root: Path, names: Sequence[str]) -> Tensor:
+    """(m,) int64 `_sample` of files at even distances."""
+    return torch.tensor(list(in_threads(_sample, [root / names[index] for index in spread(len(names))])))
 
 
 def _sample(path: Path) -> int:

@@ -5,8 +5,9 @@ Legend: n images, H x W pixels, 3 channels (RGB); m indices of the held-out part
 
 import hashlib
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import accumulate
 from typing import Protocol, final, overload
 
@@ -88,6 +89,12 @@ class PackedNames(Sequence[str]):
     def __len__(self) -> int:
         return len(self._ends)
 
+    def __iter__(self) -> Iterator[str]:
+        start = 0
+        for end in self._ends.tolist():
+            yield os.fsdecode(self._bytes[start:end])
+            start = end
+
     @overload
     def __getitem__(self, index: int) -> str: ...
     @overload
@@ -110,7 +117,7 @@ class Splits:
         held_out: (m,) int64, sorted indices into `train`: the part that choices are made on (best checkpoint,
             l2). Pretraining sees these images; their labels are never in a bank nor a probe's training.
         class_names: one name a class number, or None without labels.
-        fingerprint: hex digest that differs when the data do: names, labels, sizes, bytes where cheap.
+        identity: gives `fingerprint`, or is it.
         notes: lines to print once.
         skipped: "path: reason" of every file that was left out as unreadable.
     """
@@ -119,9 +126,14 @@ class Splits:
     test: ImageSet | None
     held_out: Tensor
     class_names: tuple[str, ...] | None
-    fingerprint: str
+    identity: str | Callable[[], str]
     notes: tuple[str, ...] = ()
     skipped: tuple[str, ...] = ()
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hex digest that differs when the data do: names, labels, sizes, bytes where cheap."""
+        return self.identity if isinstance(self.identity, str) else self.identity()
 
 
 def numbered(prefix: str, count: int) -> PackedNames:
@@ -175,7 +187,7 @@ def in_memory(
         test=test,
         held_out=choose_held_out(len(train), train.labels, seed=seed),
         class_names=class_names,
-        fingerprint=digest(source, *contents),
+        identity=digest(source, *contents),
         notes=notes,
     )
 
@@ -197,6 +209,5 @@ def digest(*parts: str | bytes | Tensor | Sequence[str] | None) -> str:
             state.update(b"bytes %d;" % len(data) + data)
         else:
             state.update(b"names %d;" % len(part))
-            for name in part:
-                state.update(os.fsencode(name) + b"\0")  # no file name holds a zero byte
+            state.update(b"".join([os.fsencode(name) + b"\0" for name in part]))  # no file name holds a zero byte
     return state.hexdigest()[:32]

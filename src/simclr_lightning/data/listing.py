@@ -1,27 +1,13 @@
 """Which image files a folder holds: each once, none from outside it, in one order on every machine."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-EXTENSIONS = frozenset(
-    (
-        ".jpg",
-        ".jpeg",
-        ".jpe",
-        ".png",
-        ".webp",
-        ".bmp",
-        ".gif",
-        ".tif",
-        ".tiff",
-        ".ppm",
-        ".pgm",
-        ".pbm",
-        ".pnm",
-    )
-)
+from simclr_lightning.data import scan_cache
+from simclr_lightning.data.progress import counted
+from simclr_lightning.data.scan import REPORTED, Scan, is_image, scan
 
 
 @dataclass(frozen=True)
@@ -31,12 +17,13 @@ class Listing:
     Attributes:
         root: the folder, links resolved.
         names: paths relative to it, "/" between their parts, sorted by code point.
-        sizes: bytes of each.
+        sizes: bytes of each when the folders were read.
         others: files that are not images.
         outside: links whose target lies outside `root`.
         folder_links: links to folders inside `root` (whose files are found in their own place).
         broken: links without a target, loops among them.
         repeated: further names (links) of files that were already found.
+        kept: whether it comes from an earlier run's scan, so that sizes may have changed since.
     """
 
     root: Path
@@ -47,6 +34,7 @@ class Listing:
     folder_links: tuple[str, ...]
     broken: tuple[str, ...]
     repeated: tuple[str, ...]
+    kept: bool
 
 
 def list_images(root: Path) -> Listing:
@@ -56,67 +44,67 @@ def list_images(root: Path) -> Listing:
     what lies outside was not asked for. A link to a file inside `root` counts when that file is not found
     under a name of its own. Hidden files and folders are passed over.
 
+    The scan of a large folder is kept (`scan_cache`) and taken again while no folder has changed; links are
+    resolved every time.
+
     Raises:
         ValueError: a folder cannot be read.
     """
-    root = Path(os.path.realpath(root))
-    found: dict[str, int] = {}
-    others: list[str] = []
-    links: list[str] = []
-    hard_linked: dict[tuple[int, int], list[str]] = {}
-    for name, entry in _walk(root):
-        if entry.is_symlink():
-            links.append(name)
-        elif not (_is_image(name) and entry.is_file(follow_symlinks=False)):
-            others.append(name)
-        else:
-            status = entry.stat(follow_symlinks=False)
-            found[name] = status.st_size
-            if status.st_nlink > 1 and status.st_ino:
-                hard_linked.setdefault((status.st_dev, status.st_ino), []).append(name)
-    repeated = [name for group in hard_linked.values() for name in sorted(group)[1:]]
-    for name in repeated:
-        del found[name]
-    sorts = _add_linked_files(root, sorted(links), found)
-    names = sorted(found)
+    place = os.path.realpath(root)
+    found = scan_cache.kept(place)
+    if found is not None:
+        return _listing(place, found, kept=True)
+    started = scan_cache.now()
+    with counted(f"listing {place}", unit="images") as report:
+        found = scan(place, report)
+    scan_cache.keep(place, found, started=started)
+    return _listing(place, found, kept=False)
+
+
+def sizes_now(root: Path, names: Sequence[str]) -> list[int]:
+    """The sizes in bytes as they are at this moment; -1 for a file that is gone."""
+    sizes: list[int] = []
+    with counted(f"checking {root}", unit="images", total=len(names)) as report:
+        for start in range(0, len(names), REPORTED):
+            sizes += [_size(f"{root}/{name}") for name in names[start : start + REPORTED]]
+            report(REPORTED)
+    return sizes
+
+
+def _size(file: str) -> int:
+    try:
+        return os.stat(file).st_size  # noqa: PTH116 - a Path for each file is slow
+    except OSError:
+        return -1
+
+
+def _listing(place: str, found: Scan, *, kept: bool) -> Listing:
+    root = Path(place)
+    sorts: dict[str, list[str]] = {key: [] for key in ("others", "outside", "folder_links", "broken", "repeated")}
+    linked = _linked_files(root, found, sorts) if found.links else {}
+    names, sizes = found.names, found.sizes.tolist()
+    if linked:
+        size = dict(zip(names, sizes, strict=True)) | linked
+        names = sorted(size)
+        sizes = [size[name] for name in names]
     return Listing(
         root=root,
         names=names,
-        sizes=[found[name] for name in names],
-        others=tuple(sorted(others + sorts["others"])),
+        sizes=sizes,
+        others=tuple(sorted(found.others + sorts["others"])),
         outside=tuple(sorts["outside"]),
         folder_links=tuple(sorts["folder_links"]),
         broken=tuple(sorts["broken"]),
-        repeated=tuple(sorted(repeated + sorts["repeated"])),
+        repeated=tuple(sorted(found.repeated + sorts["repeated"])),
+        kept=kept,
     )
 
 
-def _walk(root: Path) -> Iterator[tuple[str, "os.DirEntry[str]"]]:
-    """Every entry below `root` that is neither a folder nor hidden, with its name; links unfollowed."""
-    folders = [""]
-    while folders:
-        prefix = folders.pop()
-        place = root / prefix
-        try:
-            with os.scandir(place) as entries:
-                for entry in entries:
-                    if entry.name.startswith(".") or entry.name == "__MACOSX":
-                        continue
-                    if entry.is_dir(follow_symlinks=False):
-                        folders.append(f"{prefix}{entry.name}/")
-                    else:
-                        yield prefix + entry.name, entry
-        except OSError as error:
-            raise ValueError(
-                f"{place}: {error.strerror}; make the folder readable, or move it out of data.path"
-            ) from None
-
-
-def _add_linked_files(root: Path, links: list[str], found: dict[str, int]) -> dict[str, list[str]]:
-    """Add the links that are a file's only name as an image; sort the others by what they are."""
-    sorts: dict[str, list[str]] = {key: [] for key in ("others", "outside", "folder_links", "broken", "repeated")}
-    targets = set()
-    for name in links:
+def _linked_files(root: Path, found: Scan, sorts: dict[str, list[str]]) -> dict[str, int]:
+    """The links that are a file's only name as an image, with its size; the others are sorted by what they are."""
+    linked: dict[str, int] = {}
+    own, targets = set(found.names), set()
+    for name in found.links:
         target = Path(os.path.realpath(root / name))
         if not target.is_relative_to(root):
             sorts["outside"].append(name)
@@ -124,15 +112,11 @@ def _add_linked_files(root: Path, links: list[str], found: dict[str, int]) -> di
             sorts["folder_links"].append(name)
         elif not target.is_file():
             sorts["broken"].append(name)
-        elif target.relative_to(root).as_posix() in found or target in targets:
+        elif target.relative_to(root).as_posix() in own or target in targets:
             sorts["repeated"].append(name)
-        elif not _is_image(name):
+        elif not is_image(name):
             sorts["others"].append(name)
         else:
             targets.add(target)
-            found[name] = target.stat().st_size
-    return sorts
-
-
-def _is_image(name: str) -> bool:
-    return os.path.splitext(name)[1].lower() in EXTENSIONS  # noqa: PTH122 - a Path for each file is slow
+            linked[name] = target.stat().st_size
+    return linked

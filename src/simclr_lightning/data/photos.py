@@ -168,7 +168,7 @@ def photos(
         test=test_set,
         held_out=torch.nonzero(number_in_class >= train_per_class - held)[:, 0],
         class_names=tuple(PICTURES),
-        fingerprint=digest(
+        identity=digest(
             "photos",
             train_set.names,
             train_set.labels,

@@ -1,0 +1,104 @@
+"""The scan of a large folder, kept between runs under the user's cache folder.
+
+A kept scan is taken when every folder that it lists still has the `Stamp` it had: any added, removed or renamed
+entry changes its folder's. What a stamp does not show is a file that was rewritten in place, so sizes read from
+here are those of the time of the scan; nothing that has to be exact uses them.
+
+The file is an .npz of plain arrays, with a checksum for each; it may be deleted at any time.
+"""
+
+import contextlib
+import hashlib
+import os
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from simclr_lightning.data.scan import Scan, stamp
+
+VERSION = 1
+KEPT_FROM = 20_000  # images; a smaller folder is read in a fraction of a second
+# A folder that changed so shortly before it was read may change again within the same tick of a coarse clock (2 s
+# on some file systems), which would not show: such a scan is not kept.
+SETTLED = 3_000_000_000  # nanoseconds
+
+Bytes = NDArray[np.uint8]
+
+
+def cache_file(root: str) -> Path:
+    """Where the scan of `root` is kept: $XDG_CACHE_HOME, or ~/.cache."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()
+    name = hashlib.sha256(os.fsencode(root)).hexdigest()[:32]
+    return Path(base) / "simclr-lightning" / "folders" / f"{name}.npz"
+
+
+def kept(root: str) -> Scan | None:
+    """The kept scan of `root` if it holds still; None when there is none, it is damaged or out of date."""
+    try:
+        with cache_file(root).open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            if int(arrays["version"]) != VERSION or _unpacked(arrays["root"]) != [root]:
+                return None
+            folders, stamps = _unpacked(arrays["folders"]), arrays["stamps"]
+            if len(folders) != len(stamps) or any(
+                stamp(f"{root}/{folder}") != tuple(before)
+                for folder, before in zip(folders, stamps.tolist(), strict=True)
+            ):
+                return None
+            texts = [_unpacked(arrays[key]) for key in ("names", "others", "links", "repeated")]
+            sizes = arrays["sizes"]
+    # There is none, or it is damaged, which numpy and zipfile meet with errors of almost any class.
+    except Exception:
+        return None
+    names, others, links, repeated = texts
+    if len(names) != len(sizes):
+        return None
+    return Scan(folders, stamps, names, sizes, others, links, repeated)
+
+
+def keep(root: str, scan: Scan, *, started: int) -> None:
+    """Keep the scan of a large folder; a cache folder that cannot be written is no error.
+
+    Args:
+        root: the folder, links resolved.
+        scan: what it held.
+        started: when the scan began, nanoseconds since 1970.
+    """
+    if len(scan.names) < KEPT_FROM or int(scan.stamps[:, :2].max()) > started - SETTLED:
+        return
+    with contextlib.suppress(OSError, RuntimeError):  # RuntimeError: the user has no home folder
+        file = cache_file(root)
+        file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        fresh = file.with_name(f".{file.stem}.{os.getpid()}.npz")
+        try:
+            np.savez(
+                fresh,
+                version=np.array(VERSION),
+                root=_packed([root]),
+                folders=_packed(scan.folders),
+                stamps=scan.stamps,
+                names=_packed(scan.names),
+                sizes=scan.sizes,
+                others=_packed(scan.others),
+                links=_packed(scan.links),
+                repeated=_packed(scan.repeated),
+            )
+            fresh.replace(file)
+        finally:
+            fresh.unlink(missing_ok=True)
+
+
+def now() -> int:
+    """The clock that a folder's stamp is compared with, nanoseconds since 1970."""
+    return time.time_ns()
+
+
+def _packed(names: Iterable[str]) -> Bytes:
+    """Texts as bytes, each followed by a zero, which no file name holds."""
+    return np.frombuffer(os.fsencode("".join(f"{name}\0" for name in names)), dtype=np.uint8)
+
+
+def _unpacked(data: Bytes) -> list[str]:
+    return os.fsdecode(data.tobytes()).split("\0")[:-1]

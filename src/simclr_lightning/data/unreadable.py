@@ -1,0 +1,125 @@
+"""Files that cannot be read as images: found at the start where that is cheap, refused or left out."""
+
+import os
+from collections.abc import Callable, Generator, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from functools import partial
+from pathlib import Path
+from typing import Literal, TypeVar
+
+from simclr_lightning.data.decode import PILLOW_LIMIT, ImageError, check_header, decode, quiet
+from simclr_lightning.data.listing import Listing
+from simclr_lightning.data.progress import counted
+
+# Files looked into at the start. More would make a set of a million files wait for minutes; what is wrong
+# with the others is found, and named, when they are loaded.
+CHECKED = 10_000
+HANDFUL = 32  # files a thread takes at a time
+NAMED = 20  # skipped files named in the notes
+MEND = "remove or replace it, or leave such files out with data.dataset.on_corrupt=skip"
+
+OnCorrupt = Literal["fail", "skip"]
+A = TypeVar("A")
+T = TypeVar("T")
+
+
+def check_policy(on_corrupt: str, max_skipped: int, max_pixels: int) -> None:
+    """Refuse values of the options that every source of files takes.
+
+    Raises:
+        ValueError: naming the key.
+    """
+    if on_corrupt not in ("fail", "skip"):
+        raise ValueError(f"data.dataset.on_corrupt={on_corrupt}: must be fail or skip")
+    if max_skipped < 0:
+        raise ValueError(f"data.dataset.max_skipped={max_skipped}: must be at least 0")
+    if not 1 <= max_pixels <= PILLOW_LIMIT:
+        raise ValueError(f"data.dataset.max_pixels={max_pixels}: must be from 1 to {PILLOW_LIMIT:,}")
+
+
+def spread(count: int) -> range:
+    """Up to CHECKED indices, at even distances."""
+    return range(0, count, -(-count // CHECKED) or 1)
+
+
+def in_threads(function: Callable[[A], T], items: Sequence[A]) -> Generator[T, None, None]:
+    """Map over files with threads (reading, decoding and encoding release Python's lock), in order."""
+    count = min(16, os.cpu_count() or 1)
+    with ThreadPoolExecutor(count) as threads:
+        # Only a few handfuls are under way at a time, so that an early end costs little.
+        for start in range(0, len(items), 4 * count * HANDFUL):
+            ends = range(start, min(len(items), start + 4 * count * HANDFUL), HANDFUL)
+            handfuls = [items[at : at + HANDFUL] for at in ends]
+            for results in threads.map(lambda handful: [function(item) for item in handful], handfuls):
+                yield from results
+
+
+def check_heads(listing: Listing, max_pixels: int) -> None:
+    """Raise for files that their size or head shows to be unreadable.
+
+    Raises:
+        ImageError: naming the first of them.
+    """
+    empty = [index for index, size in enumerate(listing.sizes) if size == 0]
+    chosen = sorted({*spread(len(listing.names)), *empty[:CHECKED]})
+    paths = [listing.root / listing.names[index] for index in chosen]
+    with quiet():
+        errors = [e for e in in_threads(partial(_error, check_header, max_pixels), paths) if e is not None]
+    if errors:
+        more = f" ({len(errors):,} of {len(paths):,} files looked into are like that)" if len(errors) > 1 else ""
+        raise ImageError(f"{errors[0]}{more}; {MEND}")
+
+
+def undecodable(listing: Listing, max_skipped: int, max_pixels: int) -> dict[str, str]:
+    """Name -> "path: reason" of every file that does not decode.
+
+    Raises:
+        ImageError: they are more than `max_skipped`.
+    """
+    paths = [listing.root / name for name in listing.names]
+    with quiet(), closing(in_threads(partial(_error, decode, max_pixels), paths)) as errors:
+        return gathered(listing.names, errors, max_skipped, f"decoding {listing.root}")
+
+
+def gathered(names: Sequence[str], errors: Iterable[str | None], max_skipped: int, what: str) -> dict[str, str]:
+    """Name -> error of the files that have one, with progress.
+
+    Raises:
+        ImageError: they are more than `max_skipped`; the first three are shown.
+    """
+    skipped: dict[str, str] = {}
+    with counted(what, unit="images", total=len(names)) as report:
+        for name, error in zip(names, errors, strict=True):
+            report(1)
+            if error is not None:
+                skipped[name] = error
+                if len(skipped) > max_skipped:
+                    raise too_many(skipped.values(), max_skipped)
+    return skipped
+
+
+def too_many(errors: Iterable[str], max_skipped: int, *, key: str = "data.dataset.max_skipped") -> ImageError:
+    """The refusal of more errors than `max_skipped`; it shows the first three."""
+    first = "\n  ".join([*errors][:3])
+    return ImageError(
+        f"more than {key}={max_skipped} files cannot be read as images:\n  {first}\nmend or remove them, or raise {key}"
+    )
+
+
+def skip_notes(skipped: dict[str, str]) -> list[str]:
+    """Lines that count and list the files that were left out."""
+    if not skipped:
+        return []
+    more = [f"... and {len(skipped) - NAMED:,} more"] if len(skipped) > NAMED else []
+    head = f"{len(skipped):,} files cannot be read as images and are skipped:"
+    return [head, *[*skipped.values()][:NAMED], *more]
+
+
+def _error(function: Callable[[Path, int], object], max_pixels: int, path: Path) -> str | None:
+    """The message of the `ImageError` that a file gives, else None."""
+    try:
+        function(path, max_pixels)
+    except ImageError as error:
+        return str(error)
+    return None
