@@ -68,6 +68,7 @@ BAD: dict[str, list[Any]] = {
     "ckpt_path": ["", 3, True, ["a"]],
     "force": [1, "yes", None],
     "dry_run": [0, "no", None],
+    "preflight": [0, "no", None, 2.0],
     "debug": [1, "true", None],
     "trusted": ["mypkg", None, [3]],
     "model.weights": ["", 3, False],

@@ -57,7 +57,9 @@ def test_a_stopped_run_goes_on_in_its_folder_and_ends_like_an_uninterrupted_one(
     simclr: Program, npz: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = (*WORDS, f"data.path={npz}")
-    assert simclr("train", *words, "hydra.run.dir=whole") == 0
+    # Measured before it started, as the part is not: nothing of the run depends on that.
+    assert simclr("train", *words, "hydra.run.dir=whole", "preflight=true") == 0
+    assert "pre-flight: data" in Path("whole/train.log").read_text()
     # The schedule is the whole run's, so the part is made by a signal after the first epoch.
     from simclr_lightning.cli import job
 

@@ -33,7 +33,7 @@ from simclr_lightning.callbacks import (
     StepMetrics,
     Stopped,
 )
-from simclr_lightning.cli import judge
+from simclr_lightning.cli import ahead, judge
 from simclr_lightning.cli.errors import UserError
 from simclr_lightning.cli.loggers import make_loggers
 from simclr_lightning.cli.signals import KeepSignals, StopSignals
@@ -101,7 +101,7 @@ def run_job(
     """
     signals = StopSignals()
     signals.install()
-    _quiet_libraries()
+    quiet_libraries()
     console = Console(highlight=False, soft_wrap=True)
     try:
         parts = build(cfg)
@@ -144,7 +144,7 @@ def _train(
     online = OnlineScore(**cfg.callbacks.online, select=cfg.select)
     progress = RunProgress(total_steps=total, metrics=metrics, online=online, console=console)
     trainer = L.Trainer(
-        **_trainer_options(cfg, devices, data.steps_per_epoch),
+        **trainer_options(cfg, devices, data.steps_per_epoch),
         default_root_dir=folder,
         logger=make_loggers(cfg.logger, folder, step=first_step, plain=_plain(cfg)),
         callbacks=[
@@ -158,6 +158,10 @@ def _train(
         ],
         plugins=[checkpoints.AtomicCheckpointIO()],
     )
+    line = ahead.preflight_line(cfg, parts.module, data, trainer, devices=devices, steps=total - first_step)
+    if line and _is_first_rank():
+        console.print(line, style="dim", markup=False)
+        LOG.info(line)
     if first_step < total or not (folder / "checkpoints" / checkpoints.LAST).exists():
         trainer.fit(parts.module, datamodule=data, ckpt_path=checkpoint)
         if not _is_whole(cfg, data, trainer.global_step):
@@ -236,7 +240,8 @@ def opening_notes(cfg: DictConfig, parts: Parts, total: int) -> list[str]:
     return lines
 
 
-def _trainer_options(cfg: DictConfig, devices: int, steps_per_epoch: int) -> dict[str, Any]:
+def trainer_options(cfg: DictConfig, devices: int, steps_per_epoch: int) -> dict[str, Any]:
+    """What the Trainer is made with, apart from its folder, loggers, callbacks and plugins."""
     options = _plain(cfg.trainer)
     options.pop("_target_", None)
     kind = accelerator(cfg)
@@ -302,7 +307,7 @@ def _open_log(folder: Path) -> None:
     LOG.addHandler(handler)
 
 
-def _quiet_libraries() -> None:
+def quiet_libraries() -> None:
     """Lightning's banners say nothing about this run; two of its warnings are wrong for it."""
     for name in ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero"):
         logging.getLogger(name).setLevel(logging.WARNING)

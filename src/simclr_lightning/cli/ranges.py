@@ -96,6 +96,7 @@ RULES: Final[dict[str, Rule]] = {
     "ckpt_path": PATH,
     "force": SWITCH,
     "dry_run": SWITCH,
+    "preflight": one_of("auto", True, False),
     "debug": SWITCH,
     "trusted": NAMES,
     "model.encoder._target_": TARGET,

@@ -65,7 +65,9 @@ def _main(words: list[str], started: float, folder: list[Path]) -> int:
         return _hydra(words)
     run = check(words)
     if config.flag(words, "dry_run"):
-        return _dry_run(run)
+        from simclr_lightning.cli.dry_run import dry_run
+
+        return dry_run(run)
     if "RANK" in os.environ and "WORLD_SIZE" in os.environ:
         return _external(run, started, folder)
     if int(os.environ.get("SLURM_NTASKS", "1")) > 1 and "SLURM_PROCID" in os.environ:
@@ -159,20 +161,6 @@ def _finished(run: Run) -> bool:
         return False
     print(f"{judge.shown(run.folder)} is finished: {summary['steps']} steps; to go on, raise trainer.max_epochs")
     return True
-
-
-def _dry_run(run: Run) -> int:
-    from omegaconf import OmegaConf
-
-    from simclr_lightning.cli.job import build, opening_notes, total_steps
-
-    parts = build(run.cfg)
-    print(OmegaConf.to_yaml(run.cfg), end="")
-    for line in opening_notes(run.cfg, parts, total_steps(run.cfg, parts.data.steps_per_epoch)):
-        print(line)
-    size = sum(p.numel() for p in parts.module.parameters())
-    print(f"{size:,} parameters; dry_run=true: nothing is trained, and {run.folder} is not made")
-    return 0
 
 
 def _sweep(words: list[str]) -> int:

@@ -172,6 +172,12 @@ class ViewsDataModule(L.LightningDataModule):
         crops = [crop_views(train.load(int(i)), index=int(i), recipe=self.recipe, **keys) for i in indices]
         return finish_views(torch.stack(crops), indices=indices, recipe=self.recipe, **keys)
 
+    def is_resident(self, tensor: Tensor, device: torch.device) -> bool:
+        """Whether an in-memory set (n, 3, H, W) is, or would now be, kept on ``device``."""
+        if self._images is not None:
+            return self._images.device.type == device.type
+        return self.resident is True or (self.resident == "auto" and _fits(tensor, device))
+
     # -- parts ----------------------------------------------------------------------------------------------------
 
     def _steps(self) -> int:
@@ -181,8 +187,7 @@ class ViewsDataModule(L.LightningDataModule):
         tensor = self.load().train.tensor
         assert tensor is not None
         if self._images is None:
-            keep = self.resident is True or (self.resident == "auto" and _fits(tensor, device))
-            self._images = tensor.to(device) if keep else tensor
+            self._images = tensor.to(device) if self.is_resident(tensor, device) else tensor
         return self._images
 
 

@@ -1,0 +1,125 @@
+"""``dry_run=true``: what a run would take, measured and printed; nothing is trained and no folder is made."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, cast
+
+import lightning as L
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from simclr_lightning import checkpoint as checkpoints
+from simclr_lightning import preflight
+from simclr_lightning.cli import job
+from simclr_lightning.cli.ahead import line_of, rates_of
+from simclr_lightning.data.datamodule import check_batch
+from simclr_lightning.simclr import SimCLR
+
+if TYPE_CHECKING:
+    from simclr_lightning.cli.folder import Run
+    from simclr_lightning.preflight import Cost, Rates
+
+Row = tuple[str, str]
+
+
+def dry_run(run: Run) -> int:
+    """Print parameters, operations, memory, the largest batch, rates, the time to finish and the negatives.
+
+    Raises:
+        UserError: and the library's ValueError, for what would stop the run itself at its start.
+    """
+    if os.environ.get("RANK", "0") != "0":
+        return 0
+    cfg, console = run.cfg, Console(highlight=False)
+    job.quiet_libraries()
+    here = job.device_count(cfg)
+    processes = here * int(cfg.trainer.num_nodes)
+    parts = job.build(cfg)
+    data, splits = parts.data, parts.data.load()
+    check_batch(data.batch_size, images=len(splits.train), devices=processes)
+    total = job.total_steps(cfg, data.steps_per_epoch)
+    left = total - (int(checkpoints.load(run.checkpoint)["global_step"]) if run.checkpoint else 0)
+    for line in (*splits.notes, *job.opening_notes(cfg, parts, total)):
+        console.print(line, style="dim", markup=False, soft_wrap=True)
+    with console.status("measuring ..."), _threads_of_one(here if job.accelerator(cfg) == "cpu" else 1):
+        trainer = L.Trainer(**job.trainer_options(cfg, 1, data.steps_per_epoch), logger=False)
+        device, precision = trainer.strategy.root_device, trainer.precision_plugin
+        module = cast(SimCLR, precision.convert_module(parts.module))
+        cost = preflight.measure_cost(module, size=data.recipe.size, device=device, context=precision.forward_context)
+        rates = rates_of(module, data, trainer, processes=processes, steps=left)
+    table = Table(title="dry run", title_justify="left", show_header=False)
+    free = preflight.free_bytes(device) / (1 if device.type == "cuda" else here)
+    for row in (
+        ("devices", f"{processes} {device.type}, {data.batch_size // processes} of {data.batch_size} images on each"),
+        ("negatives", f"{2 * data.batch_size - 2:,} a view, from all devices"),
+        *_size_rows(cost, data.batch_size // processes, processes, free, images=len(splits.train)),
+        *_time_rows(rates, processes, left, data.batch_size),
+    ):
+        table.add_row(*row)
+    console.print(table)
+    console.print(line_of(cfg, data, trainer, rates, devices=here), markup=False, soft_wrap=True)
+    console.print(f"dry_run=true: nothing is trained, and {run.folder} is not made", markup=False, soft_wrap=True)
+    return 0
+
+
+def _size_rows(cost: Cost, local: int, processes: int, free: float, *, images: int) -> list[Row]:
+    how = "measured" if cost.measured else "expected"
+    each = " a process" if processes > 1 else ""
+    parts = {
+        "weights": cost.weights,
+        "gradients": cost.gradients,
+        "optimiser": cost.optimizer,
+        "activations and views": local * cost.per_pair,
+        "loss and rest": cost.constant,
+    }
+    split = ", ".join(f"{name} {_unit(size, 'B')}" for name, size in parts.items())
+    fits = preflight.largest_batch(cost, free) * processes
+    bound = f" (there are {images:,} images)" if fits > images else ""
+    return [
+        ("parameters", f"encoder {cost.encoder_parameters:,}, projector {cost.projector_parameters:,}"),
+        ("operations", f"{_unit(cost.flops, 'FLOP')} a pair, forward and backward; a multiply-add is two"),
+        (f"memory{each}", f"{_unit(cost.bytes(local), 'B')} {how}: {split}"),
+        ("largest batch", f"{fits:,} in the {_unit(free, 'B')} that are free{each}{bound}"),
+    ]
+
+
+def _time_rows(rates: Rates, processes: int, steps: int, batch: int) -> list[Row]:
+    whole = preflight.step_rate(rates) * processes
+    time = _duration(steps * batch / whole)
+    return [
+        ("data", f"{rates.data * processes:,.0f} images/s"),
+        ("encoder", f"{rates.encoder * processes:,.0f} images/s"),
+        ("time to finish", f"{time}: {steps:,} steps at {whole:,.0f} images/s, without scores and pictures"),
+    ]
+
+
+@contextmanager
+def _threads_of_one(processes: int) -> Iterator[None]:
+    """On the CPU the processes of a run share the cores: measure with one process's part of them."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(max(1, before // processes))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _unit(number: float, unit: str) -> str:
+    """Three digits with a prefix: 1.82 GFLOP, 345 MB."""
+    for prefix in ("", "k", "M", "G", "T"):
+        if number < 999.5:
+            return f"{number:.3g} {prefix}{unit}"
+        number /= 1000
+    return f"{number:.3g} P{unit}"
+
+
+def _duration(seconds: float) -> str:
+    """1 h 23 min: the two largest units."""
+    minutes, hours = round(seconds / 60), round(seconds / 3600)
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min" if hours < 48 else f"{hours} h"
