@@ -9,6 +9,7 @@ from collections.abc import Sequence
 COMMANDS = {
     "train": "train KEY=VALUE ...               pretrain; `python train.py` is the same (-m sweeps, --help lists keys)",
     "evaluate": "evaluate RUN KEY=VALUE ...        score an encoder by kNN and a linear probe",
+    "search": "search RUN IMAGES             nearest images of --query IMAGE, or near-duplicates of a folder",
     "embed": "embed RUN IMAGES OUT              write h of a folder's images to .npz, .parquet or .csv",
 }
 

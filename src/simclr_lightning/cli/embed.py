@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 USAGE = "usage: simclr embed RUN IMAGES OUT   (OUT ends in .npz, .parquet or .csv)"
-BATCH = 64
 
 
 def main(argv: Sequence[str]) -> int:
@@ -48,41 +47,18 @@ def embed(run: Path, images: Path, out: Path, write: Callable[[Path, Tensor, lis
     Raises:
         UserError: and the library's ValueError, naming the file and the mend; nothing is written then.
     """
-    import torch
-    from rich.progress import track
+    from simclr_lightning.cli.gallery import open_gallery
 
-    from simclr_lightning.data import FolderImages
-    from simclr_lightning.data.datamodule import centred
-    from simclr_lightning.data.listing import list_images
-    from simclr_lightning.evaluation import extract
-    from simclr_lightning.export import load_encoder
-
-    if not images.is_dir():
-        raise UserError(f"{images}: there is no such folder of images")
     if not out.absolute().parent.is_dir():
         raise UserError(f"{out}: its folder does not exist; make it first")
-    encoder = load_encoder(run)
-    size = encoder.size
-    assert size is not None  # an export always has it
-    listing = list_images(images)
-    if not listing.names:
-        raise UserError(f"{images} holds no images (looked for .jpg, .png, .webp and the like)")
-    files = FolderImages(listing.root, listing.names)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-
-    def batches() -> Iterator[Tensor]:
-        parts = torch.arange(len(files)).split(BATCH)
-        for part in track(parts, description="embedding", transient=True):
-            yield centred(files, part, size=size)
-
-    h = extract(encoder, batches(), device=device)
+    found = open_gallery(run, images, keep=False)
     fresh = out.with_name(f".{out.name}.{os.getpid()}.tmp{out.suffix}")
     try:
-        write(fresh, h, list(listing.names))
+        write(fresh, found.h, list(found.files.names))
         fresh.replace(out)
     finally:
         fresh.unlink(missing_ok=True)
-    print(f"{len(files)} images, h of {h.shape[1]} numbers each, in {out}")
+    print(f"{len(found.files)} images, h of {found.h.shape[1]} numbers each, in {out}")
 
 
 def _writer(out: Path) -> Callable[[Path, Tensor, list[str]], None]:

@@ -20,21 +20,28 @@ from simclr_lightning.evaluation.probe import (
     choose_l2,
     fit_logistic,
 )
+from simclr_lightning.evaluation.search import Pairs, exact, faiss_index, groups, near_duplicates, near_duplicates_by
 
 __all__ = [
     "BETTER",
     "L2_GRID",
     "LinearWeights",
     "LogisticResult",
+    "Pairs",
     "accuracy",
     "alignment",
     "choose_l2",
     "effective_rank",
+    "exact",
     "extract",
+    "faiss_index",
     "fit_logistic",
+    "groups",
     "judge_views",
     "knn_accuracy",
     "knn_predict",
+    "near_duplicates",
+    "near_duplicates_by",
     "nearest",
     "neighbour_agreement",
     "pixels",

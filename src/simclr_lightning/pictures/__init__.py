@@ -5,8 +5,8 @@ Every picture is drawn with Matplotlib's objects on an off-screen canvas: no win
 sign.
 """
 
-from simclr_lightning.pictures.images import neighbours, view_pairs
+from simclr_lightning.pictures.images import image_rows, neighbours, view_pairs
 from simclr_lightning.pictures.lines import curves
 from simclr_lightning.pictures.maps import embedding_map
 
-__all__ = ["curves", "embedding_map", "neighbours", "view_pairs"]
+__all__ = ["curves", "embedding_map", "image_rows", "neighbours", "view_pairs"]

@@ -80,6 +80,41 @@ def neighbours(
     return canvas.save(figure, path)
 
 
+def image_rows(
+    rows: Sequence[Sequence[tuple[Tensor, str]]],
+    path: Path,
+    *,
+    titles: tuple[str, str],
+    names: Sequence[str] | None = None,
+) -> Path:
+    """Draw rows of images of one size, each with a short caption in its corner; a row's first stands a little apart.
+
+    Args:
+        rows: for each row, (image (3, H, W) float in [0, 1] or uint8, caption) from left to right; any lengths above 0.
+        path: the PNG to write; its folder is made.
+        titles: above the first column, and above the others.
+        names: a line at the left of each row.
+    """
+    left = [canvas.plain_name(name) for name in names or ()]
+    first = rows[0][0][0]
+    figure, axes = _image_grid(
+        len(rows), max(2, *(len(row) for row in rows)), height_over_width=first.shape[-2] / first.shape[-1],
+        left=0.25 + 0.07 * max((len(name) for name in left), default=0), bottom=0.1, first_gap=0.25,
+    )  # fmt: skip
+    for number, (row, places) in enumerate(zip(rows, axes, strict=True)):
+        for (image, caption), place in zip(row, places, strict=False):
+            _show(place, image)
+            if caption:
+                _caption(place, caption, "#333333")
+        for place in places[len(row) :]:
+            place.set_axis_off()
+        if left:
+            places[0].set_ylabel(left[number], fontsize=8, rotation=0, ha="right", va="center", labelpad=6)
+    axes[0][0].set_title(titles[0], fontsize=10)
+    axes[0][1].set_title(titles[1], fontsize=10, loc="left")
+    return canvas.save(figure, path)
+
+
 def _image_grid(
     rows: int,
     columns: int,
@@ -117,8 +152,11 @@ def _show(axes: Axes, image_3HW: Tensor, verdict: bool | None = None) -> None:
     for spine in axes.spines.values():
         spine.set(color=colour, linewidth=0.8 if verdict is None else 2.5)
     if verdict is not None:
-        axes.text(
-            0.97, 0.04, "✓" if verdict else "✗", transform=axes.transAxes, ha="right", va="bottom",
-            color="white", fontsize=8,
-            bbox={"boxstyle": "square,pad=0.15", "facecolor": colour, "linewidth": 0},
-        )  # fmt: skip
+        _caption(axes, "✓" if verdict else "✗", colour)
+
+
+def _caption(axes: Axes, text: str, colour: str) -> None:
+    axes.text(
+        0.97, 0.04, text, transform=axes.transAxes, ha="right", va="bottom", color="white", fontsize=8,
+        bbox={"boxstyle": "square,pad=0.15", "facecolor": colour, "linewidth": 0},
+    )  # fmt: skip

@@ -1,0 +1,232 @@
+"""``simclr search RUN IMAGES``: the nearest images of a query, or the near-duplicates of a folder."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import importlib.util
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, NoReturn
+
+from simclr_lightning.cli import errors
+from simclr_lightning.cli.errors import UserError, mistake
+
+if TYPE_CHECKING:
+    from simclr_lightning.cli.gallery import Gallery
+    from simclr_lightning.evaluation import Pairs
+    from simclr_lightning.evaluation.search import Finder
+
+_ROWS_SHOWN: Final = 20  # pairs on the terminal
+_GROUPS_DRAWN, _IMAGES_DRAWN = 12, 10
+_HALF: Final = 0.5  # of the machine's memory, which the exact search may take
+
+
+class _Parser(argparse.ArgumentParser):
+    """Speaks as the other commands do."""
+
+    def error(self, message: str) -> NoReturn:
+        raise mistake(f"{message}\n{self.format_usage().strip()}")
+
+
+def main(argv: Sequence[str]) -> int:
+    """Search as the words say; returns the exit code."""
+    words = [word for word in argv if word != "debug=true"]
+    return errors.guard(lambda: _main(words), debug="debug=true" in argv)
+
+
+def _parser() -> _Parser:
+    parser = _Parser("simclr search", allow_abbrev=False, description="Images that an encoder finds alike (by cosine).")
+    parser.add_argument("run", metavar="RUN", type=Path, help="a run's folder or an exported encoder")
+    parser.add_argument("images", metavar="IMAGES", type=Path, help="the folder to search in")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--query", metavar="IMAGE", type=Path, nargs="+", help="list the nearest images of these")
+    what.add_argument("--duplicates", action="store_true", help="list pairs of alike images (what is done by default)")
+    parser.add_argument("-k", type=int, default=10, help="nearest images of a query (default 10)")
+    parser.add_argument("--threshold", type=float, default=0.95, help="least cosine of a duplicate (default 0.95)")
+    parser.add_argument("--out", metavar="DIR", type=Path, help="write a CSV file and a picture there")
+    parser.add_argument(
+        "--index", choices=("exact", "faiss"), default="exact", help="faiss: approximate, for sets beyond the memory"
+    )
+    return parser
+
+
+def _main(words: Sequence[str]) -> int:
+    try:
+        asked = _parser().parse_args(words)
+    except SystemExit:  # --help
+        return 0
+    if asked.k < 1:
+        raise mistake(f"-k {asked.k}: it must be at least 1")
+    if not 0 < asked.threshold <= 1:
+        raise mistake(f"--threshold {asked.threshold:g}: it must be above 0 and at most 1")
+    if asked.out is not None and asked.out.exists() and not asked.out.is_dir():
+        raise UserError(f"--out {asked.out} is a file; give a folder")
+    if asked.index == "faiss" and importlib.util.find_spec("faiss") is None:
+        raise UserError("--index faiss needs a package: pip install 'simclr-lightning[faiss]'")
+    from simclr_lightning.cli.gallery import features, open_gallery
+
+    missing = [path for path in asked.query or () if not path.is_file()]
+    if missing:
+        raise UserError(f"--query {missing[0]}: there is no such image file")
+    gallery = open_gallery(asked.run, asked.images, keep=True)
+    for note in gallery.notes:
+        print(note)
+    find = _finder(gallery, asked.index)
+    if asked.query is None:
+        return _duplicates(gallery, find, asked)
+    crops, h = features(gallery.encoder, gallery.size, asked.query)
+    return _nearest(gallery, find, asked, crops, h)
+
+
+def _finder(gallery: Gallery, index: str) -> Finder | None:
+    """None for the exact search.
+
+    Raises:
+        UserError: h is too large for it.
+    """
+    from simclr_lightning.evaluation import faiss_index
+
+    if index == "faiss":
+        return faiss_index(gallery.h)
+    needed = gallery.h.numel() * 4
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > _HALF * memory:
+        raise UserError(
+            f"h of {len(gallery.h):,} images takes {needed / 1e9:.0f} GB of this machine's {memory / 1e9:.0f}; "
+            "search it with --index faiss (pip install 'simclr-lightning[faiss]')"
+        )
+    return None
+
+
+def _nearest(gallery: Gallery, find: Finder | None, asked: Any, crops: Any, h: Any) -> int:
+    from simclr_lightning.evaluation import exact
+
+    names, root = gallery.files.names, gallery.files.root
+    own = [{i for i, name in enumerate(names) if (root / name) == path.resolve()} for path in asked.query]
+    if len(names) - max(map(len, own)) < 1:
+        raise UserError(f"{asked.images} holds the query alone: there is nothing to compare it with")
+    similarity, index = (find or exact(gallery.h))(h, min(asked.k + 1, len(names)))
+    rows: list[list[tuple[str, float, int]]] = []
+    for place, query in enumerate(asked.query):  # a query that lies in the folder is not its own answer
+        found = zip(similarity[place].tolist(), index[place].tolist(), strict=True)
+        rows.append([(str(query), s, i) for s, i in found if i not in own[place]][: asked.k])
+    for query, row in zip(asked.query, rows, strict=True):
+        lines = ((names[i], f"{s:.4f}") for _, s, i in row)
+        _table(f"nearest to {query} of {len(names):,} images, by cosine", ("file", "similarity"), lines)
+    if asked.out is not None:
+        written = [(q, place + 1, names[i], f"{s:.6f}") for row in rows for place, (q, s, i) in enumerate(row)]
+        path = _csv(asked.out / "nearest.csv", ("query", "rank", "file", "similarity"), written)
+        images = [
+            [(crops[n], ""), *((_crop(gallery, i), f"{s:.3f}") for _, s, i in row[:_IMAGES_DRAWN])]
+            for n, row in enumerate(rows[:_GROUPS_DRAWN])
+        ]
+        _draw(
+            images,
+            asked.out / "nearest.png",
+            ("query", "nearest first, with the cosine"),
+            [q.name for q in asked.query],
+        )
+        print(f"written: {path} and {asked.out / 'nearest.png'}")
+    return 0
+
+
+def _duplicates(gallery: Gallery, find: Finder | None, asked: Any) -> int:
+    from simclr_lightning.evaluation import groups, near_duplicates, near_duplicates_by
+
+    names = gallery.files.names
+    if len(names) < 2:
+        raise UserError(f"{asked.images} holds one image: duplicates are pairs; to look for it elsewhere use --query")
+    if find is None:
+        pairs = near_duplicates(gallery.h, asked.threshold)
+    else:
+        pairs = near_duplicates_by(find, gallery.h, asked.threshold)
+    group = groups(pairs, len(names))
+    _report(pairs, names, group, asked.threshold)
+    if asked.out is not None and len(pairs.first):
+        order = group[pairs.first].argsort(stable=True).tolist()  # by group, within one the most similar first
+        columns = [group[pairs.first] + 1, pairs.first, pairs.second, pairs.similarity]
+        found = zip(*(column.tolist() for column in columns), strict=True)
+        lines = [(g, names[i], names[j], f"{s:.6f}") for g, i, j, s in found]
+        path = _csv(
+            asked.out / "duplicates.csv", ("group", "file", "other", "similarity"), (lines[place] for place in order)
+        )
+        _draw_groups(gallery, pairs, group, asked)
+        print(f"written: {path} and {asked.out / 'duplicates.png'}")
+    return 0
+
+
+def _report(pairs: Pairs, names: Sequence[str], group: Any, threshold: float) -> None:
+    if not len(pairs.first):
+        print(
+            f"no two of the {len(names)} images have a cosine of {threshold:g} or more; lower --threshold to see more"
+        )
+        return
+    shown = list(zip(pairs.first.tolist(), pairs.second.tolist(), pairs.similarity.tolist(), strict=True))
+    title = f"{pairs.total:,} pairs with a cosine of at least {threshold:g}, in {int(group.max()) + 1:,} groups"
+    _table(
+        title, ("group", "file", "other", "similarity"),
+        ((str(int(group[i]) + 1), names[i], names[j], f"{s:.4f}") for i, j, s in shown[:_ROWS_SHOWN]),
+    )  # fmt: skip
+    if pairs.total > _ROWS_SHOWN:
+        print(f"the {_ROWS_SHOWN} most similar are shown; --out DIR writes {len(shown):,} of them")
+    if pairs.total > len(names):
+        print("there are more pairs than images: this threshold is low for this encoder; raise --threshold")
+
+
+def _draw_groups(gallery: Gallery, pairs: Pairs, group: Any, asked: Any) -> None:
+    """One group a row, each image with its cosine to the group's first."""
+    import torch
+
+    rows = []
+    for number in range(min(_GROUPS_DRAWN, int(group.max()) + 1)):
+        members = (group == number).nonzero().flatten()[:_IMAGES_DRAWN]
+        h = gallery.h[members]
+        cosines = torch.nn.functional.cosine_similarity(h[:1], h).tolist()
+        captions = ["", *(f"{cosine:.3f}" for cosine in cosines[1:])]
+        rows.append([(_crop(gallery, int(i)), caption) for i, caption in zip(members, captions, strict=True)])
+    titles = ("first", f"near-duplicates (cosine of {asked.threshold:g} and more), a group a row")
+    _draw(rows, asked.out / "duplicates.png", titles, [f"group {n + 1}" for n in range(len(rows))])
+
+
+def _draw(rows: Any, path: Path, titles: tuple[str, str], names: Sequence[str]) -> None:
+    from simclr_lightning import pictures
+
+    pictures.image_rows(rows, path, titles=titles, names=names[: len(rows)])
+
+
+def _crop(gallery: Gallery, index: int) -> Any:
+    import torch
+
+    from simclr_lightning.data.datamodule import centred
+
+    return centred(gallery.files, torch.tensor([index]), size=gallery.size)[0]
+
+
+def _table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    print(title)  # as the table's own title it would be broken at the table's width
+    table = Table()
+    for name in columns:
+        table.add_column(name, justify="right" if name in ("similarity", "group") else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*map(escape, row))
+    Console().print(table)
+
+
+def _csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fresh = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with fresh.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+            writer = csv.writer(file)
+            writer.writerow(columns)
+            writer.writerows(rows)
+        fresh.replace(path)
+    finally:
+        fresh.unlink(missing_ok=True)
+    return path
