@@ -24,9 +24,9 @@ from simclr_lightning.cli.errors import UserError
 from simclr_lightning.data import FolderImages
 from simclr_lightning.data.datamodule import centred
 from simclr_lightning.data.decode import ImageError
-from simclr_lightning.data.folder import MEND
 from simclr_lightning.data.images import digest
 from simclr_lightning.data.listing import Listing, list_images
+from simclr_lightning.data.unreadable import MEND
 from simclr_lightning.encoders.weights import digest as weights_digest
 from simclr_lightning.evaluation import extract
 from simclr_lightning.export import load_encoder
