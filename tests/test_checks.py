@@ -155,7 +155,7 @@ def test_every_key_has_wrong_values_above() -> None:
         ("seed", [0, 2**32 - 1]),
         ("loss.temperature", [0.005, 1, 10.0]),
         ("data.batch_size", [2, 8192]),
-        ("micro_batch_size", [None, 32]),
+        ("micro_batch_size", [None, 2, 32, 64]),
         ("trainer.max_steps", [-1, 1]),
         ("trainer.devices", [1, 2, -1, "auto"]),
         ("trainer.precision", ["bf16-mixed", 32]),
@@ -231,6 +231,23 @@ def test_what_the_program_sets_is_refused_with_the_key_to_use(key: str, instead:
     message = refusal(put(cfg, key, 2))
     assert key in message
     assert f"use {instead}" in message
+
+
+def test_accumulation_is_refused_because_it_adds_no_negatives(cfg: DictConfig) -> None:
+    message = refusal(put(cfg, "trainer.accumulate_grad_batches", 4))
+    assert "no negatives" in message
+    assert "use micro_batch_size" in message
+
+
+def test_micro_batches_must_divide(cfg: DictConfig) -> None:
+    put(put(cfg, "data.batch_size", 256), "micro_batch_size", 48)
+    assert "micro_batch_size=48 does not divide data.batch_size=256 (256 = 5 * 48 + 16); use 32" in refusal(cfg)
+    put(put(cfg, "micro_batch_size", 2), "trainer.devices", 4)
+    assert "does not divide by 4 devices" in refusal(cfg)
+    put(cfg, "micro_batch_size", 4)
+    assert "leaves 1 image on each of 4 devices" in refusal(cfg)
+    put(cfg, "micro_batch_size", 512)
+    assert "larger than data.batch_size=256" in refusal(cfg)
 
 
 def test_the_optimisers_own_checks_run_too(cfg: DictConfig) -> None:

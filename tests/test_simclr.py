@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import math
-from functools import partial
 from pathlib import Path
 
 import lightning as L
 import pytest
 import torch
-from torch import nn
 
 from conftest import small_data, small_module, small_trainer
-from simclr_lightning.ntxent import NTXent
-from simclr_lightning.optim import LARS, Schedule, parameter_groups
-from simclr_lightning.simclr import SimCLR
+from simclr_lightning.optim import Schedule, parameter_groups
 
 
 def test_batchnorm_sees_both_views_in_one_pass() -> None:
@@ -83,13 +79,6 @@ def test_bn_and_biases_get_neither_decay_nor_adaptation() -> None:
     assert [tuple(p.shape) for p in own["params"]] == [(8, 3, 3, 3), (6, 8)]
     assert len(bare["params"]) == 4  # the convolution's bias, gamma, beta, the projector's bias
     assert (own["weight_decay"], bare["weight_decay"], bare["adapt"]) == (1e-4, 0.0, False)
-
-
-def test_micro_batches_are_refused_until_they_exist() -> None:
-    parts = (nn.Identity(), nn.Identity(), NTXent(0.5), partial(LARS, lr=1.0), Schedule())
-    SimCLR(*parts, global_batch_size=8, micro_batch_size=8)
-    with pytest.raises(ValueError, match="micro_batch_size=4"):
-        SimCLR(*parts, global_batch_size=8, micro_batch_size=4)
 
 
 def test_works_with_hydra_uninstalled(tmp_path: Path) -> None:

@@ -164,7 +164,7 @@ def test_two_runs_in_one_folder(simclr: Program, npz: Path, capsys: pytest.Captu
         ("model.weights=missing.pt", "missing.pt"),
         ("views.area=[0,1]", "area"),
         ("trainer.max_epochs=0", "max_epochs"),
-        ("micro_batch_size=4", "micro_batch_size"),
+        ("micro_batch_size=5", "use 4"),
         ("trainer.devices=3", "divide"),
     ],
 )

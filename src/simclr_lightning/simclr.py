@@ -1,6 +1,6 @@
 """SimCLR as a LightningModule: the wiring of encoder, projector, loss, optimiser and schedule.
 
-Legend of shapes: N images of this process and step, 2N views, D the projector's output size.
+Legend of shapes: N images of this process and step, 2N views, m images of a micro-batch, D the projector's output size.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import lightning as L
 import torch
 from torch import Tensor, nn
 
+from simclr_lightning.caching import Views, cached_projections, check_micro_batch, micro_batches
 from simclr_lightning.ntxent import NTXent, NTXentOutput
 from simclr_lightning.optim import parameter_groups
 
@@ -43,10 +44,11 @@ class SimCLR(L.LightningModule):
         optimizer: makes the optimiser from the parameter groups of `parameter_groups`; its ``lr`` is the base rate.
         schedule: makes the scheduler; it scales the base rate with the global batch.
         global_batch_size: images over all devices and nodes in one optimiser step.
-        micro_batch_size: reserved for gradient caching; only None or the whole batch is possible here.
+        micro_batch_size: images over all devices and nodes that go through the network at once; the gradient stays that
+            of the whole batch (see `caching`). None: the whole batch.
 
     Raises:
-        ValueError: for a micro-batch smaller than the batch.
+        ValueError: for micro-batches that the batch or, when training starts, the devices cannot share.
     """
 
     def __init__(
@@ -61,32 +63,61 @@ class SimCLR(L.LightningModule):
         micro_batch_size: int | None = None,
     ) -> None:
         super().__init__()
-        if micro_batch_size is not None and micro_batch_size < global_batch_size:
-            raise ValueError(
-                f"micro_batch_size={micro_batch_size} is below the batch of {global_batch_size}: micro-batches are "
-                "not available yet; set micro_batch_size=null"
-            )
+        if micro_batch_size is not None:
+            check_micro_batch(micro_batch_size, batch_size=global_batch_size)
         self.encoder = encoder
         self.projector = projector
         self.loss = loss
         self.make_optimizer = optimizer
         self.make_schedule = schedule
         self.global_batch_size = global_batch_size
+        self.micro_batch_size = micro_batch_size
+        self._compiled: Callable[[Tensor], Tensor] | None = None
+
+    def setup(self, stage: str) -> None:
+        """Check the micro-batches against the devices."""
+        if self.micro_batch_size is not None:
+            size, batch = self.micro_batch_size, self.global_batch_size
+            check_micro_batch(size, batch_size=batch, devices=self.trainer.world_size)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """Images (B, 3, S, S) in [0, 1] to h (B, feature_dim); the projector is left out."""
         h: Tensor = self.encoder(x_BCHW)
         return h
 
-    def contrast(self, x_a: Tensor, x_b: Tensor) -> NTXentOutput:
-        """NT-Xent of two views, each (N, 3, S, S): one forward pass over all 2N, so BatchNorm sees both."""
-        z_a, z_b = self.projector(self.encoder(torch.cat((x_a, x_b)))).chunk(2)
+    def project(self, x_BCHW: Tensor) -> Tensor:
+        """Images (B, 3, S, S) in [0, 1] to z (B, D), as in training."""
+        z: Tensor = self.projector(self.encoder(x_BCHW))
+        return z
+
+    def compile_network(self, **options: Any) -> None:
+        """Train on a compiled `project`; ``options`` are `torch.compile`'s.
+
+        The modules stay what they are: evaluation, whose batches have other sizes, runs them as they stand, and a
+        checkpoint has the same keys.
+        """
+        self._compiled = torch.compile(self.project, dynamic=False, **options)
+
+    def contrast(self, views: Views, count: int) -> NTXentOutput:
+        """NT-Xent of both views of ``count`` images: one forward pass over all 2N views, so BatchNorm sees both.
+
+        With micro-batches, one pass over the 2m views of each, and a second one going backward.
+        """
+        parts = self.global_batch_size // (self.micro_batch_size or self.global_batch_size)
+        z_a, z_b = cached_projections(self._compiled or self.project, self, views, micro_batches(count, parts))
         out: NTXentOutput = self.loss(z_a, z_b)
         return out
 
-    def training_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
-        """One step on ``batch["x_a"]`` and ``batch["x_b"]``; `StepMetrics` logs what rides along, detached."""
-        out = self.contrast(batch["x_a"], batch["x_b"])
+    def training_step(self, batch: Mapping[str, Any], batch_idx: int) -> dict[str, Tensor]:
+        """One step on ``batch["x_a"]`` and ``batch["x_b"]``; `StepMetrics` logs what rides along, detached.
+
+        Instead of them, ``batch["views"]`` may be a function that makes both views of some of ``batch["indices"]``.
+        """
+        if "views" in batch:
+            out = self.contrast(batch["views"], len(batch["indices"]))
+        else:
+            x_a, x_b = batch["x_a"], batch["x_b"]
+            out = self.contrast(lambda rows: (x_a[rows], x_b[rows]), len(x_a))
         return {
             "loss": out.loss,
             "train/loss": out.loss.detach(),

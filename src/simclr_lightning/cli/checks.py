@@ -38,11 +38,17 @@ SET_BY_PROGRAM: Final[dict[str, str]] = {
     "trainer.limit_train_batches": "trainer.max_steps",
     "trainer.overfit_batches": "trainer.max_steps",
     "trainer.reload_dataloaders_every_n_epochs": "",
+    "data.lazy": "micro_batch_size",
     "data.recipe": "views",
     "data.seed": "seed",
     "optimizer.params": "",
     "optimizer.maximize": "",
     "model.projector.in_dim": "",
+}
+_WHY: Final[dict[str, str]] = {
+    "trainer.accumulate_grad_batches": "accumulated gradients add no negatives: each loss would see its own batch "
+    "alone, and the large batch of SimCLR is one of many negatives. Gradient caching gives the large batch's gradient "
+    "in the same memory",
 }
 # Parts whose own rules hold only when they are made by this project's or torch's target.
 _PARTS: Final = ("model.encoder", "model.projector", "data.dataset", "views", "loss", "optimizer", "schedule")
@@ -68,27 +74,34 @@ def check_config(cfg: DictConfig) -> None:
     for key, instead in SET_BY_PROGRAM.items():
         if any(name == key or name.startswith(f"{key}.") for name in flat):
             hint = f"; use {instead}" if instead else ""
-            raise mistake(f"{key}: the program sets this itself{hint}")
+            raise mistake(f"{key}: {_WHY.get(key, 'the program sets this itself')}{hint}")
     _check_parts(plain)
-    check_devices(plain["data"]["batch_size"], plain["trainer"]["devices"], plain["trainer"]["num_nodes"])
+    trainer, batch_size = plain["trainer"], plain["data"]["batch_size"]
+    check_devices(batch_size, trainer["devices"], trainer["num_nodes"], micro_batch_size=plain["micro_batch_size"])
 
 
-def check_devices(batch_size: int, devices: int | str, num_nodes: int = 1) -> None:
-    """Refuse a global batch that the devices cannot share, before the images are known.
+def check_devices(
+    batch_size: int, devices: int | str, num_nodes: int = 1, *, micro_batch_size: int | None = None
+) -> None:
+    """Refuse a global batch, or micro-batches of it, that the devices cannot share, before the images are known.
 
     Args:
         batch_size: the global batch.
         devices: devices on a node; "auto" and -1 are known only on the machine, and pass.
         num_nodes: nodes.
+        micro_batch_size: images of the global batch in one micro-batch; None for no micro-batches.
 
     Raises:
         UserError: with the arithmetic.
     """
+    from simclr_lightning.caching import check_micro_batch
     from simclr_lightning.data.datamodule import check_batch
 
     count = devices if isinstance(devices, int) and devices > 0 else 1
     try:
         check_batch(batch_size, images=_MORE_IMAGES_THAN_ANYONE_HAS, devices=count * num_nodes)
+        if micro_batch_size is not None:
+            check_micro_batch(micro_batch_size, batch_size=batch_size, devices=count * num_nodes)
     except ValueError as error:
         raise mistake(str(error)) from error
 

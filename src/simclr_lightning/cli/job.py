@@ -41,6 +41,8 @@ from simclr_lightning.data import FolderImages, ViewsDataModule
 from simclr_lightning.data.datamodule import check_batch
 from simclr_lightning.simclr import SimCLR
 
+VIEWS_AT_ONCE = 1 << 28  # bytes of float views, of all devices, up to which a batch with micro-batches has them whole
+
 
 @dataclass(frozen=True)
 class Parts:
@@ -80,7 +82,10 @@ def build(cfg: DictConfig) -> Parts:
 def make_data(cfg: DictConfig) -> ViewsDataModule:
     """Build the data module alone."""
     recipe = instantiate(cfg.views, _convert_="all")
-    data: ViewsDataModule = instantiate(cfg.data, recipe=recipe, seed=cfg.seed)
+    # Made twice by micro-batches, the views of a small batch would cost more time than they save memory.
+    floats = 4 * 2 * 3 * recipe.size**2 * cfg.data.batch_size
+    lazy = cfg.get("micro_batch_size") is not None and floats > VIEWS_AT_ONCE
+    data: ViewsDataModule = instantiate(cfg.data, recipe=recipe, seed=cfg.seed, lazy=lazy)
     return data
 
 

@@ -10,6 +10,7 @@ import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,8 +24,10 @@ from simclr_lightning.data.images import ImageSet, Splits
 from simclr_lightning.random import permutation
 from simclr_lightning.views import ViewRecipe, centre_view, crop_views, finish_views, make_views
 from simclr_lightning.views import recipe as named_recipe
+from simclr_lightning.views.kernels import onto
 
-Batch = dict[str, Any]  # "epoch": int, "indices": (n,) int64, "crops": (n, 2, 3, S, S) uint8 for sets on disk
+# "epoch": int, "indices": (n,) int64 on the CPU, "crops": (n, 2, 3, S, S) uint8 for sets on disk, "device"
+Batch = dict[str, Any]
 
 
 class ViewsDataModule(L.LightningDataModule):
@@ -39,6 +42,8 @@ class ViewsDataModule(L.LightningDataModule):
         num_workers: processes that decode; sets that live in memory use none.
         resident: keep an in-memory set on the accelerator: True, False, or "auto" (when it takes at most a tenth of
             the device's free memory).
+        lazy: hand the network a function that makes the views of some images when they are asked for, instead of
+            the views of the whole batch: with micro-batches, floats of one of them at a time beside the batch's bytes.
 
     Raises:
         ValueError: when the batch does not divide by the devices, exceeds the images, or leaves one image a device.
@@ -54,6 +59,7 @@ class ViewsDataModule(L.LightningDataModule):
         path: str | Path | None = None,
         num_workers: int = 0,
         resident: bool | Literal["auto"] = "auto",
+        lazy: bool = False,
     ) -> None:
         super().__init__()
         self.dataset = dataset
@@ -63,6 +69,7 @@ class ViewsDataModule(L.LightningDataModule):
         self.path = None if path is None else Path(path)
         self.num_workers = num_workers
         self.resident = resident
+        self.lazy = lazy
         self.any_images = False  # resume although the images are not those of the checkpoint
         self.splits: Splits | None = None
         self._offset = 0  # images seen before this process's step counter started to count
@@ -96,17 +103,25 @@ class ViewsDataModule(L.LightningDataModule):
             multiprocessing_context="forkserver" if workers else None,
         )
 
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """Move the bytes alone: the indices stay on the host, which plans the views with them and need not wait."""
+        if not _is_ours(batch):
+            return super().transfer_batch_to_device(batch, device, dataloader_idx)
+        moved = {"crops": batch["crops"].to(device, non_blocking=True)} if "crops" in batch else {}
+        return {**batch, **moved, "device": device}
+
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        """Finish the views on the device: {"x_a", "x_b": (n, 3, S, S) in [0, 1], "indices": (n,) int64}."""
-        if not isinstance(batch, dict) or "indices" not in batch:
+        """Finish the views on the device: {"x_a", "x_b": (n, 3, S, S) in [0, 1], "indices": (n,) int64}.
+
+        With ``lazy``, "views" in place of "x_a" and "x_b": a function of a slice of rows that returns these two.
+        """
+        if not _is_ours(batch):
             return batch
-        indices, epoch = batch["indices"], batch["epoch"]
-        if "crops" in batch:
-            x_a, x_b = finish_views(batch["crops"], seed=self.seed, epoch=epoch, indices=indices, recipe=self.recipe)
-        else:
-            images = self._resident_images(indices.device)
-            picked = images[indices.to(images.device)].to(indices.device)
-            x_a, x_b = make_views(picked, seed=self.seed, epoch=epoch, indices=indices, recipe=self.recipe)
+        indices = batch["indices"]
+        make = partial(self._views, batch)
+        if self.lazy:
+            return {"views": make, "indices": indices}
+        x_a, x_b = make(slice(None))
         return {"x_a": x_a, "x_b": x_b, "indices": indices}
 
     def state_dict(self) -> dict[str, Any]:
@@ -183,6 +198,16 @@ class ViewsDataModule(L.LightningDataModule):
     def _steps(self) -> int:
         return int(self.trainer.global_step) if self.trainer is not None else 0
 
+    def _views(self, batch: Batch, rows: slice) -> tuple[Tensor, Tensor]:
+        """Both views of some rows of a batch."""
+        keys = {"seed": self.seed, "epoch": batch["epoch"], "indices": batch["indices"][rows], "recipe": self.recipe}
+        if "crops" in batch:
+            return finish_views(batch["crops"][rows], **keys)
+        device = batch.get("device", torch.device("cpu"))
+        images = self._resident_images(device)
+        picked = onto(images[onto(keys["indices"], images.device)], device)
+        return make_views(picked, **keys)
+
     def _resident_images(self, device: torch.device) -> Tensor:
         tensor = self.load().train.tensor
         assert tensor is not None
@@ -223,6 +248,10 @@ def centred(images: ImageSet, indices: Tensor, *, size: int) -> Tensor:
     with ThreadPoolExecutor(os.cpu_count() or 1) as threads:  # decoding leaves Python's lock
         views = threads.map(lambda i: centre_view(images.load(i)[None], size=size), indices.tolist())
         return torch.cat(list(views))
+
+
+def _is_ours(batch: Any) -> bool:
+    return isinstance(batch, dict) and "indices" in batch
 
 
 def _fits(tensor: Tensor, device: torch.device) -> bool:

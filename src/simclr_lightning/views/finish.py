@@ -62,7 +62,7 @@ def finish_rows(crops: Tensor, colours: Colours, recipe: ViewRecipe) -> Tensor:
     if recipe.blur and recipe.blur_radius and count:
         _blur(x_R3SS, colours.sigma, recipe.blur_radius)
     if recipe.solarise:
-        at = colours.solarise.to(x_R3SS.device)[:, None, None, None]
+        at = kernels.onto(colours.solarise, x_R3SS.device)[:, None, None, None]
         x_R3SS.copy_(torch.where(at & (x_R3SS >= 0.5), 1.0 - x_R3SS, x_R3SS))
     return out
 
@@ -122,7 +122,7 @@ def _plan(colours: Colours, recipe: ViewRecipe, device: torch.device) -> _Plan:
     table_OCR = torch.stack([torch.stack(by_operation[operation]) for operation in range(_STEPS)])
     order_SR = colours.order[rows].T
     coefficients = table_OCR[:, :, rows].gather(0, order_SR[:, None].expand(-1, 4, -1))
-    return _Plan(rows.to(device), groups, coefficients[..., None].to(device))
+    return _Plan(kernels.onto(rows, device), groups, kernels.onto(coefficients[..., None], device))
 
 
 def _blur(x_R3SS: Tensor, sigma_R: Tensor, limit: int) -> None:
@@ -132,6 +132,6 @@ def _blur(x_R3SS: Tensor, sigma_R: Tensor, limit: int) -> None:
     for radius in range(1, limit + 1):
         for rows in (radius_R == radius).nonzero()[:, 0].split(chunk):
             if len(rows):
-                w_RK = kernels.blur_weights(sigma_R[rows], radius).to(x_R3SS.device)
-                at = rows.to(x_R3SS.device)
+                w_RK = kernels.onto(kernels.blur_weights(sigma_R[rows], radius), x_R3SS.device)
+                at = kernels.onto(rows, x_R3SS.device)
                 x_R3SS.index_copy_(0, at, kernels.blur(x_R3SS.index_select(0, at), w_RK))

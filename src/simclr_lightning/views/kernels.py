@@ -13,9 +13,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["blur", "blur_radius", "blur_weights", "linear_step", "luma", "shift_hue"]
+__all__ = ["blur", "blur_radius", "blur_weights", "linear_step", "luma", "onto", "shift_hue"]
 
 _LUMA = (0.2989, 0.587, 0.114)  # ITU-R 601 as torchvision and TensorFlow round it
+
+
+def onto(x: Tensor, device: torch.device) -> Tensor:
+    """Return the numbers on the device; the host waits for none of its earlier work (CUDA takes a copy first)."""
+    return x.to(device, non_blocking=device.type == "cuda")
 
 
 def luma(x_3RP: Tensor, work: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from simclr_lightning.views.kernels import onto
 from simclr_lightning.views.sampling import VIEWS, Crops
 
 __all__ = ["resize_crops", "resize_weights"]
@@ -122,11 +123,11 @@ def _filters(
         shorter = size_in * (length_VN - 1) - (length_VN - 1) * (length_VN - 2) // 2
         entry_VN = 2 * (shorter + start_VN) + flip_VN
         table = _table(line, device, dtype)
-        return table.index_select(0, entry_VN.flatten().to(device)).view(*start_VN.shape, size_out, size_in)
+        return table.index_select(0, onto(entry_VN.flatten(), device)).view(*start_VN.shape, size_out, size_in)
     weights = resize_weights(
-        start_VN.flatten().to(device), length_VN.flatten().to(device), size_in, size_out, name, bits
+        onto(start_VN.flatten(), device), onto(length_VN.flatten(), device), size_in, size_out, name, bits
     )
-    weights = torch.where(flip_VN.flatten().to(device)[:, None, None], weights.flip(1), weights)
+    weights = torch.where(onto(flip_VN.flatten(), device)[:, None, None], weights.flip(1), weights)
     return weights.mul_(scale).to(dtype).view(*start_VN.shape, size_out, size_in)
 
 
