@@ -78,6 +78,38 @@ def test_a_non_finite_update_is_not_applied_and_the_run_stops(
         assert all(value.isfinite().all() for value in state.values())
 
 
+class Spoil(L.Callback):
+    """At one step: images of NaN, or running statistics as an overflow in half precision leaves them."""
+
+    def __init__(self, step: int, where: str) -> None:
+        self.step, self.where = step, where
+
+    def on_train_batch_start(self, trainer: L.Trainer, module: L.LightningModule, batch: object, i: int) -> None:
+        if trainer.global_step == self.step:
+            if self.where == "images":
+                batch["x_a"][0] = math.nan
+            else:
+                module.encoder.body[1].running_var[0] = math.inf
+
+
+@pytest.mark.parametrize(
+    ("where", "says"), [("images", "NaN or infinity in loss or gradient at step 2"), ("statistics", "running_var")]
+)
+def test_a_save_between_two_looks_of_an_accelerator_is_finite_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str, says: str
+) -> None:
+    monkeypatch.setattr(health_room, "_looking_is_free", lambda device: False)
+    trainer = small_trainer(tmp_path, extra=[Spoil(2, where)])
+    checkpoints = next(c for c in trainer.callbacks if isinstance(c, callbacks.Checkpoints))
+    checkpoints.every_n_steps = 1
+    with pytest.raises(NonFiniteError, match=says):
+        trainer.fit(small_module(), datamodule=small_data())
+    found = checkpoint.newest(tmp_path)
+    saved = checkpoint.load(found[0])
+    assert saved["global_step"] == 2
+    assert all(value.isfinite().all() for value in saved["state_dict"].values())
+
+
 @pytest.mark.parametrize("name", ["SGD", "AdamW"])
 def test_the_fused_optimisers_mask_too(tmp_path: Path, name: str) -> None:
     from functools import partial

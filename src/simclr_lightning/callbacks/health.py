@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import lightning as L
@@ -31,8 +31,9 @@ class Health(L.Callback):
     """Masks non-finite updates on the device and stops every rank together, on them or on a signal.
 
     The update of a step with NaN or infinity in loss or gradient, on any rank, is masked through the optimiser's
-    ``found_inf``; the host looks every ``every_n_steps`` steps (every step on the CPU, where looking is free). A signal
-    is agreed on between the ranks at every step, on the host; at an epoch's end it waits for the epoch's scores.
+    ``found_inf``; the host looks every ``every_n_steps`` steps (every step on the CPU, where looking is free) and
+    before every save, which then holds finite numbers only. A signal is agreed on between the ranks at every step, on
+    the host; at an epoch's end it waits for the epoch's scores.
 
     Args:
         stop: returns the number of the signal that asks this process to stop, or 0.
@@ -44,11 +45,13 @@ class Health(L.Callback):
         self.every_n_steps = every_n_steps
         self.recent: deque[tuple[int, Tensor]] = deque(maxlen=every_n_steps)
         self.loss: Tensor | None = None
+        self.first_bad = torch.full((), -1, dtype=torch.int64)
+        self.row = torch.zeros((), dtype=torch.int64)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Counters live on the device, so that counting does not wait for it."""
-        self.first_bad = torch.full((), -1, dtype=torch.int64, device=pl_module.device)
-        self.row = torch.zeros((), dtype=torch.int64, device=pl_module.device)
+        self.first_bad = torch.full_like(self.first_bad, -1, device=pl_module.device)
+        self.row = torch.zeros_like(self.row, device=pl_module.device)
 
     def on_before_backward(self, trainer: L.Trainer, pl_module: L.LightningModule, loss: Tensor) -> None:
         """Remember the loss: it may be NaN where the gradient is not."""
@@ -75,7 +78,7 @@ class Health(L.Callback):
     ) -> None:
         """Look at the counters and the signals at the same steps on every rank, and act together."""
         self.recent.append((trainer.global_step - 1, batch["indices"]))
-        if pl_module.device.type == "cpu" or trainer.global_step % self.every_n_steps == 0:
+        if _looking_is_free(pl_module.device) or trainer.global_step % self.every_n_steps == 0:
             self._raise_if_bad(trainer)
         if not trainer.is_last_batch:
             self._stop_if_asked(trainer)
@@ -87,6 +90,23 @@ class Health(L.Callback):
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Look before anything of the epoch is scored or saved."""
         self._raise_if_bad(trainer)
+
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Refuse to save NaN or infinity, whatever put it there: a save reads the device anyway.
+
+        A masked step leaves the weights as they were, but its forward pass has moved BatchNorm's running statistics.
+
+        Raises:
+            NonFiniteError: so that the last finite checkpoint stays the newest.
+        """
+        self._raise_if_bad(trainer)
+        name = _not_finite(checkpoint["state_dict"], trainer.optimizers)
+        if name is not None:
+            raise NonFiniteError(
+                f"NaN or infinity in {name} at step {trainer.global_step}: it is not saved, and the last finite "
+                "checkpoint is kept. Lower optimizer.lr, lengthen schedule.warmup_epochs, or train with "
+                "trainer.precision=bf16-mixed or 32-true; then ckpt_path=last"
+            )
 
     def _stop_if_asked(self, trainer: L.Trainer) -> None:
         signum = _largest(self.stop(), trainer)
@@ -109,6 +129,20 @@ class Health(L.Callback):
             f"{what} step {step} (images {shown}); the update was not applied and the last finite checkpoint is kept. "
             "Lower optimizer.lr, lengthen schedule.warmup_epochs, or look at these images; then ckpt_path=last"
         )
+
+
+def _looking_is_free(device: torch.device) -> bool:
+    return device.type == "cpu"
+
+
+def _not_finite(weights: Mapping[str, Any], optimizers: Iterable[torch.optim.Optimizer]) -> str | None:
+    """The name of a tensor that holds NaN or infinity, None where all are finite; the device is read once."""
+    moments = [(f"the optimiser's {k}", v) for o in optimizers for s in o.state.values() for k, v in s.items()]
+    floats = [(k, v) for k, v in (*weights.items(), *moments) if isinstance(v, Tensor) and v.is_floating_point()]
+    if not floats:
+        return None
+    bad = torch.stack([~v.isfinite().all().to(floats[0][1].device) for _, v in floats])
+    return next((name for (name, _), is_bad in zip(floats, bad.tolist(), strict=True) if is_bad), None)
 
 
 def _scaler(trainer: L.Trainer) -> Any:
