@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import weakref
 from functools import partial
 from pathlib import Path
@@ -231,3 +232,14 @@ def test_the_module_checks_them_too(tmp_path: Path) -> None:
 def test_micro_batches_cover_the_rows() -> None:
     assert micro_batches(12, 3) == [slice(0, 4), slice(4, 8), slice(8, 12)]
     assert micro_batches(7, 3) == [slice(0, 3), slice(3, 6), slice(6, 7)]
+
+
+def test_a_compiled_network_trains_the_same_and_keeps_its_keys() -> None:
+    plain, compiled = simclr(smooth(), 6), simclr(smooth(), 6)
+    compiled.compile_network(backend="aot_eager")
+    assert compiled.state_dict().keys() == plain.state_dict().keys()
+    assert copy.deepcopy(compiled)._compiled is None
+    for module in (plain, compiled):
+        Step(module)(*views(0)).backward()
+    gradient = [{name: p.grad for name, p in module.named_parameters()} for module in (compiled, plain)]
+    close(*gradient, 1e-12)

@@ -98,11 +98,18 @@ class SimCLR(L.LightningModule):
         """
         self._compiled = torch.compile(self.project, dynamic=False, **options)
 
-    def contrast(self, views: Views, count: int) -> NTXentOutput:
-        """NT-Xent of both views of ``count`` images: one forward pass over all 2N views, so BatchNorm sees both.
+    def __getstate__(self) -> dict[str, Any]:
+        # A copy must not train the original, whose weights the compiled function holds.
+        return {**super().__getstate__(), "_compiled": None}
 
-        With micro-batches, one pass over the 2m views of each, and a second one going backward.
-        """
+    def contrast(self, x_a: Tensor, x_b: Tensor) -> NTXentOutput:
+        """NT-Xent of two views, each (N, 3, S, S): one forward pass over all 2N, so BatchNorm sees both."""
+        z_a, z_b = (self._compiled or self.project)(torch.cat((x_a, x_b))).chunk(2)
+        out: NTXentOutput = self.loss(z_a, z_b)
+        return out
+
+    def contrast_cached(self, views: Views, count: int) -> NTXentOutput:
+        """NT-Xent of both views of ``count`` images, at the memory of one micro-batch: see `cached_projections`."""
         parts = self.global_batch_size // (self.micro_batch_size or self.global_batch_size)
         z_a, z_b = cached_projections(self._compiled or self.project, self, views, micro_batches(count, parts))
         out: NTXentOutput = self.loss(z_a, z_b)
@@ -114,10 +121,12 @@ class SimCLR(L.LightningModule):
         Instead of them, ``batch["views"]`` may be a function that makes both views of some of ``batch["indices"]``.
         """
         if "views" in batch:
-            out = self.contrast(batch["views"], len(batch["indices"]))
-        else:
+            out = self.contrast_cached(batch["views"], len(batch["indices"]))
+        elif self.micro_batch_size is not None:
             x_a, x_b = batch["x_a"], batch["x_b"]
-            out = self.contrast(lambda rows: (x_a[rows], x_b[rows]), len(x_a))
+            out = self.contrast_cached(lambda rows: (x_a[rows], x_b[rows]), len(x_a))
+        else:
+            out = self.contrast(batch["x_a"], batch["x_b"])
         return {
             "loss": out.loss,
             "train/loss": out.loss.detach(),

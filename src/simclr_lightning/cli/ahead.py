@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import lightning as L
@@ -48,16 +49,18 @@ def preflight_line(
 
 
 def rates_of(module: SimCLR, data: ViewsDataModule, trainer: L.Trainer, *, processes: int, steps: int) -> Rates:
-    """Measure one of ``processes`` on its device, in the precision of the run."""
-    batch = data.batch_size // processes
-    return preflight.measure_rates(
+    """Measure one of ``processes`` on its device, in the precision of the run; by micro-batches where there are."""
+    parts = data.batch_size // (module.micro_batch_size or data.batch_size)
+    rates = preflight.measure_rates(
         module,
         data,
-        batch=batch,
+        batch=data.batch_size // parts // processes,
         device=trainer.strategy.root_device,
-        images=steps * batch,
+        images=steps * data.batch_size // processes,
         context=trainer.precision_plugin.forward_context,
     )
+    # All micro-batches but one go forward twice, and forward is about a third of forward and backward.
+    return replace(rates, encoder=rates.encoder / (1 + (parts - 1) / parts / 3))
 
 
 def line_of(cfg: DictConfig, data: ViewsDataModule, trainer: L.Trainer, rates: Rates, *, devices: int) -> str:

@@ -56,7 +56,7 @@ def dry_run(run: Run) -> int:
     for row in (
         ("devices", f"{processes} {device.type}, {data.batch_size // processes} of {data.batch_size} images on each"),
         ("negatives", f"{2 * data.batch_size - 2:,} a view, from all devices"),
-        *_size_rows(cost, data.batch_size // processes, processes, free, images=len(splits.train)),
+        *_size_rows(cost, (cfg.micro_batch_size or data.batch_size) // processes, processes, free, len(splits.train)),
         *_time_rows(rates, processes, left, data.batch_size),
     ):
         table.add_row(*row)
@@ -66,7 +66,7 @@ def dry_run(run: Run) -> int:
     return 0
 
 
-def _size_rows(cost: Cost, local: int, processes: int, free: float, *, images: int) -> list[Row]:
+def _size_rows(cost: Cost, local: int, processes: int, free: float, images: int) -> list[Row]:
     how = "measured" if cost.measured else "expected"
     each = " a process" if processes > 1 else ""
     parts = {

@@ -131,6 +131,7 @@ def data_rate(
     ahead = 1 if in_memory else max(1, 2 * data.num_workers)  # the loader's own look-ahead is 2 batches a worker
     probe = copy.copy(data)
     probe.batch_size = size * distributed.world_size()
+    probe.lazy = False  # what would be made when asked for is made here
     limit = min(seconds, SECONDS)
     stamps: list[float] = []
     finishing: list[float] = []
