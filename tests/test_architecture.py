@@ -92,7 +92,7 @@ def test_the_wheel_holds_conf_and_runs_without_the_repository(tmp_path: Path) ->
         archive.extractall(tmp_path / "site")
     conf = {f"simclr_lightning/conf/{path.relative_to(ROOT / 'conf')}" for path in (ROOT / "conf").rglob("*.yaml")}
     assert conf <= names
-    assert "simclr_lightning/py.typed" in names
+    assert {"simclr_lightning/py.typed", "simclr_lightning/report/template.html.jinja"} <= names
     code = (
         f"import sys; sys.path.insert(0, {str(tmp_path / 'site')!r})\n"
         "from simclr_lightning.cli import config\n"

@@ -244,4 +244,5 @@ def test_a_failed_start_does_not_block_the_folder(npz: Path, simclr: object) -> 
     words = [word for word in WORDS if not word.startswith("data.batch_size")]
     words = [*words, f"data.path={npz}", "hydra.run.dir=run", "trainer.max_steps=1"]
     assert simclr("train", *words, "data.batch_size=128") != 0
+    assert "larger than the 64 training images" in summary(Path("run"))["reason"]
     assert simclr("train", *words, "data.batch_size=16") == 0

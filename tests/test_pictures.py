@@ -140,13 +140,13 @@ def test_curves_leave_out_what_is_missing(tmp_path: Path) -> None:
         {"epoch": 1, "loss": float("nan"), "knn": 0.5},
         {"epoch": 2, "loss": 3.0, "knn": None, "never": None},
     ]
-    assert lines._points(rows, "loss") == [(0, 5.0), (2, 3.0)]
-    assert lines._points(rows, "knn") == [(1, 0.5)]
-    one = pixels_of(pictures.curves([{"epoch": 0, "loss": 5.0}], tmp_path / "one.png"))
-    both = pixels_of(pictures.curves(rows, tmp_path / "both.png"))
+    assert lines._points(rows, "epoch", "loss") == [(0, 5.0), (2, 3.0)]
+    assert lines._points(rows, "epoch", "knn") == [(1, 0.5)]
+    one = pixels_of(pictures.curves({(): [{"epoch": 0, "loss": 5.0}]}, tmp_path / "one.png"))
+    both = pixels_of(pictures.curves({(): rows}, tmp_path / "both.png"))
     assert both.shape[1] == 2 * one.shape[1]
     with pytest.raises(ValueError, match="nothing to draw"):
-        pictures.curves([{"epoch": 1, "loss": None}], tmp_path / "none.png")
+        pictures.curves({(): [{"epoch": 1, "loss": None}]}, tmp_path / "none.png")
 
 
 def test_a_failed_picture_leaves_the_old_one_and_no_debris(tmp_path: Path) -> None:

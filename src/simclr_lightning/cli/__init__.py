@@ -11,6 +11,7 @@ COMMANDS = {
     "evaluate": "evaluate RUN KEY=VALUE ...        score an encoder by kNN and a linear probe",
     "search": "search RUN IMAGES             nearest images of --query IMAGE, or near-duplicates of a folder",
     "embed": "embed RUN IMAGES OUT              write h of a folder's images to .npz, .parquet or .csv",
+    "report": "report DIR                        tables and pictures of one run or of a sweep",
 }
 
 

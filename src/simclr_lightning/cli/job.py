@@ -34,7 +34,7 @@ from simclr_lightning.callbacks import (
     Stopped,
 )
 from simclr_lightning.cli import ahead, judge
-from simclr_lightning.cli.errors import UserError
+from simclr_lightning.cli.errors import UserError, describe
 from simclr_lightning.cli.loggers import make_loggers
 from simclr_lightning.cli.signals import KeepSignals, StopSignals
 from simclr_lightning.data import FolderImages, ViewsDataModule
@@ -116,11 +116,12 @@ def run_job(
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         _stopped(folder, cfg, stop.signum, console)
         return 128 + stop.signum
-    except BaseException:
+    except BaseException as error:
         if _is_first_rank():
             with contextlib.suppress(OSError, ValueError):  # a full disk must not hide the error
                 steps = _saved_step(folder)
-                checkpoints.write_summary(folder, {**judge.blank_summary(cfg), "status": "failed", "steps": steps})
+                told = {"status": "failed", "steps": steps, "reason": describe(error)[0]}
+                checkpoints.write_summary(folder, {**judge.blank_summary(cfg), **told})
         raise
 
 

@@ -1,4 +1,4 @@
-"""Numbers -> PNG: view pairs, nearest neighbours, a map of the embedding, curves over the epochs.
+"""Numbers -> PNG: view pairs, nearest neighbours, a map of the embedding, curves, heat maps.
 
 Every picture is drawn with Matplotlib's objects on an off-screen canvas: no window, no global state. The colours (Okabe
 & Ito's, and Tol's muted set for classes) are told apart by colour-blind readers too; right and wrong also differ by a
@@ -6,7 +6,19 @@ sign.
 """
 
 from simclr_lightning.pictures.images import image_rows, neighbours, view_pairs
-from simclr_lightning.pictures.lines import curves
+from simclr_lightning.pictures.lines import curves, trends
 from simclr_lightning.pictures.maps import embedding_map
+from simclr_lightning.pictures.sweeps import HeatMap, Histogram, heat_maps, similarities
 
-__all__ = ["curves", "embedding_map", "image_rows", "neighbours", "view_pairs"]
+__all__ = [
+    "HeatMap",
+    "Histogram",
+    "curves",
+    "embedding_map",
+    "heat_maps",
+    "image_rows",
+    "neighbours",
+    "similarities",
+    "trends",
+    "view_pairs",
+]

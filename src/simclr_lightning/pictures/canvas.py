@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 # Matplotlib takes a second to import: only those who draw wait for it.
 if TYPE_CHECKING:
@@ -51,3 +51,17 @@ def plain_name(name: str, most: int = 22) -> str:
     name = name if len(name) <= most else f"{name[: most - 1]}…"
     # "$" would begin a formula, and a leading "_" would leave the class out of the legend.
     return f"{' ' if name.startswith('_') else ''}{name}".replace("$", r"\$")
+
+
+def short(value: Any) -> str:
+    """A setting's value as few letters."""
+    return f"{value:g}" if isinstance(value, float) else "–" if value is None else str(value)
+
+
+def shades(count: int) -> list[Any]:
+    """Colours in order, dark to light, told apart by colour-blind readers too; one alone is blue."""
+    if count == 1:
+        return [RIGHT]
+    from matplotlib import colormaps
+
+    return [colormaps["viridis"](0.9 * place / (count - 1)) for place in range(count)]

@@ -1,42 +1,129 @@
-"""Curves over the epochs."""
+"""Curves over the epochs, and trends over a setting with their spread."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from simclr_lightning.pictures import canvas
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
-def curves(rows: Sequence[Mapping[str, float | None]], path: Path) -> Path:
-    """Draw every column of the rows over their "epoch", one panel a column; missing values are left out.
+_DASHES = ("-", "--", ":", "-.")
+_MOST_LINES = 24  # in a legend
+
+
+def curves(
+    runs: Mapping[tuple[str, ...], Sequence[Mapping[str, float | None]]], path: Path, *, x: str = "epoch"
+) -> Path:
+    """Draw every column of the rows over one of them, one panel a column; missing values are left out.
 
     Args:
-        rows: such as {"epoch": 3, "loss": 4.1, "knn": 0.6}; a value that is None or not finite is missing.
+        runs: the rows of each line, such as {"epoch": 3, "loss": 4.1, "kNN": 0.6}, by its name: lines whose names
+            begin alike share a colour, and differ by their dashes. A value that is None or not finite is missing.
         path: the PNG to write; its folder is made.
+        x: the column to draw over.
 
     Raises:
         ValueError: the rows hold nothing to draw.
     """
-    names = [name for name in dict.fromkeys(key for row in rows for key in row) if name != "epoch"]
-    points = {name: _points(rows, name) for name in names}
-    points = {name: line for name, line in points.items() if line}
-    if not points:
-        raise ValueError("there is nothing to draw: no row has an epoch and a finite value beside it")
-    figure = canvas.figure(4.2 * len(points), 3.2)
-    panels = figure.subplots(1, len(points), squeeze=False)[0]
-    for panel, (name, line) in zip(panels, points.items(), strict=True):
-        panel.plot(*zip(*line, strict=True), color=canvas.RIGHT, marker="o", markersize=3, linewidth=1.5)
-        panel.set_title(name.replace("_", " "), fontsize=10)
-        panel.set_xlabel("epoch", fontsize=9)
+    names = [name for name in dict.fromkeys(key for rows in runs.values() for row in rows for key in row) if name != x]
+    lines = {name: {key: line for key, rows in runs.items() if (line := _points(rows, x, name))} for name in names}
+    lines = {name: found for name, found in lines.items() if found}
+    if not lines:
+        raise ValueError(f"there is nothing to draw: no row has {x} and a finite value beside it")
+    styles = _styles(list(runs))
+    figure = canvas.figure(4.2 * len(lines), 3.2 + 0.28 * _legend_rows(runs))
+    panels = figure.subplots(1, len(lines), squeeze=False)[0]
+    for panel, (name, found) in zip(panels, lines.items(), strict=True):
+        for key, line in found.items():
+            panel.plot(*zip(*line, strict=True), marker="o", markersize=3, linewidth=1.5, **styles[key])
+        _dress(panel, name.replace("_", " "), x)
         panel.xaxis.get_major_locator().set_params(integer=True)
-        panel.grid(alpha=0.3)
-        panel.spines[["top", "right"]].set_visible(False)
-        panel.tick_params(labelsize=8)
+    _legend(figure, panels, runs)
     return canvas.save(figure, path)
 
 
-def _points(rows: Sequence[Mapping[str, float | None]], name: str) -> list[tuple[float, float]]:
-    pairs = ((row.get("epoch"), row.get(name)) for row in rows)
-    return [(x, y) for x, y in pairs if x is not None and y is not None and math.isfinite(y)]
+def trends(
+    panels: Mapping[str, Mapping[tuple[str, ...], Sequence[tuple[Any, float, float | None]]]], path: Path, *, x: str
+) -> Path:
+    """Draw means with their spread over a setting, one panel a figure.
+
+    Args:
+        panels: by title, then by line: (value of the setting, mean, standard deviation or None) in order.
+        path: the PNG to write.
+        x: the setting's name. Its values are set out evenly, as they were chosen.
+
+    Raises:
+        ValueError: there are no panels.
+    """
+    if not panels:
+        raise ValueError("there is nothing to draw: no figure is known of any setting")
+    names = list(dict.fromkeys(key for lines in panels.values() for key in lines))
+    values = sorted({point[0] for lines in panels.values() for line in lines.values() for point in line}, key=_order)
+    place = {value: i for i, value in enumerate(values)}
+    styles = _styles(names)
+    figure = canvas.figure(max(3.4, 0.5 * len(values)) * len(panels), 3.2 + 0.28 * _legend_rows(names))
+    axes = figure.subplots(1, len(panels), squeeze=False)[0]
+    for panel, (title, lines) in zip(axes, panels.items(), strict=True):
+        for key, line in lines.items():
+            at, means = [place[value] for value, _, _ in line], [mean for _, mean, _ in line]
+            bars = [deviation or 0.0 for _, _, deviation in line]
+            panel.errorbar(at, means, yerr=bars, marker="o", markersize=4, capsize=3, linewidth=1.5, **styles[key])
+        _dress(panel, title, x)
+        panel.set_xticks(range(len(values)), [canvas.plain_name(canvas.short(value)) for value in values])
+        if len(values) > 8:
+            panel.tick_params(axis="x", rotation=60)
+    _legend(figure, axes, names)
+    return canvas.save(figure, path)
+
+
+def _styles(names: Sequence[tuple[str, ...]]) -> dict[tuple[str, ...], dict[str, Any]]:
+    firsts = list(dict.fromkeys(name[:1] for name in names))
+    rests = list(dict.fromkeys(name[1:] for name in names))
+    colours = canvas.shades(len(firsts))
+    return {
+        name: {
+            "color": colours[firsts.index(name[:1])],
+            "linestyle": _DASHES[rests.index(name[1:]) % len(_DASHES)],
+            "label": canvas.plain_name(", ".join(name), 48) or None,
+        }
+        for name in names
+    }
+
+
+def _legend_rows(names: Any) -> int:
+    return math.ceil(min(len(names), _MOST_LINES) / 6) if len(names) > 1 else 0
+
+
+def _legend(figure: Any, panels: Any, names: Any) -> None:
+    if len(names) < 2:
+        return
+    known: dict[str, Any] = {}
+    for panel in panels:
+        for handle, label in zip(*panel.get_legend_handles_labels(), strict=True):
+            known.setdefault(label, handle)
+    shown = dict(list(known.items())[:_MOST_LINES])
+    figure.legend(
+        shown.values(), shown.keys(), loc="outside lower center", ncols=min(6, len(shown)), fontsize=8, frameon=False
+    )
+
+
+def _dress(panel: Axes, title: str, x: str) -> None:
+    panel.set_title(title, fontsize=10)
+    panel.set_xlabel(canvas.plain_name(x, 40), fontsize=9)
+    panel.grid(alpha=0.3)
+    panel.spines[["top", "right"]].set_visible(False)
+    panel.tick_params(labelsize=8)
+
+
+def _order(value: Any) -> tuple[bool, Any]:
+    return (False, value) if isinstance(value, int | float) else (True, str(value))
+
+
+def _points(rows: Sequence[Mapping[str, float | None]], x: str, name: str) -> list[tuple[float, float]]:
+    pairs = ((row.get(x), row.get(name)) for row in rows)
+    return [(at, y) for at, y in pairs if at is not None and y is not None and math.isfinite(y)]

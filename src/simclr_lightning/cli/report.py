@@ -1,0 +1,50 @@
+"""``simclr report DIR``: tables and pictures of one run or a sweep, written into its folder."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from simclr_lightning.cli import errors
+from simclr_lightning.cli.errors import UserError
+
+USAGE = "usage: simclr report DIR ['axes=[KEY,KEY]']   (DIR: a run's folder, or one with runs below it)"
+
+
+def main(argv: Sequence[str]) -> int:
+    """Report as the words say; returns the exit code."""
+    words = [word for word in argv if word != "debug=true"]
+    if words and words[0] in ("-h", "--help"):
+        print(USAGE)
+        return 0
+    return errors.guard(lambda: _main(words), debug="debug=true" in argv)
+
+
+def _main(words: Sequence[str]) -> int:
+    if not words or ("=" in words[0] and not Path(words[0]).exists()):
+        raise UserError(f"report needs the folder of a run or a sweep first\n{USAGE}", code=errors.CONFIGURATION)
+    unknown = [word for word in words[1:] if not word.startswith("axes=")]
+    if unknown:
+        raise UserError(f"report does not know {unknown[0]!r}\n{USAGE}", code=errors.CONFIGURATION)
+    folder, axes = Path(words[0]), _axes(words[1:])
+
+    from rich.console import Console
+
+    from simclr_lightning.report import write_report
+
+    console = Console(highlight=False, soft_wrap=True)
+    with console.status("reading runs and drawing ..."):
+        report = write_report(folder, axes)
+    for note in report.notes:
+        print(f"note: {note}", file=sys.stderr)
+    console.print(report.headline, markup=False)
+    console.print(f"{', '.join(report.files)} in {folder}", markup=False)
+    return 0
+
+
+def _axes(words: Sequence[str]) -> list[str] | None:
+    if not words:
+        return None
+    return re.findall(r"[^\s,\[\]'\"]+", words[-1].partition("=")[2])
