@@ -144,7 +144,7 @@ def test_a_failed_write_keeps_the_older_export(exported: Path, monkeypatch: pyte
         path.write_bytes(b"half")
         raise OSError("no space left on device")
 
-    monkeypatch.setattr("simclr_lightning.export.save_file", full)
+    monkeypatch.setattr("simclr_lightning.export.own.save_file", full)
     with pytest.raises(OSError, match="no space"):
         export_encoder(resnet(10, 0.125), exported.parent, card={}, size=64)
     assert exported.read_bytes() == before
@@ -154,7 +154,7 @@ def test_a_failed_write_keeps_the_older_export(exported: Path, monkeypatch: pyte
 def test_a_kill_during_the_write_keeps_the_older_export(exported: Path) -> None:
     before = exported.read_bytes()
     code = (
-        "import os, sys, signal\nfrom pathlib import Path\nfrom simclr_lightning import export\n"
+        "import os, sys, signal\nfrom pathlib import Path\nfrom simclr_lightning.export import own as export\n"
         "from simclr_lightning.encoders import resnet\n"
         "export._sync = lambda path: os.kill(os.getpid(), signal.SIGKILL)\n"
         "export.export_encoder(resnet(10, 0.125), Path(sys.argv[1]), card={}, size=64)\n"

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import argparse
 import csv
 import importlib.util
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final
 
 from simclr_lightning.cli import errors
 from simclr_lightning.cli.errors import UserError, mistake
+from simclr_lightning.cli.parser import Parser
 
 if TYPE_CHECKING:
     from simclr_lightning.cli.gallery import Gallery
@@ -23,21 +23,14 @@ _GROUPS_DRAWN, _IMAGES_DRAWN = 12, 10
 _HALF: Final = 0.5  # of the machine's memory, which the exact search may take
 
 
-class _Parser(argparse.ArgumentParser):
-    """Speaks as the other commands do."""
-
-    def error(self, message: str) -> NoReturn:
-        raise mistake(f"{message}\n{self.format_usage().strip()}")
-
-
 def main(argv: Sequence[str]) -> int:
     """Search as the words say; returns the exit code."""
     words = [word for word in argv if word != "debug=true"]
     return errors.guard(lambda: _main(words), debug="debug=true" in argv)
 
 
-def _parser() -> _Parser:
-    parser = _Parser("simclr search", allow_abbrev=False, description="Images that an encoder finds alike (by cosine).")
+def _parser() -> Parser:
+    parser = Parser("simclr search", description="Images that an encoder finds alike (by cosine).")
     parser.add_argument("run", metavar="RUN", type=Path, help="a run's folder or an exported encoder")
     parser.add_argument("images", metavar="IMAGES", type=Path, help="the folder to search in")
     what = parser.add_mutually_exclusive_group()
@@ -53,9 +46,8 @@ def _parser() -> _Parser:
 
 
 def _main(words: Sequence[str]) -> int:
-    try:
-        asked = _parser().parse_args(words)
-    except SystemExit:  # --help
+    asked = _parser().parse(words)
+    if asked is None:
         return 0
     if asked.k < 1:
         raise mistake(f"-k {asked.k}: it must be at least 1")

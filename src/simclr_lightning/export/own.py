@@ -1,4 +1,4 @@
-"""The encoder as a folder for others: safetensors that know their architecture, and a card; no training."""
+"""The encoder as a folder for this library: safetensors that know their architecture, and a card."""
 
 import json
 import os
@@ -19,9 +19,9 @@ from simclr_lightning.encoders.weights import (
     find_export,
     read_export,
 )
+from simclr_lightning.export.card import card_text, sections
 
 CARD_NAME: Final = "card.md"
-_SECTIONS: Final = ("data", "recipe", "scores", "licence")
 
 
 def export_encoder(encoder: Encoder, folder: Path, *, card: Mapping[str, Any], size: int) -> Path:
@@ -45,9 +45,15 @@ def export_encoder(encoder: Encoder, folder: Path, *, card: Mapping[str, Any], s
         raise ValueError(f"size is {size}; it must be at least 1 pixel")
     encoder = getattr(encoder, "_orig_mod", encoder)  # torch.compile's wrapper
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    # safetensors takes neither channels_last nor shared memory; the file holds plain copies
-    state = {key: _plain(value) for key, value in encoder.body.state_dict().items()}
+    path = folder / FILE_NAME
+    write_encoder(encoder, path, size=size)
+    write_text(folder / CARD_NAME, card_text(encoder, sections(card), size))
+    return path
+
+
+def write_encoder(encoder: Encoder, path: Path, *, size: int) -> None:
+    """Write the safetensors file with its header, whole or not at all; its keys are torchvision's and timm's own."""
+    state = plain_state(encoder)
     spec = json.dumps(encoder.spec)
     metadata = {
         "format": FORMAT,
@@ -56,11 +62,15 @@ def export_encoder(encoder: Encoder, folder: Path, *, card: Mapping[str, Any], s
         "size": str(size),
         "sha256": digest(state, spec, str(size)),
     }
-    path = folder / FILE_NAME
-    _write(path, lambda target: save_file(state, target, metadata=metadata))
-    text = _card(encoder, card, size)
-    _write(folder / CARD_NAME, lambda target: target.write_text(text, encoding="utf-8"))
-    return path
+    write(path, lambda target: save_file(state, target, metadata=metadata))
+
+
+def plain_state(encoder: Encoder) -> dict[str, Tensor]:
+    """The body's state dict as plain copies on the CPU: safetensors takes neither channels_last nor shared memory."""
+    return {
+        key: value.detach().to("cpu").clone(memory_format=torch.contiguous_format)
+        for key, value in encoder.body.state_dict().items()
+    }
 
 
 def load_encoder(folder_or_file: str | Path) -> Encoder:
@@ -98,20 +108,22 @@ def _check_fit(state: Mapping[str, Tensor], encoder: Encoder) -> None:
         raise ValueError(f"its weights do not fit its header, first at {wrong[0]}")
 
 
-def _plain(tensor: Tensor) -> Tensor:
-    return tensor.detach().to("cpu").clone(memory_format=torch.contiguous_format)
-
-
-def _write(path: Path, write: Callable[[Path], object]) -> None:
-    """Let ``write`` fill a temporary file beside the path, sync it, and move it over the path."""
+def write(path: Path, fill: Callable[[Path], object]) -> None:
+    """Let ``fill`` fill a temporary file beside the path, sync it, and move it over the path."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")  # the same each time: a killed export leaves one at most
     try:
-        write(temporary)
+        fill(temporary)
         _sync(temporary)
         temporary.replace(path)
         _sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file, whole or not at all."""
+    write(path, lambda target: target.write_text(text, encoding="utf-8"))
 
 
 def _sync(path: Path) -> None:
@@ -120,49 +132,3 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _card(encoder: Encoder, card: Mapping[str, Any], size: int) -> str:
-    """Return the card: what the encoder is, the sections, how to prepare images and how to load it."""
-    spec = encoder.spec
-    name = f"ResNet-{spec['depth']}" if spec["factory"] == "resnet" else spec["name"]
-    lines = [f"# {name}, pretrained with SimCLR", "", f"Image -> h of {encoder.feature_dim} numbers.", ""]
-    titles = [*_SECTIONS, *(key for key in card if key not in _SECTIONS)]
-    for title in titles:
-        lines += [f"## {title.capitalize()}", "", *_entries(card.get(title, "not stated")), ""]
-    mean, std = spec.get("mean"), spec.get("std")
-    inside = f"with mean {mean} and std {std} " if mean is not None else "no normalisation "
-    lines += [
-        "## How to prepare images",
-        "",
-        f"RGB, upright; the centre 87.5 % resized to {size} x {size} (bicubic, antialiased), "
-        f"images of up to 32 pixels whole; floats in [0, 1]. Normalisation happens inside: {inside.strip()}.",
-        "",
-        "## How to load",
-        "",
-        "```python",
-        "from simclr_lightning import load_encoder",
-        "",
-        'encoder = load_encoder("this/folder")  # eval mode',
-        f"h = encoder(images)  # images (N, 3, {size}, {size}) -> h (N, {encoder.feature_dim})",
-        "```",
-        "",
-        "The architecture, in the file's header as `spec`:",
-        "",
-        *_entries(spec),
-        "",
-    ]
-    return "\n".join(lines)
-
-
-def _entries(value: Any) -> list[str]:
-    """Return a value as Markdown lines: a mapping or a list as bullets, anything else as one line."""
-    if isinstance(value, Mapping):
-        return [f"- {key}: {_number(entry)}" for key, entry in value.items()] or ["none"]
-    if isinstance(value, list | tuple):
-        return [f"- {_number(entry)}" for entry in value] or ["none"]
-    return [_number(value)]
-
-
-def _number(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,54 @@
+"""``simclr export RUN OUT --format F``: the encoder in another library's format, with its card."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from simclr_lightning.cli import errors
+from simclr_lightning.cli.parser import Parser
+
+FORMATS = ("safetensors", "torchvision", "timm", "onnx", "hub")
+
+
+def main(argv: Sequence[str]) -> int:
+    """Export as the words say; returns the exit code."""
+    words = [word for word in argv if word != "debug=true"]
+    return errors.guard(lambda: _main(words), debug="debug=true" in argv)
+
+
+def _parser() -> Parser:
+    parser = Parser("simclr export", description="Write a run's encoder for other libraries, and try it there.")
+    parser.add_argument("run", metavar="RUN", type=Path, help="a finished run's folder or an exported encoder")
+    parser.add_argument("out", metavar="OUT", type=Path, help="a new folder, or a file named as the format's files are")
+    parser.add_argument("--format", choices=FORMATS, default="safetensors", help="(default safetensors)")
+    parser.add_argument("--licence", metavar="NAME", help="of the weights, for the card, such as apache-2.0")
+    parser.add_argument("--force", action="store_true", help="write over what is there")
+    return parser
+
+
+def _main(words: Sequence[str]) -> int:
+    asked = _parser().parse(words)
+    if asked is None:
+        return 0
+    if asked.out.exists() and not asked.force:  # before torch is waited for
+        raise errors.UserError(f"{asked.out} exists; give another OUT, or --force to write over it")
+    from simclr_lightning.export import export_as, load_encoder
+
+    encoder = load_encoder(asked.run)
+    path = export_as(asked.format, encoder, asked.out, about=_about(asked), force=asked.force)
+    print(
+        f"{path}: {path.stat().st_size / 1e6:.1f} MB, gives the same h as the run's encoder; how to load it: its card"
+    )
+    return 0
+
+
+def _about(asked: Any) -> dict[str, str]:
+    """What the run's own card says, with the licence that was given."""
+    from simclr_lightning.encoders.weights import find_export
+    from simclr_lightning.export import CARD_NAME, read_sections
+
+    card = find_export(asked.run).with_name(CARD_NAME)
+    about = read_sections(card.read_text("utf-8") if card.is_file() else "")
+    return about | ({"Licence": asked.licence} if asked.licence else {})

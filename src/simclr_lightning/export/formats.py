@@ -1,0 +1,269 @@
+"""An encoder in other libraries' formats, each tried in its own library before it counts as written.
+
+What a format cannot express is refused, naming the formats that can. Legend: F = feature_dim, S = side in pixels.
+"""
+
+import json
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+import torchvision
+from torch import Tensor, nn
+
+from simclr_lightning.encoders import Encoder
+from simclr_lightning.export.card import card_text, sections, title_of
+from simclr_lightning.export.own import CARD_NAME, load_encoder, plain_state, write, write_encoder, write_text
+
+_TOLERANCE: Final = 1e-5  # of the outputs, relative to the largest where that is above 1
+
+
+class ExportError(ValueError):
+    """An encoder that a format cannot express, a missing package, or a file that did not come out equal."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where an export goes: its folder, the name of the model's file in it and of the card's."""
+
+    folder: Path
+    name: str
+    card: str = CARD_NAME
+
+    @property
+    def model(self) -> Path:
+        """The model's file."""
+        return self.folder / self.name
+
+
+@dataclass(frozen=True)
+class Format:
+    """One format: its file's usual name, the suffixes a file of it may have, and what writes it."""
+
+    name: str
+    suffixes: tuple[str, ...]
+    write: Callable[[Encoder, Target, Mapping[str, str], int], None]
+
+
+def export_as(kind: str, encoder: Encoder, out: Path, *, about: Mapping[str, str] | None = None, force: bool) -> Path:
+    """Write the encoder and its card in one of `FORMATS`; return the model's file.
+
+    Args:
+        kind: the format's name.
+        encoder: in evaluation mode, with its ``size``.
+        out: a folder, made if it is not there; or, for formats of one file, that file (its card then lies beside it).
+        about: the card's sections, title -> Markdown; None states nothing.
+        force: write over files that are there.
+
+    Raises:
+        ExportError: the format cannot express the encoder, a package is missing, or what was written does not give
+            the same outputs to 1e-5 in its own library.
+        FileExistsError: ``out`` exists, and not ``force``.
+    """
+    made = FORMATS[kind]
+    if out.exists() and not force:
+        raise FileExistsError(f"{out} exists; give another OUT, or --force to write over it")
+    as_file = out.suffix.lower() in made.suffixes and not out.is_dir()
+    if out.is_file() and not as_file:
+        kinds = f", or a file named {' or '.join(made.suffixes)}" if made.suffixes else ""
+        raise ExportError(f"{out} is a file; {kind} takes a folder{kinds}")
+    target = Target(out.parent, out.name, f"{out.stem}.card.md") if as_file else Target(out, made.name)
+    assert encoder.size is not None
+    made.write(encoder, target, sections({}) if about is None else about, encoder.size)
+    return target.model
+
+
+def timm_name(encoder: Encoder) -> tuple[str, dict[str, Any]] | None:
+    """timm's name and arguments of the same architecture; None when timm has none."""
+    spec = encoder.spec
+    if spec["factory"] == "timm":
+        options = {k: v for k, v in spec.items() if k not in ("factory", "name", "mean", "std", "pretrained")}
+        return spec["name"], options
+    if spec["stem"] != "imagenet" or spec["width"] != 1:
+        return None
+    return ("resnet18", {"layers": [1, 1, 1, 1]}) if spec["depth"] == 10 else (f"resnet{spec['depth']}", {})
+
+
+def _safetensors(encoder: Encoder, target: Target, about: Mapping[str, str], size: int) -> None:
+    write_encoder(encoder, target.model, size=size)
+    _check(encoder, load_encoder(target.model), size)
+    write_text(target.folder / target.card, card_text(encoder, about, size))
+
+
+def _torchvision(encoder: Encoder, target: Target, about: Mapping[str, str], size: int) -> None:
+    spec = encoder.spec
+    fits = spec["factory"] == "resnet" and spec["stem"] == "imagenet" and spec["width"] == 1 and spec["depth"] != 10
+    if not fits:
+        raise ExportError(
+            f"torchvision has no {_described(encoder)}: its ResNets are 18 to 152 of width 1 with ImageNet's stem; "
+            f"export it as {_possible(encoder)}"
+        )
+    model = torchvision.models.get_model(f"resnet{spec['depth']}", weights=None)
+    # A strict load wants a classifier: this one is zero, and is taken off again for h.
+    state = plain_state(encoder) | {
+        key: torch.zeros_like(value) for key, value in model.fc.state_dict(prefix="fc.").items()
+    }
+    model.load_state_dict(state, strict=True)
+    model.fc = nn.Identity()
+    _check(encoder, nn.Sequential(encoder.normalise, model), size)
+    write(target.model, lambda path: torch.save(state, path))
+    code = f"""\
+import torch, torchvision
+
+model = torchvision.models.resnet{spec["depth"]}()
+model.load_state_dict(torch.load("{target.name}", weights_only=True))  # strict
+model.fc = torch.nn.Identity()  # the file's classifier is zero: only there for the strict load
+h = model.eval()(images)  # images (N, 3, {{size}}, {{size}}) -> h (N, {{width}})
+"""
+    write_text(target.folder / target.card, card_text(encoder, about, size, code=code, normalises=False))
+
+
+def _timm(encoder: Encoder, target: Target, about: Mapping[str, str], size: int) -> None:
+    name, options = _in_timm(encoder)
+    _check(encoder, nn.Sequential(encoder.normalise, _made_by_timm(encoder)), size)
+    write_encoder(encoder, target.model, size=size)
+    arguments = "".join(f", {key}={value!r}" for key, value in options.items())
+    code = f"""\
+import timm
+from safetensors.torch import load_file
+
+model = timm.create_model("{name}", num_classes=0{arguments})  # without a classifier: it gives h
+model.load_state_dict(load_file("{target.name}"))  # strict
+h = model.eval()(images)  # images (N, 3, {{size}}, {{size}}) -> h (N, {{width}})
+"""
+    write_text(target.folder / target.card, card_text(encoder, about, size, code=code, normalises=False))
+
+
+def _hub(encoder: Encoder, target: Target, about: Mapping[str, str], size: int) -> None:
+    """config.json, model.safetensors and README.md: timm's layout where timm knows the architecture."""
+    write_encoder(encoder, target.model, size=size)
+    found = timm_name(encoder)
+    config: dict[str, Any] = {"simclr_lightning": encoder.spec | {"size": size}, "num_features": encoder.feature_dim}
+    own = f'from simclr_lightning import load_encoder\n\nencoder = load_encoder("this/folder/{target.name}")\n'
+    code, normalises = f"{own}h = encoder(images)  # images (N, 3, {{size}}, {{size}}) -> h (N, {{width}})\n", True
+    if found is not None:
+        name, options = found
+        config |= {
+            "architecture": name,
+            "num_classes": 0,
+            "model_args": options,
+            "pretrained_cfg": _pretrained(encoder, size),
+        }
+        code, normalises = _HUB_CODE, False
+    write_text(target.folder / "config.json", json.dumps(config, indent=2) + "\n")
+    text = card_text(encoder, about, size, code=code, normalises=normalises)
+    write_text(target.folder / "README.md", _front_matter(about, in_timm=found is not None) + text)
+
+
+_HUB_CODE: Final = """\
+import timm
+
+model = timm.create_model("hf-hub:USER/NAME", pretrained=True)  # or "local-dir:this/folder"; gives h
+transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))
+h = model.eval()(images)  # images (N, 3, {size}, {size}) -> h (N, {width})
+"""
+
+
+def _onnx(encoder: Encoder, target: Target, about: Mapping[str, str], size: int) -> None:
+    try:
+        import onnxruntime
+        import onnxscript  # noqa: F401  # torch's exporter needs it, and says so in many lines
+    except ImportError:
+        raise ExportError("ONNX needs packages: pip install 'simclr-lightning[onnx]'") from None
+    x_2SS = torch.rand(2, 3, size, size)
+    batch = torch.export.Dim("batch", min=1)
+
+    def fill(path: Path) -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of torch's exporter about its own parts
+            torch.onnx.export(
+                encoder, (x_2SS,), path, dynamo=True, external_data=False, verbose=False, input_names=["images"],
+                output_names=["h"], dynamic_shapes=({0: batch},),
+            )  # fmt: skip
+        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        _check(encoder, lambda x: torch.from_numpy(session.run(["h"], {"images": x.numpy()})[0]), size)
+
+    write(target.model, fill)
+    code = f"""\
+import onnxruntime
+
+session = onnxruntime.InferenceSession("{target.name}")
+(h,) = session.run(["h"], {{"images": images}})  # images (N, 3, {{size}}, {{size}}) float32 -> h (N, {{width}})
+"""
+    write_text(target.folder / target.card, card_text(encoder, about, size, code=code))
+
+
+FORMATS: Final[dict[str, Format]] = {
+    "safetensors": Format("encoder.safetensors", (".safetensors",), _safetensors),
+    "torchvision": Format("encoder.pth", (".pth", ".pt"), _torchvision),
+    "timm": Format("model.safetensors", (".safetensors",), _timm),
+    "onnx": Format("encoder.onnx", (".onnx",), _onnx),
+    "hub": Format("model.safetensors", (), _hub),
+}
+"""The formats by name."""
+
+
+def _check(encoder: Encoder, other: Callable[[Tensor], Tensor], size: int) -> None:
+    """Raise unless the two give the same h of random images, three at a time (not the number that was traced)."""
+    x_NCSS = torch.rand(3, 3, size, size, generator=torch.Generator().manual_seed(0))
+    if isinstance(other, nn.Module):
+        other.eval()
+    with torch.inference_mode():
+        h_NF, found_NF = encoder(x_NCSS), other(x_NCSS)
+    difference = (h_NF - found_NF).abs().max().item()
+    if not difference <= _TOLERANCE * max(1.0, h_NF.abs().max().item()):
+        raise ExportError(f"the exported file gives other outputs, by {difference:.2g}; nothing of it is to be used")
+
+
+def _in_timm(encoder: Encoder) -> tuple[str, dict[str, Any]]:
+    found = timm_name(encoder)
+    if found is None:
+        raise ExportError(
+            f"timm has no {_described(encoder)}: its ResNets have width 1 and ImageNet's stem; "
+            f"export it as {_possible(encoder)}"
+        )
+    return found
+
+
+def _made_by_timm(encoder: Encoder) -> nn.Module:
+    """timm's own model with the encoder's weights, loaded strictly."""
+    name, options = _in_timm(encoder)
+    try:
+        import timm
+    except ImportError:
+        raise ExportError("this format is tried in timm first: pip install 'simclr-lightning[timm]'") from None
+    model: nn.Module = timm.create_model(name, num_classes=0, **options)
+    model.load_state_dict(plain_state(encoder), strict=True)
+    return model
+
+
+def _pretrained(encoder: Encoder, size: int) -> dict[str, Any]:
+    """What timm's transforms read: the normalisation is outside the model there."""
+    return {
+        "input_size": [3, size, size], "fixed_input_size": False, "interpolation": "bicubic",
+        "crop_pct": 1.0 if size <= 32 else 0.875, "crop_mode": "center", "num_classes": 0,
+        "mean": encoder.spec.get("mean") or [0.0, 0.0, 0.0], "std": encoder.spec.get("std") or [1.0, 1.0, 1.0],
+    }  # fmt: skip
+
+
+def _front_matter(about: Mapping[str, str], *, in_timm: bool) -> str:
+    """The hub's metadata at the head of the README."""
+    licence = about["Licence"].splitlines()[0].lower()
+    named = [f"license: {licence}"] if licence != "not stated" else []
+    library = "timm" if in_timm else "simclr-lightning"
+    tags = ["tags:", "- simclr", "- self-supervised", "- image-feature-extraction", f"library_name: {library}"]
+    return "\n".join(["---", *named, *tags, "pipeline_tag: image-feature-extraction", "---", "", ""])
+
+
+def _described(encoder: Encoder) -> str:
+    spec = encoder.spec
+    if spec["factory"] == "resnet":
+        return f"ResNet-{spec['depth']} of width {spec['width']:g} with the stem for {spec['stem']}"
+    return title_of(encoder).partition(",")[0]
+
+
+def _possible(encoder: Encoder) -> str:
+    return "safetensors, timm, onnx or hub" if timm_name(encoder) else "safetensors, onnx or hub"

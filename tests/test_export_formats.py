@@ -1,0 +1,201 @@
+"""Every format is read by its own library and gives the same h; what a format cannot hold is refused."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+import torchvision
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from simclr_lightning.encoders import Encoder, resnet, timm_encoder
+from simclr_lightning.export import ExportError, export_as, export_encoder, formats, load_encoder
+
+MEAN, STD = [0.4, 0.5, 0.6], [0.2, 0.25, 0.3]
+X = torch.rand(3, 3, 40, 40, generator=torch.Generator().manual_seed(9))
+Program = Callable[..., int]
+
+
+def trained(encoder: Encoder, *, size: int = 40) -> Encoder:
+    """Weights and statistics that are nobody's defaults."""
+    torch.manual_seed(5)
+    with torch.no_grad():
+        for p in encoder.parameters():
+            p.add_(torch.randn_like(p) * 0.02)
+    encoder.train()
+    encoder(torch.rand(4, 3, 40, 40))
+    encoder.size = size
+    return encoder.eval()
+
+
+@pytest.fixture(scope="module")
+def encoders() -> dict[str, Encoder]:
+    return {
+        "resnet18": trained(resnet(18, mean=MEAN, std=STD)),
+        "resnet10": trained(resnet(10)),
+        "cifar": trained(resnet(10, 0.125, "cifar", mean=MEAN, std=STD)),
+        "timm": trained(timm_encoder("resnet10t", mean=MEAN, std=STD)),
+    }
+
+
+def h_of(encoder: nn.Module, x: Tensor = X) -> Tensor:
+    with torch.inference_mode():
+        return encoder.eval()(x)  # type: ignore[no-any-return]
+
+
+def same(found: Tensor, want: Tensor) -> bool:
+    return torch.allclose(found, want, rtol=0, atol=1e-5 * max(1.0, want.abs().max().item()))
+
+
+def normalised(x: Tensor) -> Tensor:
+    return (x - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
+
+
+def code_of(card: Path) -> str:
+    """The Python of a card's last block, as a reader would run it."""
+    return card.read_text(encoding="utf-8").rpartition("```python\n")[2].partition("```")[0]
+
+
+def test_torchvision_loads_it_strictly(encoders: dict[str, Encoder], tmp_path: Path) -> None:
+    path = export_as("torchvision", encoders["resnet18"], tmp_path / "out", force=False)
+    model = torchvision.models.resnet18()
+    assert not any(model.load_state_dict(torch.load(path, weights_only=True)))
+    model.fc = nn.Identity()
+    assert same(h_of(model, normalised(X)), h_of(encoders["resnet18"]))
+    assert f"normalisation: with mean {MEAN} and std {STD}" in (tmp_path / "out" / "card.md").read_text()
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet10", "timm"])
+def test_timm_loads_it_strictly_as_the_card_says(
+    name: str, encoders: dict[str, Encoder], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    export_as("timm", encoders[name], tmp_path / "out", force=False)
+    monkeypatch.chdir(tmp_path / "out")
+    x = X if name == "resnet10" else normalised(X)
+    found: dict[str, Tensor] = {"images": x}
+    with torch.inference_mode():
+        exec(code_of(Path("card.md")), found)  # the card's own words are what is tested
+    assert same(found["h"], h_of(encoders[name]))
+
+
+@pytest.mark.parametrize("name", ["resnet18", "timm", "cifar"])
+def test_a_hub_folder_is_loaded_without_a_network(
+    name: str, encoders: dict[str, Encoder], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    folder = tmp_path / "out"
+    about = {"Licence": "apache-2.0", "Data": "photos"}
+    export_as("hub", encoders[name], folder, about=about, force=False)
+    assert sorted(path.name for path in folder.iterdir()) == ["README.md", "config.json", "model.safetensors"]
+    readme = (folder / "README.md").read_text()
+    assert readme.startswith("---\nlicense: apache-2.0\n")
+    from huggingface_hub import ModelCard
+
+    assert ModelCard.load(folder / "README.md").data.license == "apache-2.0"
+    want = h_of(encoders[name])
+    assert same(h_of(load_encoder(folder / "model.safetensors")), want)
+    state = load_file(folder / "model.safetensors")
+    assert all(torch.equal(state[key], value) for key, value in encoders[name].body.state_dict().items())
+    if name == "cifar":
+        assert "architecture" not in json.loads((folder / "config.json").read_text())
+        return
+    model = timm.create_model(f"local-dir:{folder}", pretrained=True)
+    config = timm.data.resolve_model_data_config(model)
+    assert (list(config["mean"]), list(config["std"]), config["crop_pct"]) == (MEAN, STD, 0.875)
+    assert same(h_of(model, normalised(X)), want)
+
+
+def test_the_onnx_file_gives_the_same_h_for_any_number_of_images(encoders: dict[str, Encoder], tmp_path: Path) -> None:
+    import onnxruntime
+
+    path = export_as("onnx", encoders["cifar"], tmp_path / "named.onnx", force=False)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["named.card.md", "named.onnx"]
+    session = onnxruntime.InferenceSession(path)
+    for x in (X, X[:1], torch.cat((X, X))):
+        (h,) = session.run(["h"], {"images": x.numpy()})
+        assert h.dtype == np.float32
+        assert same(torch.from_numpy(h), h_of(encoders["cifar"], x))
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "says"),
+    [
+        ("torchvision", "cifar", "torchvision has no ResNet-10 of width 0.125 with the stem for cifar"),
+        ("torchvision", "resnet10", "export it as safetensors, timm, onnx or hub"),
+        ("torchvision", "timm", "torchvision has no resnet10t"),
+        ("timm", "cifar", "export it as safetensors, onnx or hub"),
+    ],
+)
+def test_what_a_format_cannot_express_is_refused(
+    kind: str, name: str, says: str, encoders: dict[str, Encoder], tmp_path: Path
+) -> None:
+    with pytest.raises(ExportError, match=says):
+        export_as(kind, encoders[name], tmp_path / "out", force=False)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_that_does_not_come_out_equal_is_refused(
+    encoders: dict[str, Encoder], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = formats.plain_state
+
+    def changed(encoder: Encoder) -> dict[str, Tensor]:
+        state = real(encoder)
+        state["bn1.bias"] += 0.01
+        return state
+
+    monkeypatch.setattr(formats, "plain_state", changed)
+    with pytest.raises(ExportError, match="gives other outputs"):
+        export_as("torchvision", encoders["resnet18"], tmp_path / "out", force=False)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.fixture
+def exported(encoders: dict[str, Encoder], tmp_path: Path) -> Path:
+    card = {"data": "photos, 5 patches", "scores": {"knn_top1": 0.5}, "recipe": {"seed": 3}, "views": "some"}
+    return export_encoder(encoders["resnet10"], tmp_path / "run" / "exported", card=card, size=40).parent.parent
+
+
+def test_the_command_carries_the_runs_card_over(
+    exported: Path, encoders: dict[str, Encoder], simclr: Program, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert simclr("export", exported, "out", "--format", "timm", "--licence", "CC-BY-4.0") == 0
+    card = Path("out/card.md").read_text()
+    for text in ("photos, 5 patches", "- knn_top1: 0.5", "- seed: 3", "## Licence\n\nCC-BY-4.0", "some", "87.5 %"):
+        assert text in card
+    assert "model.safetensors" in capsys.readouterr().out
+    assert simclr("export", exported, "out") == 1
+    assert "out exists" in capsys.readouterr().err
+    assert simclr("export", exported, "out", "--force") == 0
+    assert same(h_of(load_encoder("out")), h_of(encoders["resnet10"]))
+    assert simclr("export", "out", "again/deep") == 0
+    assert (Path("out") / "card.md").read_text().splitlines()[:6] == Path(
+        "again/deep/card.md"
+    ).read_text().splitlines()[:6]
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["nowhere", "out"], "nowhere does not exist"),
+        (["run", "out", "--format", "torchvision"], "export it as safetensors, timm, onnx or hub"),
+        (["run", "out", "--format", "tflite"], "invalid choice"),
+        (["run"], "required: OUT"),
+        (["run", "run", "--format", "hub"], "exists"),
+        (["run", "run/exported/card.md", "--force"], "is a file; safetensors takes a folder"),
+    ],
+)
+def test_mistakes_are_short(
+    exported: Path, simclr: Program, capsys: pytest.CaptureFixture[str], words: list[str], says: str
+) -> None:
+    assert simclr("export", *words) != 0
+    said = capsys.readouterr().err
+    assert says in said
+    assert "Traceback" not in said
+    assert not Path("out").exists()
