@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from simclr_lightning.cli import checks, config
 from simclr_lightning.cli.errors import LINES, UserError
-from simclr_lightning.cli.ranges import CHECKED_BY_ITSELF, RULES
+from simclr_lightning.cli.ranges import CHECKED_BY_ITSELF, HYDRA_RULES, RULES
 from simclr_lightning.cli.targets import ALLOWED, HYDRA_ALLOWED, resolve
 
 CONF = Path(__file__).parents[1] / "conf"
@@ -105,7 +105,7 @@ BAD: dict[str, list[Any]] = {
     "optimizer.momentum": [*NOT_NUMBERS, 1, 1.5],
     "optimizer.weight_decay": NOT_NUMBERS,
     "optimizer.nesterov": [1, "yes", None],
-    "optimizer.fused": [1, "yes"],
+    "optimizer.fused": [1, "yes", False, None],  # NaN would pass into the weights
     "schedule.rule": ["cosine", None, True],
     "schedule.warmup_epochs": NOT_NUMBERS,
     "trainer.max_epochs": [*NOT_WHOLE, 0, -1, 1000.0],
@@ -140,6 +140,41 @@ def test_a_wrong_value_is_refused_with_its_key(key: str, composed: DictConfig) -
         part = key.rpartition(".")[2]
         assert part in message, (value, message)
         assert "must be" in message or "given" in message or "go together" in message, (value, message)
+
+
+BAD_HYDRA: dict[str, list[Any]] = {
+    "launcher.jobs": [*NOT_WHOLE, 0],
+    "launcher.cluster": ["pbs", None, True],
+    **{f"launcher.{name}": ["", 3, True] for name in ("partition", "account", "qos", "constraint")},
+    **{f"launcher.{name}": [*NOT_WHOLE, 0] for name in ("minutes", "seconds_to_save")},
+    "launcher.requeue": NOT_WHOLE,
+    **{f"launcher.{name}": [0, 1.5, "4", True] for name in ("cpus", "memory_gb")},
+    "launcher.setup": ["module load cuda", [3], None],
+    "launcher.options": ["mail-type=END", [1], None],
+    "sweeper.n_trials": [*NOT_WHOLE, 0],
+    "sweeper.direction": ["minimize", None],
+    "sweeper.max_failure_rate": [-0.1, 1.1, "x", None],
+    "sweeper.custom_search_space": ["os.system"],
+}
+
+
+@pytest.fixture(scope="module")
+def sweeping() -> DictConfig:
+    return config.compose(["hydra/launcher=slurm", "hydra/sweeper=optuna"])
+
+
+@pytest.mark.parametrize("key", HYDRA_RULES)
+def test_a_wrong_value_of_a_sweep_is_refused_with_its_key(key: str, sweeping: DictConfig) -> None:
+    checks.check_config(sweeping)
+    for value in BAD_HYDRA[key]:
+        assert f"hydra.{key}=" in refusal(put(copy.deepcopy(sweeping), f"hydra.{key}", value))
+
+
+def test_an_optimiser_that_lets_nan_pass_is_refused(cfg: DictConfig) -> None:
+    for name in ("SGD", "Adam", "AdamW"):
+        put(cfg, "optimizer", {"_target_": f"torch.optim.{name}", "_partial_": True, "lr": 0.1})
+        assert "optimizer.fused must be true" in refusal(cfg)
+        checks.check_config(put(cfg, "optimizer.fused", True))
 
 
 def test_every_key_has_wrong_values_above() -> None:

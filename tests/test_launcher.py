@@ -158,17 +158,30 @@ def runs(folder: Path) -> list[Path]:
     return sorted(path.parent for path in folder.glob("**/summary.json"))
 
 
-def test_a_sweep_over_devices_is_found_again(npz: Path, tmp_path: Path) -> None:
-    words = (*WORDS, f"data.path={npz}", "trainer.max_steps=2", "trainer.devices=2,1", "loss.temperature=0.1")
+def test_a_job_that_is_killed_is_resumed_by_the_same_command_and_no_finished_job_runs_again(
+    npz: Path, tmp_path: Path
+) -> None:
+    words = [word for word in WORDS if not word.startswith("trainer.max_epochs")]
+    words = [*words, f"data.path={npz}", "trainer.max_epochs=1,40", "hydra.sweep.dir=sweep", "hydra.launcher.jobs=2"]
+    process = start(tmp_path, "-m", *words)
+    short, long = (tmp_path / "sweep" / f"{n}_trainer.max_epochs={epochs}" for n, epochs in enumerate((1, 40)))
+    wait_for(lambda: (long / "checkpoints/last.ckpt").exists() or process.poll() is not None)
+    for pid in processes(f"{long}"):
+        os.kill(pid, signal.SIGKILL)
+    code, out, err = finish(process)
+    assert code == 1, err
+    assert "failed (killed by SIGKILL)" in err
+    assert "1 of 2 finished, 1 failed" in out
+    before = {path: path.stat().st_mtime_ns for path in short.rglob("*") if path.is_file()}
+    kept = steps(long)
+    assert 0 < kept < 160
     code, out, err = sweep(tmp_path, *words)
     assert code == 0, err
-    found = [summary(run) for run in runs(tmp_path)]
-    assert [(entry["status"], entry["devices"]) for entry in found] == [("finished", 2), ("finished", 1)]
-    stamps = [(run / "summary.json").stat().st_mtime_ns for run in runs(tmp_path)]
-    code, out, _ = sweep(tmp_path, *words)
-    assert code == 0
-    assert out.count("finished before") == 2
-    assert [(run / "summary.json").stat().st_mtime_ns for run in runs(tmp_path)] == stamps
+    assert out.count("finished before") == 1
+    assert {path: path.stat().st_mtime_ns for path in short.rglob("*") if path.is_file()} == before
+    assert (summary(long)["status"], summary(long)["steps"]) == ("finished", 160)
+    first_lines = (long / "train.log").read_text().count("64 images, ")
+    assert first_lines == 2  # one beginning, one resumption
 
 
 def test_every_job_is_checked_before_the_first(npz: Path, tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     command = words[0] if words else "--help"
     if command == "rank":  # one process of a run on several devices, started by the launcher
-        from simclr_lightning.cli.launcher import rank_main
+        from simclr_lightning.cli.ranks import rank_main
 
         return rank_main(words[1:])
     if command not in COMMANDS:

@@ -11,7 +11,7 @@ from omegaconf.errors import OmegaConfBaseException
 from simclr_lightning.cli import config
 from simclr_lightning.cli.errors import mistake
 from simclr_lightning.cli.mistakes import flatten
-from simclr_lightning.cli.ranges import RULES, Rule
+from simclr_lightning.cli.ranges import HYDRA_RULES, RULES, Rule
 from simclr_lightning.cli.targets import check_targets, resolve
 
 __all__ = ["check_config", "check_devices", "check_targets"]
@@ -71,6 +71,7 @@ def check_config(cfg: DictConfig) -> None:
     flat = flatten(plain)
     for key, rule in RULES.items():
         _check_key(key, rule, flat, plain)
+    _check_hydra(cfg)
     for key, instead in SET_BY_PROGRAM.items():
         if any(name == key or name.startswith(f"{key}.") for name in flat):
             hint = f"; use {instead}" if instead else ""
@@ -78,6 +79,20 @@ def check_config(cfg: DictConfig) -> None:
     _check_parts(plain)
     trainer, batch_size = plain["trainer"], plain["data"]["batch_size"]
     check_devices(batch_size, trainer["devices"], trainer["num_nodes"], micro_batch_size=plain["micro_batch_size"])
+
+
+def _check_hydra(cfg: DictConfig) -> None:
+    """Check what Hydra's node says of launcher and sweeper, when the configuration still has it."""
+    if "hydra" not in cfg:
+        return
+    for key, rule in HYDRA_RULES.items():
+        part, _, name = key.partition(".")
+        node = cfg.hydra.get(part)
+        if node is None or name not in node:
+            continue
+        value = config.to_plain(node)[name]
+        if not rule.accepts(value):
+            raise mistake(f"hydra.{key}={_shown(value)}: it must be {rule.says}")
 
 
 def check_devices(
@@ -168,14 +183,16 @@ def _check_optimizer(node: Mapping[str, Any]) -> None:
 
     made = resolve(node["_target_"])
     if made is not None and isinstance(made, type) and issubclass(made, torch.optim.Optimizer):
-        _run(made, {**node, "params": [torch.zeros(1, requires_grad=True)]}, "optimizer")
+        found = _run(made, {**node, "params": [torch.zeros(1, requires_grad=True)]}, "optimizer")
+        if found.defaults.get("fused", True) is not True:
+            raise mistake("optimizer.fused must be true: only a fused step leaves out an update with NaN")
 
 
-def _run(make: Any, node: Mapping[str, Any], key: str) -> None:
+def _run(make: Any, node: Mapping[str, Any], key: str) -> Any:
     """Call one of this project's or torch's own makers, whose errors are messages."""
     arguments = {name: value for name, value in node.items() if not name.startswith("_")}
     try:
-        make(**arguments)
+        return make(**arguments)
     except (ValueError, TypeError, RuntimeError) as error:
         text = str(error).partition("\n")[0]
         raise mistake(text if text.startswith(key.partition(".")[0]) else f"{key}: {text}") from error

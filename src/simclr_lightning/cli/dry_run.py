@@ -14,7 +14,7 @@ from rich.table import Table
 
 from simclr_lightning import checkpoint as checkpoints
 from simclr_lightning import preflight
-from simclr_lightning.cli import job
+from simclr_lightning.cli import devices, job
 from simclr_lightning.cli.ahead import line_of, rates_of
 from simclr_lightning.data.datamodule import check_batch
 from simclr_lightning.simclr import SimCLR
@@ -36,7 +36,7 @@ def dry_run(run: Run) -> int:
         return 0
     cfg, console = run.cfg, Console(highlight=False)
     job.quiet_libraries()
-    here = job.device_count(cfg)
+    here = devices.device_count(cfg)
     processes = here * int(cfg.trainer.num_nodes)
     parts = job.build(cfg)
     data, splits = parts.data, parts.data.load()
@@ -45,7 +45,7 @@ def dry_run(run: Run) -> int:
     left = total - (int(checkpoints.load(run.checkpoint)["global_step"]) if run.checkpoint else 0)
     for line in (*splits.notes, *job.opening_notes(cfg, parts, total)):
         console.print(line, style="dim", markup=False, soft_wrap=True)
-    with console.status("measuring ..."), _threads_of_one(here if job.accelerator(cfg) == "cpu" else 1):
+    with console.status("measuring ..."), _threads_of_one(here if devices.accelerator(cfg) == "cpu" else 1):
         trainer = L.Trainer(**job.trainer_options(cfg, 1, data.steps_per_epoch), logger=False)
         device, precision = trainer.strategy.root_device, trainer.precision_plugin
         module = cast(SimCLR, precision.convert_module(parts.module))

@@ -34,6 +34,7 @@ from simclr_lightning.callbacks import (
     Stopped,
 )
 from simclr_lightning.cli import ahead, judge
+from simclr_lightning.cli.devices import accelerator, device_count
 from simclr_lightning.cli.errors import UserError, describe
 from simclr_lightning.cli.loggers import make_loggers
 from simclr_lightning.cli.signals import KeepSignals, StopSignals
@@ -200,30 +201,6 @@ def total_steps(cfg: DictConfig, steps_per_epoch: int) -> int:
     """Optimiser steps of the whole run: max_steps, or max_epochs if that comes earlier."""
     by_epochs = int(cfg.trainer.max_epochs) * steps_per_epoch
     return by_epochs if cfg.trainer.max_steps < 0 else min(by_epochs, int(cfg.trainer.max_steps))
-
-
-def device_count(cfg: DictConfig) -> int:
-    """Devices on this machine that ``trainer.devices`` asks for; "auto" and -1 are all there are."""
-    asked = cfg.trainer.devices
-    cuda = accelerator(cfg) == "cuda"
-    there = torch.cuda.device_count() if cuda else 1
-    if asked in ("auto", -1):
-        return there
-    if cuda and int(asked) > there:
-        raise UserError(f"trainer.devices={asked}, but this machine has {there} GPU(s); use trainer.devices={there}")
-    return int(asked)
-
-
-def accelerator(cfg: DictConfig) -> str:
-    """The accelerator that ``trainer.accelerator`` stands for here: cuda, mps or cpu."""
-    asked = str(cfg.trainer.accelerator)
-    if asked in ("auto", "gpu"):
-        found = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    else:
-        found = asked
-    if (found == "cuda" and not torch.cuda.is_available()) or (asked == "gpu" and found == "cpu"):
-        raise UserError(f"trainer.accelerator={asked}, but no GPU is found here; use trainer.accelerator=cpu")
-    return found
 
 
 def opening_notes(cfg: DictConfig, parts: Parts, total: int) -> list[str]:

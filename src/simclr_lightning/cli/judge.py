@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from simclr_lightning import checkpoint as checkpoints
 from simclr_lightning import export, pictures
 from simclr_lightning.callbacks import RunProgress, bank_indices, selected
+from simclr_lightning.cli.devices import world_size
 from simclr_lightning.cli.loggers import close_loggers, log_pictures, sync_command
 from simclr_lightning.data import ViewsDataModule
 from simclr_lightning.data.datamodule import centred
@@ -60,7 +61,7 @@ def blank_summary(cfg: DictConfig) -> dict[str, Any]:
         "select": cfg.select,
         "temperature": cfg.loss.temperature,
         "global_batch_size": cfg.data.batch_size,
-        "devices": cfg.trainer.devices,
+        "devices": world_size(cfg),
         "seed": cfg.seed,
     }
 

@@ -84,6 +84,7 @@ POSITIVE: Final = number("above 0", lambda v: v > 0)
 NOT_NEGATIVE: Final = number("of at least 0", lambda v: v >= 0)
 CHANNELS: Final = Rule(_is_channels, "three numbers, one a channel").or_(None)
 SPREAD: Final = Rule(lambda v: _is_channels(v) and min(v) > 0, "three numbers above 0, one a channel").or_(None)
+LINES: Final = Rule(lambda v: isinstance(v, list) and all(isinstance(n, str) for n in v), "a list of shell lines")
 NAMES: Final = Rule(lambda v: isinstance(v, list) and all(isinstance(n, str) for n in v), "a list of packages")
 TARGET: Final = Rule(lambda v: isinstance(v, str) and bool(v), "the dotted name of a class or function")
 # ViewRecipe checks its own fields, and the parts of a target of the user's own are theirs.
@@ -154,7 +155,7 @@ RULES: Final[dict[str, Rule]] = {
             "optimizer.weight_decay": NOT_NEGATIVE,
             "optimizer.trust_coefficient": POSITIVE,
             "optimizer.nesterov": SWITCH,
-            "optimizer.fused": SWITCH.or_(None),
+            "optimizer.fused": Rule(lambda v: v is True, "true: only a fused step leaves out an update with NaN"),
         }
     ),
     "schedule._target_": TARGET,
@@ -190,6 +191,26 @@ RULES: Final[dict[str, Rule]] = {
         }
     ),
 }
+
+# Of Hydra's own node: the launchers' and the sweeper's keys, each there with its option.
+HYDRA_RULES: Final[dict[str, Rule]] = optional(
+    {
+        "launcher.jobs": whole(1),
+        "launcher.cluster": one_of("slurm", "local"),
+        **{f"launcher.{name}": TEXT.or_(None) for name in ("partition", "account", "qos", "constraint")},
+        "launcher.minutes": whole(1),
+        "launcher.requeue": whole(0),
+        "launcher.seconds_to_save": whole(1),
+        "launcher.cpus": whole(1).or_(None),
+        "launcher.memory_gb": whole(1).or_(None),
+        "launcher.setup": LINES,
+        "launcher.options": Rule(lambda v: isinstance(v, dict), "options of sbatch, such as {mail-type: END}"),
+        "sweeper.n_trials": whole(1),
+        "sweeper.direction": one_of("maximize"),
+        "sweeper.max_failure_rate": number("from 0 to 1", lambda v: 0 <= v <= 1),
+        "sweeper.custom_search_space": one_of(None),
+    }
+)
 
 
 def known_keys() -> frozenset[str]:

@@ -37,8 +37,8 @@ ALLOWED: Final[tuple[str, ...]] = (
     "lightning.Trainer",
     *(f"torch.optim.{name}" for name in _OPTIMIZERS),
 )
-# This project's launcher under a name that Hydra takes for a plugin's; it is in Hydra's registry, not in a module.
-LAUNCHER: Final = "hydra_plugins.simclr_lightning.Launcher"
+# This project's launchers under names that Hydra takes for a plugin's; they are in its registry, not in a module.
+LAUNCHERS: Final = ("hydra_plugins.simclr_lightning.Launcher", "hydra_plugins.simclr_lightning.SlurmLauncher")
 # Hydra's own nodes may make these, and plugins' launchers, sweepers and samplers.
 HYDRA_ALLOWED: Final[tuple[str, ...]] = (
     "hydra._internal.core_plugins.basic_launcher.BasicLauncher",
@@ -206,7 +206,7 @@ def _check_logging(value: Any, key: str) -> None:
 
 def _is_hydras(name: str, trusted: Sequence[str]) -> bool:
     """Whether Hydra's own nodes may make it."""
-    if name == LAUNCHER:
+    if name in LAUNCHERS:
         return True
     if any(name.startswith(f"{package}.") for package in _PLUGINS):
         return _is_plugin(_follow(name, _PLUGINS))

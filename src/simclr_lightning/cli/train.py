@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import sys
 import time
@@ -78,9 +79,10 @@ def _main(words: list[str], started: float, folder: list[Path]) -> int:
 def _single(run: Run, started: float, known: list[Path]) -> int:
     from simclr_lightning import checkpoint
     from simclr_lightning.cli import judge
+    from simclr_lightning.cli.devices import device_count
     from simclr_lightning.cli.folder import locked, reserve
-    from simclr_lightning.cli.job import device_count, run_job
-    from simclr_lightning.cli.launcher import run_ranks
+    from simclr_lightning.cli.job import run_job
+    from simclr_lightning.cli.ranks import run_ranks
 
     devices = device_count(run.cfg)
     run = reserve(run)
@@ -119,8 +121,9 @@ def _external(run: Run, started: float, known: list[Path]) -> int:
 
     import torch
 
+    from simclr_lightning.cli.devices import accelerator, device_count
     from simclr_lightning.cli.folder import locked, reserve
-    from simclr_lightning.cli.job import accelerator, device_count, run_job
+    from simclr_lightning.cli.job import run_job
 
     world, asked = int(os.environ["WORLD_SIZE"]), device_count(run.cfg) * run.cfg.trainer.num_nodes
     if world != asked:
@@ -164,25 +167,30 @@ def _finished(run: Run) -> bool:
 
 
 def _sweep(words: list[str]) -> int:
-    from simclr_lightning.cli.launcher import Launcher, SweepStopped
+    from simclr_lightning.cli import launcher
+    from simclr_lightning.cli.sweep import SweepStopped
 
     if "RANK" in os.environ and "WORLD_SIZE" in os.environ:
         raise errors.UserError(
             "-m starts processes of its own and cannot run under torchrun or srun; leave one of them out"
         )
     rest = [word for word in words if word not in ("-m", "--multirun")]
+    if "hydra/sweeper=optuna" in rest and importlib.util.find_spec("optuna") is None:
+        raise errors.mistake("hydra/sweeper=optuna needs a package: pip install 'simclr-lightning[optuna]'")
     config.set_sweep_overrides([word for word in rest if not word.startswith("debug=")])
     check(config.first_job(rest))  # before Hydra makes anything that the words name
+    launcher.failed.clear()
     try:
         _hydra(["--multirun", *rest])
     except SweepStopped as stop:
+        print("stopped; the same command goes on with what is not finished", file=sys.stderr)
         return stop.code
-    except errors.UserError:
-        if not Launcher.failed:
+    except Exception:  # a sweeper raises what it likes for a failed job, which is reported below
+        if not launcher.failed:
             raise
-    if Launcher.failed:
-        print(f"\n{len(Launcher.failed)} job(s) failed; the same command runs them again:", file=sys.stderr)
-        print("\n".join(f"  {line}" for line in Launcher.failed), file=sys.stderr)
+    if launcher.failed:
+        print(f"\n{len(launcher.failed)} job(s) failed; the same command runs them again:", file=sys.stderr)
+        print("\n".join(f"  {line}" for line in launcher.failed), file=sys.stderr)
         return 1
     return 0
 

@@ -1,0 +1,71 @@
+"""The devices of this machine, and what a configuration asks of them."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from simclr_lightning.cli.errors import UserError
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+
+def device_count(cfg: DictConfig) -> int:
+    """Devices on this machine that ``trainer.devices`` asks for; "auto" and -1 are all there are.
+
+    Raises:
+        UserError: when there are fewer.
+    """
+    import torch
+
+    asked = cfg.trainer.devices
+    cuda = accelerator(cfg) == "cuda"
+    there = torch.cuda.device_count() if cuda else 1
+    if asked in ("auto", -1):
+        return there
+    if cuda and int(asked) > there:
+        raise UserError(f"trainer.devices={asked}, but this machine has {there} GPU(s); use trainer.devices={there}")
+    return int(asked)
+
+
+def accelerator(cfg: DictConfig) -> str:
+    """The accelerator that ``trainer.accelerator`` stands for here: cuda, mps or cpu.
+
+    Raises:
+        UserError: when there is none of it.
+    """
+    import torch
+
+    asked = str(cfg.trainer.accelerator)
+    if asked in ("auto", "gpu"):
+        found = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    else:
+        found = asked
+    if (found == "cuda" and not torch.cuda.is_available()) or (asked == "gpu" and found == "cpu"):
+        raise UserError(f"trainer.accelerator={asked}, but no GPU is found here; use trainer.accelerator=cpu")
+    return found
+
+
+def world_size(cfg: DictConfig) -> int:
+    """Processes of the whole run, also where the machine has fewer devices than are asked for."""
+    asked = cfg.trainer.devices
+    try:
+        here = device_count(cfg)
+    except UserError:
+        here = asked if isinstance(asked, int) and asked > 0 else 1
+    return int(here * cfg.trainer.num_nodes)
+
+
+def gpus() -> list[str]:
+    """The names by which CUDA_VISIBLE_DEVICES knows this process's GPUs."""
+    import torch
+
+    count = torch.cuda.device_count()
+    named = [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
+    return named[:count] if named else [str(index) for index in range(count)]
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
