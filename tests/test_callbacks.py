@@ -19,6 +19,7 @@ from simclr_lightning.callbacks import (
     NonFiniteError,
     OnlineScore,
     StepMetrics,
+    Stopped,
     bank_indices,
     selected,
 )
@@ -151,6 +152,24 @@ def test_the_online_score_never_sees_test_nor_the_held_out_labels(
     assert seen == [(63, 7)] * 3
     assert all((labels < 3).all() for labels in banks)
     assert online.latest["online/knn_top1"] == 0.0  # the poisoned labels are what it is scored on
+
+
+def test_a_signal_during_the_score_does_not_wait_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    at: list[L.Trainer] = []
+
+    def stop() -> int:
+        return 15 if at[0].global_step == 4 else 0
+
+    def never(*args: object, **options: object) -> None:
+        raise AssertionError("scored")
+
+    online = OnlineScore(k=3, stop=stop)
+    monkeypatch.setattr(online_room, "knn_predict", never)
+    at.append(small_trainer(tmp_path, stop=stop, extra=[online]))
+    with pytest.raises(Stopped):
+        at[0].fit(small_module(), datamodule=small_data())
+    assert (online.score, online.latest) == (None, {})
+    assert checkpoint.load(tmp_path / "checkpoints" / "last.ckpt")["global_step"] == 4
 
 
 def test_the_best_checkpoint_is_the_one_of_the_best_score(tmp_path: Path) -> None:

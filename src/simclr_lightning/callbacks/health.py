@@ -33,7 +33,7 @@ class Health(L.Callback):
     The update of a step with NaN or infinity in loss or gradient, on any rank, is masked through the optimiser's
     ``found_inf``; the host looks every ``every_n_steps`` steps (every step on the CPU, where looking is free) and
     before every save, which then holds finite numbers only. A signal is agreed on between the ranks at every step, on
-    the host; at an epoch's end it waits for the epoch's scores.
+    the host; at an epoch's end `OnlineScore` gives up for it.
 
     Args:
         stop: returns the number of the signal that asks this process to stop, or 0.

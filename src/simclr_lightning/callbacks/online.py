@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
 import lightning as L
@@ -42,6 +44,8 @@ class OnlineScore(L.Callback):
         probe: whether the linear probe is fitted, where there are labels.
         select: the name of the score that counts as the best: one of `SELECTABLE`, or "auto" for kNN where there are
             labels and the held-out loss elsewhere.
+        stop: returns the number of the signal that asks this process to stop, or 0. A score that is asked to stop is
+            given up, so that a large set does not keep the signal waiting.
 
     Raises:
         ValueError: ``select`` is unknown or, when training starts, needs what is not there.
@@ -56,6 +60,7 @@ class OnlineScore(L.Callback):
         views_at_most: int = 1024,
         probe: bool = True,
         select: str = "auto",
+        stop: Callable[[], int] = lambda: 0,
     ) -> None:
         self.every_n_epochs = every_n_epochs
         self.k = k
@@ -63,6 +68,7 @@ class OnlineScore(L.Callback):
         self.views_at_most = views_at_most
         self.probe = probe
         self.select = select
+        self.stop = stop
         if select != "auto" and select not in SELECTABLE:
             raise ValueError(f"select={select}: choose auto or one of {', '.join(SELECTABLE)}")
         self.score: float | None = None  # of the epoch that just ended, higher is better
@@ -88,11 +94,15 @@ class OnlineScore(L.Callback):
         if not self.every_n_epochs or (trainer.current_epoch + 1) % self.every_n_epochs:
             return
         assert isinstance(pl_module, SimCLR)
-        found: dict[str, float] = self._scores(pl_module, _data_of(trainer)) if trainer.is_global_zero else {}
+        found: dict[str, float] = {}
+        if trainer.is_global_zero:
+            with contextlib.suppress(_AskedToStop):
+                found = self._scores(pl_module, _data_of(trainer))
         found = trainer.strategy.broadcast(found)
         self.latest = {f"online/{name}": value for name, value in found.items()}
-        self.score = selected(found, self.select)
-        log_row(trainer, self.latest)
+        if found:
+            self.score = selected(found, self.select)
+            log_row(trainer, self.latest)
 
     def _scores(self, module: SimCLR, data: ViewsDataModule) -> dict[str, float]:
         found = self._labelled(module, data) if _is_labelled(data) else {}
@@ -107,13 +117,24 @@ class OnlineScore(L.Callback):
         bank = thinned(bank_indices(labels, splits.held_out), self.bank_at_most)
         asked = thinned(splits.held_out, QUERIES_AT_MOST)
         rows = torch.cat((bank, asked))
-        h = extract(module.encoder, data.eval_batches(splits.train, rows), device=module.device)
+        batches = self._until_asked(data.eval_batches(splits.train, rows))
+        h = extract(module.encoder, batches, device=module.device)
         h_bank, h_asked = h[: len(bank)], h[len(bank) :]
         predicted = knn_predict(h_bank, labels[bank], h_asked, k=min(self.k, len(bank)))
         found = {"knn_top1": (predicted == labels[asked]).float().mean().item()}
         if self.probe:
             found |= probe_scores(h_bank.to(module.device), labels[bank], h_asked.to(module.device), labels[asked])
         return found
+
+    def _until_asked(self, batches: Iterable[Tensor]) -> Iterator[Tensor]:
+        for batch in batches:
+            if self.stop():
+                raise _AskedToStop
+            yield batch
+
+
+class _AskedToStop(Exception):
+    """A signal came while the encoder was scored."""
 
 
 def selected(found: dict[str, float], select: str) -> float | None:

@@ -148,7 +148,7 @@ def _train(
             console.print(line, style="dim", markup=False)
             LOG.info(line)
     metrics = StepMetrics(every_n_steps=cfg.callbacks.metrics.every_n_steps)
-    online = OnlineScore(**cfg.callbacks.online, select=cfg.select)
+    online = OnlineScore(**cfg.callbacks.online, select=cfg.select, stop=signals.pending)
     progress = RunProgress(total_steps=total, metrics=metrics, online=online, console=console)
     trainer = L.Trainer(
         **trainer_options(cfg, devices, data.steps_per_epoch),
