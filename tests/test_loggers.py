@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from conftest import WORDS
+from made_runs import make_run
 from simclr_lightning.cli import loggers
 from simclr_lightning.cli.loggers import MetricsCSV
 
@@ -55,6 +56,28 @@ def test_wandb_offline_without_a_key(
     assert simclr("train", *words) == 0
     assert "wandb sync run/wandb/offline-run-" in capsys.readouterr().out.replace(str(Path.cwd()) + "/", "")
     assert list(Path("run/wandb").glob("offline-run-*/*.wandb"))
+
+
+def test_a_report_is_given_to_wandb(
+    tmp_path: Path, simclr: Callable[..., int], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("NETRC", "/dev/null")
+    for tau, score in ((0.1, 0.5), (0.2, 0.75)):
+        make_run(tmp_path / "sweeps" / "s" / str(tau), f"loss.temperature={tau}", linear_top1=score)
+    assert simclr("report", "sweeps/s", "logger=wandb", "logger.project=other") == 0
+    assert "wandb sync " in capsys.readouterr().out
+    (run,) = Path("sweeps/s/wandb").glob("offline-run-*")
+    media = run / "files" / "media"
+    assert sorted(path.stem.rsplit("_", 2)[0] for path in (media / "images").iterdir()) == [
+        "curves", "hardness", "score", "similarity",
+    ]  # fmt: skip
+    (table,) = (media / "table").rglob("*.json")
+    held = json.loads(table.read_text())
+    names = {row[held["columns"].index("run")]: row[held["columns"].index("linear_top1")] for row in held["data"]}
+    assert names == {0.1: 0.5, 0.2: 0.75}
+    (page,) = (media / "html").rglob("*.html")
+    assert "loss.temperature=0.2 won" in page.read_text()
+    assert simclr("report", "sweeps/s", "logger=wandb", "logger.mode=on") == 2
 
 
 def test_an_unreachable_server_costs_seconds_and_the_key_stays_out(npz: Path, tmp_path: Path) -> None:

@@ -179,3 +179,48 @@ pictures.view_pairs(torch.rand(1, 3, 4, 4), torch.rand(1, 3, 4, 4), Path({str(tm
 assert "matplotlib.pyplot" not in sys.modules, "pyplot"
 """
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
+def test_a_heat_map_frames_its_best_cell_where_it_is(tmp_path: Path) -> None:
+    cells = {(x, y): (10.0 * i, 1.0) for i, (x, y) in enumerate((x, y) for x in (0.1, 0.5) for y in (64, 256))}
+    for best in cells:
+        one = pictures.HeatMap("score, %", cells, best)
+        path = pictures.heat_maps([one], tmp_path / "m.png", x=[0.1, 0.5], y=[64, 256], names=("t", "b"))
+        rows, columns = np.nonzero((pixels_of(path) == ORANGE).all(2))
+        height, width = pixels_of(path).shape[:2]
+        assert (columns.mean() > 0.45 * width) == (best[0] == 0.5)  # left and right
+        assert (rows.mean() < 0.45 * height) == (best[1] == 256)  # from bottom to top
+    with pytest.raises(ValueError, match="nothing to draw"):
+        pictures.heat_maps([], tmp_path / "none.png", x=[], y=[], names=("t", "b"))
+
+
+def test_heat_maps_of_equal_and_of_missing_cells_are_drawn(tmp_path: Path) -> None:
+    for cells in ({(1, 1): (5.0, None), (2, 2): (5.0, 0.5)}, {(1, 2): (0.0, None)}):
+        one = pictures.HeatMap("score", cells, next(iter(cells)))
+        pixels_of(pictures.heat_maps([one], tmp_path / "m.png", x=[1, 2], y=[1, 2], names=("$x", "_y")))
+
+
+def test_trends_set_their_values_out_in_order(tmp_path: Path) -> None:
+    rising = [(0.05, 1.0, 0.1), (0.1, 2.0, None), (1.0, 3.0, 0.2)]
+    path = pictures.trends({"a": {(): rising}}, tmp_path / "t.png", x="temperature")
+    rows, columns = np.nonzero((pixels_of(path) == BLUE).all(2))
+    assert np.corrcoef(rows, columns)[0, 1] < -0.8  # upwards to the right
+    shuffled = pictures.trends({"a": {(): rising[::-1]}}, tmp_path / "s.png", x="temperature")
+    assert (pixels_of(shuffled) == pixels_of(path)).all()
+    two = {"a": {("b=1",): rising, ("b=2",): [("deep", 5.0, None), (None, 4.0, None)]}, "c": {("b=1",): rising}}
+    assert pixels_of(pictures.trends(two, tmp_path / "two.png", x="x")).shape[1] > pixels_of(path).shape[1]
+    with pytest.raises(ValueError, match="nothing to draw"):
+        pictures.trends({}, tmp_path / "none.png", x="x")
+
+
+def test_similarities_show_positives_right_of_negatives(tmp_path: Path) -> None:
+    edges = [-1, -0.5, 0, 0.5, 1]
+    one = pictures.Histogram("τ", edges, [0, 0, 0, 5], [0, 900, 0, 0])
+    pixels = pixels_of(pictures.similarities([[one]], tmp_path / "h.png")).astype(int)
+    pixels = pixels[: int(0.75 * len(pixels))]  # above the legend
+    blue = np.nonzero((pixels[..., 2] - pixels[..., 0] > 60).ravel())[0] % pixels.shape[1]
+    orange = np.nonzero((pixels[..., 0] - pixels[..., 2] > 60).ravel())[0] % pixels.shape[1]
+    assert blue.min() > orange.max()
+    assert len(blue) == pytest.approx(len(orange), rel=0.1)  # both have area 1
+    with pytest.raises(ValueError, match="nothing to draw"):
+        pictures.similarities([[]], tmp_path / "none.png")

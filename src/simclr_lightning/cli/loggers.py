@@ -122,15 +122,19 @@ def close_loggers(trainer: L.Trainer) -> None:
         logger.finalize("success")
         run: Any = getattr(logger, "experiment", None)
         if hasattr(run, "finish") and hasattr(run, "settings"):
-            closing = threading.Thread(target=run.finish, daemon=True)
-            closing.start()
-            closing.join(SECONDS_TO_CLOSE)
-            if closing.is_alive():
-                print(f"W&B does not answer; upload later with: wandb sync {shlex.quote(str(Path(run.dir).parent))}")
+            _finish(run)
+
+
+def _finish(run: Any) -> None:
+    closing = threading.Thread(target=run.finish, daemon=True)
+    closing.start()
+    closing.join(SECONDS_TO_CLOSE)
+    if closing.is_alive():
+        print(f"W&B does not answer; upload later with: wandb sync {shlex.quote(str(Path(run.dir).parent))}")
 
 
 @rank_zero_only
-def _init_wandb(cfg: Any, folder: Path, plain: dict[str, Any]) -> Any:
+def _init_wandb(cfg: Any, folder: Path, plain: dict[str, Any], *, job_type: str = "train") -> Any:
     """Start the W&B run: online when a key is at hand, offline when there is none or the server does not answer."""
     import wandb
 
@@ -138,7 +142,7 @@ def _init_wandb(cfg: Any, folder: Path, plain: dict[str, Any]) -> Any:
     server = os.environ.get("WANDB_BASE_URL") or wandb.Settings().base_url
     if mode == "online" and not _has_key(server):
         mode = "offline"  # online without a key would ask for one
-    id_file = folder / ".wandb_id"
+    id_file = folder / (".wandb_id" if job_type == "train" else f".wandb_{job_type}_id")
     run_id = id_file.read_text().strip() if id_file.exists() else uuid.uuid4().hex[:8]
     id_file.write_text(run_id)
     options = {
@@ -147,8 +151,8 @@ def _init_wandb(cfg: Any, folder: Path, plain: dict[str, Any]) -> Any:
         "dir": str(folder),
         "id": run_id,
         "name": folder.name,
-        "group": folder.parent.name if folder.parent.parent.name == "sweeps" else None,
-        "job_type": "train",
+        "group": next((part.name for part in (folder, folder.parent) if part.parent.name == "sweeps"), None),
+        "job_type": job_type,
         "config": plain,
     }
     quiet = wandb.Settings(silent=True, init_timeout=8)
@@ -184,3 +188,32 @@ def log_pictures(trainer: L.Trainer, folder: Path) -> None:
         if hasattr(logger, "log_image"):
             for path in sorted(folder.glob("*.png")):
                 logger.log_image(key=path.stem, images=[str(path)])
+
+
+def log_report(cfg: Any, folder: Path) -> None:
+    """Give a written report to W&B as a run of its own in the sweep's group: pictures, the table of runs, the HTML.
+
+    Args:
+        cfg: the logger group, of W&B.
+        folder: where the report is.
+    """
+    import wandb
+
+    folder = folder.absolute()
+    run: Any = _init_wandb(cfg, folder, {}, job_type="report")
+    with (folder / "runs.csv").open(newline="", encoding="utf-8") as file:
+        lines: list[list[Any]] = list(csv.reader(file))
+    rows = [[_value(text) for text in line] for line in lines[1:]]
+    logged = {path.stem: wandb.Image(str(path)) for path in sorted(folder.glob("*.png"))}
+    table = wandb.Table(columns=lines[0], data=rows, allow_mixed_types=True)
+    page = wandb.Html((folder / "report.html").read_text("utf-8"), inject=False)
+    run.log({**logged, "runs": table, "report": page})
+    _finish(run)
+
+
+def _value(text: str) -> float | str | None:
+    """A cell of a CSV file as a number where it is one, and None where it is empty."""
+    try:
+        return float(text)
+    except ValueError:
+        return text or None
