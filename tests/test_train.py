@@ -12,6 +12,9 @@ import torch
 
 from conftest import WORDS
 from simclr_lightning import checkpoint, load_encoder
+from simclr_lightning.cli import config
+from simclr_lightning.cli.job import make_data
+from simclr_lightning.views import ViewRecipe, recipe
 
 CONTRACT = {
     "status", "steps", "epochs", "images_seen", "images_per_second", "loss", "contrastive_accuracy",
@@ -182,6 +185,14 @@ def test_a_mistake_is_said_in_few_lines_and_nothing_is_left(
 def test_a_dry_run_trains_nothing_and_makes_nothing(simclr: Program, npz: Path) -> None:
     assert simclr("train", *WORDS, f"data.path={npz}", "hydra.run.dir=run", "dry_run=true") == 0
     assert not Path("run").exists()
+
+
+@pytest.mark.parametrize("name", ["simclr", "simclr_cifar", "crop_flip", "none"])
+def test_the_views_of_a_run_are_those_of_their_name(name: str) -> None:
+    data = make_data(config.compose(["experiment=null", f"views={name}"]))
+    assert isinstance(data.recipe, ViewRecipe)
+    assert data.recipe == recipe(name)
+    data.view_pairs(torch.tensor([0]))  # every operation, the blur too
 
 
 def test_a_path_in_any_language(simclr: Program, npz: Path) -> None:

@@ -86,7 +86,9 @@ def make_data(cfg: DictConfig) -> ViewsDataModule:
     # Made twice by micro-batches, the views of a small batch would cost more time than they save memory.
     floats = 4 * 2 * 3 * recipe.size**2 * cfg.data.batch_size
     lazy = cfg.get("micro_batch_size") is not None and floats > VIEWS_AT_ONCE
-    data: ViewsDataModule = instantiate(cfg.data, recipe=recipe, seed=cfg.seed, lazy=lazy)
+    # Called with the recipe and not instantiated with it: Hydra would make a configuration of a dataclass.
+    make = instantiate(cfg.data, _partial_=True, seed=cfg.seed, lazy=lazy)
+    data: ViewsDataModule = make(recipe=recipe)
     return data
 
 
