@@ -7,6 +7,7 @@ import csv
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -15,9 +16,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
-from conftest import WORDS
-from simclr_lightning.random import permutation
+from conftest import WORDS, small_images
+from simclr_lightning import checkpoint
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -84,30 +86,26 @@ def long(npz: Path, tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], Pat
     process.communicate()
 
 
-def test_two_processes_give_one_run(npz: Path, tmp_path: Path) -> None:
-    code, out, err = finish(start(tmp_path, *WORDS, f"data.path={npz}", "trainer.devices=2", "hydra.run.dir=run"))
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, str, str]:
+    """A finished run on two processes: the folder it was started in, its images, what it printed on both streams."""
+    folder = tmp_path_factory.mktemp("pair")
+    images, labels = small_images(64)
+    np.savez(folder / "images.npz", train_images=images, train_labels=labels)
+    words = ("data.path=images.npz", "trainer.devices=2", "hydra.run.dir=run")
+    code, out, err = finish(start(folder, *WORDS, *words))
     assert code == 0, err
+    return folder, folder / "images.npz", out, err
+
+
+def test_two_processes_give_one_run(pair: tuple[Path, Path, str, str]) -> None:
+    folder, _, out, err = pair
     assert "Warning" not in err
     assert "30 negatives" in out  # of the global batch of 16, over both processes
-    assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == ["run"]
-    found = summary(tmp_path / "run")
+    assert [path.name for path in folder.iterdir() if path.is_dir()] == ["run"]
+    found = summary(folder / "run")
     assert (found["status"], found["steps"], found["devices"]) == ("finished", 8, 2)
     assert found["images_seen"] == 128
-    check_hardness(tmp_path / "run", npz)
-
-
-def check_hardness(run: Path, npz: Path) -> None:
-    """The last step's negatives are those of the global batch, each with its own label."""
-    with (run / "similarity.csv").open() as file:
-        bins = [row for row in csv.DictReader(file) if row["step"] == "8"]
-    assert sum(int(row["positives"]) for row in bins) == 32
-    assert sum(int(row["negatives"]) for row in bins) == 32 * 30
-    batch = np.load(npz)["train_labels"][permutation(64, seed=0, epoch=1)[48:].numpy()]
-    same = [2 * int((batch == label).sum()) - 2 for label in batch]
-    with (run / "metrics.csv").open() as file:
-        (row,) = [row for row in csv.DictReader(file) if row["train/same_class_all"]]
-    assert float(row["train/same_class_all"]) == pytest.approx(sum(same) / 30 / 16)
-    assert 0.1 <= float(row["train/hardest_10"]) <= 1
 
 
 def test_sigterm_saves_and_the_run_goes_on(long: tuple[subprocess.Popen[str], Path]) -> None:
@@ -207,16 +205,35 @@ def test_a_job_that_fails_leaves_no_process_and_the_others_run(npz: Path, tmp_pa
     assert ranks(tmp_path) == []
 
 
-def test_a_run_under_torchrun_is_one_run(npz: Path, tmp_path: Path) -> None:
-    env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    train = ["-m", "simclr_lightning.cli", "train", *WORDS, f"data.path={npz}", "trainer.max_steps=2"]
-    done = subprocess.run(
-        [*torchrun, *train, "trainer.devices=2"], cwd=tmp_path, env=env, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
+def test_two_nodes_give_the_run_of_two_devices(pair: tuple[Path, Path, str, str], tmp_path: Path) -> None:
+    """Two launchers as SLURM starts them, a process each: one folder, and the weights of ``trainer.devices=2``."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    where = ["--nnodes=2", "--nproc-per-node=1", "--master-addr=127.0.0.1", f"--master-port={port}"]
+    train = ["-m", "simclr_lightning.cli", "train", *WORDS, f"data.path={pair[1]}", "trainer.num_nodes=2"]
+    nodes = []
+    for node in range(2):
+        slurm = {"NTASKS": 2, "NNODES": 2, "PROCID": node, "NODEID": node, "JOB_ID": 1, "LOCALID": 0, "JOB_NAME": "run"}
+        env = {**os.environ, "OMP_NUM_THREADS": "1", **{f"SLURM_{name}": str(value) for name, value in slurm.items()}}
+        command = [sys.executable, "-m", "torch.distributed.run", *where, f"--node-rank={node}", *train]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        nodes.append(subprocess.Popen(command, cwd=tmp_path, env=env, text=True, start_new_session=True, **pipes))
+    try:
+        ends = [finish(node) for node in nodes]
+    finally:
+        for node in nodes:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(node.pid, signal.SIGKILL)
+    assert [code for code, _, _ in ends] == [0, 0], ends
     (run,) = runs(tmp_path)
-    assert (summary(run)["status"], summary(run)["devices"], summary(run)["steps"]) == ("finished", 2, 2)
+    assert [path.name for path in run.parent.iterdir()] == [run.name]
+    assert (summary(run)["status"], summary(run)["devices"], summary(run)["steps"]) == ("finished", 2, 8)
+    ours, theirs = (
+        checkpoint.load(folder / "checkpoints/last.ckpt")["state_dict"] for folder in (run, pair[0] / "run")
+    )
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
 def test_devices_that_are_not_those_of_torchrun_are_refused(
