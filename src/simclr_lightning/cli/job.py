@@ -10,6 +10,7 @@ import shutil
 import signal
 import time
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -149,23 +150,14 @@ def _train(
         for line in (*splits.notes, *opening_notes(cfg, parts, total)):
             console.print(line, style="dim", markup=False)
             LOG.info(line)
-    metrics = StepMetrics(every_n_steps=cfg.callbacks.metrics.every_n_steps)
-    online = OnlineScore(**cfg.callbacks.online, select=cfg.select, stop=signals.pending)
-    progress = RunProgress(total_steps=total, metrics=metrics, online=online, console=console)
-    trainer = L.Trainer(
-        **trainer_options(cfg, devices, data.steps_per_epoch),
-        default_root_dir=folder,
-        logger=make_loggers(cfg.logger, folder, step=first_step, plain=_plain(cfg)),
-        callbacks=[
-            metrics,
-            Health(stop=signals.pending),
-            Hardness(folder / "similarity.csv", **cfg.callbacks.hardness),
-            online,
-            Checkpoints(folder / "checkpoints", online=online, **cfg.callbacks.checkpoints),
-            progress,
-            KeepSignals(signals),
-        ],
-        plugins=[checkpoints.AtomicCheckpointIO()],
+    trainer, progress = make_trainer(
+        folder,
+        cfg,
+        total=total,
+        steps_per_epoch=data.steps_per_epoch,
+        signals=signals,
+        console=console,
+        first_step=first_step,
     )
     line = ahead.preflight_line(cfg, parts.module, data, trainer, devices=devices, steps=total - first_step)
     if line and _is_first_rank():
@@ -180,6 +172,51 @@ def _train(
         return 0
     judge.finish(folder, cfg, parts.module, data, parts.untrained, trainer, progress, console, started=started)
     return 0
+
+
+def make_trainer(
+    folder: Path,
+    cfg: DictConfig,
+    *,
+    total: int,
+    steps_per_epoch: int,
+    signals: StopSignals,
+    console: Console,
+    first_step: int = 0,
+    more: Sequence[L.Callback] = (),
+) -> tuple[L.Trainer, RunProgress]:
+    """The trainer of a run with all its callbacks and loggers, and the one that shows the progress.
+
+    Args:
+        folder: the run's folder.
+        cfg: the resolved configuration.
+        total: optimiser steps of the whole run.
+        steps_per_epoch: of the data.
+        signals: asks the run to stop.
+        console: where the progress is shown.
+        first_step: optimiser steps made before.
+        more: callbacks that come last.
+    """
+    metrics = StepMetrics(every_n_steps=cfg.callbacks.metrics.every_n_steps)
+    online = OnlineScore(**cfg.callbacks.online, select=cfg.select, stop=signals.pending)
+    progress = RunProgress(total_steps=total, metrics=metrics, online=online, console=console)
+    trainer = L.Trainer(
+        **trainer_options(cfg, device_count(cfg), steps_per_epoch),
+        default_root_dir=folder,
+        logger=make_loggers(cfg.logger, folder, step=first_step, plain=_plain(cfg)),
+        callbacks=[
+            metrics,
+            Health(stop=signals.pending),
+            Hardness(folder / "similarity.csv", **cfg.callbacks.hardness),
+            online,
+            Checkpoints(folder / "checkpoints", online=online, **cfg.callbacks.checkpoints),
+            progress,
+            KeepSignals(signals),
+            *more,
+        ],
+        plugins=[checkpoints.AtomicCheckpointIO()],
+    )
+    return trainer, progress
 
 
 def _is_whole(cfg: DictConfig, data: ViewsDataModule, step: int) -> bool:
