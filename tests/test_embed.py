@@ -65,8 +65,9 @@ def test_three_formats_hold_the_same(made: tuple[Path, Path], simclr: Program) -
         (["exported", "nowhere", "out.npz"], "no such folder"),
         (["exported", "images", "out.txt"], ".parquet"),
         (["exported", "images", "no/out.npz"], "make it first"),
-        (["exported", "images"], "three words"),
+        (["exported", "images"], "required: OUT"),
         (["exported", "exported", "out.npz"], "no images"),
+        (["exported", "images", "out.npz", "--map", "som"], "invalid choice"),
     ],
 )
 def test_mistakes_are_short_and_nothing_is_written(
@@ -77,6 +78,13 @@ def test_mistakes_are_short_and_nothing_is_written(
     assert says in said
     assert "Traceback" not in said
     assert not list(Path().glob("out*"))
+
+
+def test_a_map_beside_the_file(made: tuple[Path, Path], simclr: Program, capsys: pytest.CaptureFixture[str]) -> None:
+    assert simclr("embed", *made, "out.npz", "--map", "tsne") == 0
+    assert "the map is in out.png" in capsys.readouterr().out
+    with Image.open("out.png") as picture:
+        assert picture.width > 1000  # with room for the two folders' names
 
 
 def test_a_broken_image_is_named(made: tuple[Path, Path], simclr: Program, capsys: pytest.CaptureFixture[str]) -> None:

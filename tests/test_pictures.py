@@ -2,6 +2,7 @@ import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -98,8 +99,38 @@ def test_principal_axes_are_those_of_largest_variance() -> None:
     assert got.norm(dim=0).tolist() == pytest.approx(singular[:2].tolist(), rel=1e-4)
 
 
+def test_umap_is_asked_for_cosines_and_its_absence_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[dict[str, object]] = []
+
+    class Peer:  # the real one compiles for half a minute
+        def __init__(self, **options: object) -> None:
+            asked.append(options)
+
+        def fit_transform(self, h: np.ndarray) -> np.ndarray:
+            return h[:, 1::-1]
+
+    h = torch.rand(40, 6)
+    monkeypatch.setitem(sys.modules, "umap", SimpleNamespace(UMAP=Peer))
+    assert torch.equal(maps._umap(h), h[:, [1, 0]])
+    pixels_of(pictures.embedding_map(h, None, None, tmp_path / "map.png", method="umap"))
+    pixels_of(pictures.embedding_map(h[:9], None, None, tmp_path / "few.png", method="umap"))  # too few: not asked
+    assert [(options["metric"], options["random_state"]) for options in asked] == [("cosine", 0)] * 2
+    monkeypatch.setitem(sys.modules, "umap", None)
+    with pytest.raises(ValueError, match=r"simclr-lightning\[umap\]"):
+        pictures.embedding_map(h, None, None, tmp_path / "map.png", method="umap")
+
+
+def test_rows_of_images_may_differ_in_length(tmp_path: Path) -> None:
+    image = torch.rand(3, 10, 10)
+    rows = [[(image, ""), (image, "0.98")], [(image, ""), *[(image, "0.97")] * 3]]
+    path = pictures.image_rows(rows, tmp_path / "rows.png", titles=("first", "others"), names=["a", "b"])
+    pixels = pixels_of(path)
+    assert pixels.shape[0] < pixels.shape[1]
+    pixels_of(pictures.image_rows([[(image, "alone")]], path, titles=("first", "others")))
+
+
 def test_large_sets_are_sampled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(maps, "_PCA_POINTS", 50)
+    monkeypatch.setitem(maps._MOST_POINTS, "pca", 50)
     h, y = maps._sample(torch.arange(1000.0)[:, None], torch.arange(1000), 50)
     assert h.shape == (50, 1)
     assert y is not None

@@ -3,40 +3,55 @@
 from __future__ import annotations
 
 import csv
+import importlib.util
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from simclr_lightning.cli import errors
 from simclr_lightning.cli.errors import UserError
+from simclr_lightning.cli.parser import Parser
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-USAGE = "usage: simclr embed RUN IMAGES OUT   (OUT ends in .npz, .parquet or .csv)"
 
 
 def main(argv: Sequence[str]) -> int:
     """Embed as the words say; returns the exit code."""
     words = [word for word in argv if word != "debug=true"]
-    if words and words[0] in ("-h", "--help"):
-        print(USAGE)
-        return 0
     return errors.guard(lambda: _main(words), debug="debug=true" in argv)
 
 
+def _parser() -> Parser:
+    parser = Parser("simclr embed", description="Write h of every image of a folder, with its file name.")
+    parser.add_argument("run", metavar="RUN", type=Path, help="a run's folder or an exported encoder")
+    parser.add_argument("images", metavar="IMAGES", type=Path, help="the folder, with its subfolders")
+    parser.add_argument("out", metavar="OUT", type=Path, help="the file to write: .npz, .parquet or .csv")
+    parser.add_argument(
+        "--map", choices=("tsne", "umap", "pca"), help="draw the images as points too, in OUT's name with .png"
+    )
+    return parser
+
+
 def _main(words: Sequence[str]) -> int:
-    if len(words) != 3:
-        raise UserError(f"embed takes three words, not {len(words)}\n{USAGE}", code=errors.CONFIGURATION)
-    run, images, out = (Path(word) for word in words)
-    write = _writer(out)
-    embed(run, images, out, write)
+    asked = _parser().parse(words)
+    if asked is None:
+        return 0
+    if asked.map == "umap" and importlib.util.find_spec("umap") is None:
+        raise UserError("--map umap needs a package: pip install 'simclr-lightning[umap]'")
+    h, names = embed(asked.run, asked.images, asked.out, _writer(asked.out))
+    if asked.map is not None:
+        picture = asked.out.with_suffix(".png")
+        _draw(h, names, picture, asked.map)
+        print(f"the map is in {picture}")
     return 0
 
 
-def embed(run: Path, images: Path, out: Path, write: Callable[[Path, Tensor, list[str]], None]) -> None:
-    """Write h of all images below ``images`` with names relative to it, sorted.
+def embed(
+    run: Path, images: Path, out: Path, write: Callable[[Path, Tensor, list[str]], None]
+) -> tuple[Tensor, list[str]]:
+    """Write h of all images below ``images`` with names relative to it, sorted; return both.
 
     Args:
         run: a run's folder or an exported encoder.
@@ -52,13 +67,27 @@ def embed(run: Path, images: Path, out: Path, write: Callable[[Path, Tensor, lis
     if not out.absolute().parent.is_dir():
         raise UserError(f"{out}: its folder does not exist; make it first")
     found = open_gallery(run, images, keep=False)
+    names = list(found.files.names)
     fresh = out.with_name(f".{out.name}.{os.getpid()}.tmp{out.suffix}")
     try:
-        write(fresh, found.h, list(found.files.names))
+        write(fresh, found.h, names)
         fresh.replace(out)
     finally:
         fresh.unlink(missing_ok=True)
-    print(f"{len(found.files)} images, h of {found.h.shape[1]} numbers each, in {out}")
+    print(f"{len(names)} images, h of {found.h.shape[1]} numbers each, in {out}")
+    return found.h, names
+
+
+def _draw(h: Tensor, names: list[str], path: Path, method: Literal["tsne", "umap", "pca"]) -> None:
+    """A map; images in folders are coloured by their folder."""
+    import torch
+
+    from simclr_lightning import pictures
+
+    folders = sorted({name.partition("/")[0] for name in names}) if all("/" in name for name in names) else []
+    number = {folder: place for place, folder in enumerate(folders)}
+    labels = torch.tensor([number[name.partition("/")[0]] for name in names]) if len(folders) > 1 else None
+    pictures.embedding_map(h, labels, folders or None, path, method=method)
 
 
 def _writer(out: Path) -> Callable[[Path, Tensor, list[str]], None]:

@@ -88,8 +88,8 @@ def open_gallery(run: Path, images: Path, *, keep: bool) -> Gallery:
     return _made(encoder, size, files, path)
 
 
-def features(encoder: Encoder, size: int, paths: list[Path]) -> tuple[Tensor, Tensor]:
-    """Some image files by name: evaluation crops (m, 3, size, size) in [0, 1] and their h (m, F).
+def features(encoder: Encoder, size: int, paths: list[Path]) -> tuple[FolderImages, Tensor]:
+    """Some image files by their paths, and their h (m, F).
 
     Raises:
         UserError: a file is not there or is no image.
@@ -100,7 +100,7 @@ def features(encoder: Encoder, size: int, paths: list[Path]) -> tuple[Tensor, Te
     files = FolderImages(Path(), [str(path.absolute()) for path in paths])
     with _plain_mend():
         crops = centred(files, torch.arange(len(files)), size=size)
-    return crops, extract(encoder, [crops])
+    return files, extract(encoder, [crops])
 
 
 def _made(encoder: Encoder, size: int, files: FolderImages, path: Path) -> Gallery:

@@ -14,12 +14,16 @@ from simclr_lightning.cli.errors import UserError, mistake
 from simclr_lightning.cli.parser import Parser
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from simclr_lightning.cli.gallery import Gallery
+    from simclr_lightning.data import FolderImages
     from simclr_lightning.evaluation import Pairs
     from simclr_lightning.evaluation.search import Finder
 
 _ROWS_SHOWN: Final = 20  # pairs on the terminal
 _GROUPS_DRAWN, _IMAGES_DRAWN = 12, 10
+_SIDE: Final = 96  # pixels of a drawn image at least
 _HALF: Final = 0.5  # of the machine's memory, which the exact search may take
 
 
@@ -68,8 +72,8 @@ def _main(words: Sequence[str]) -> int:
     find = _finder(gallery, asked.index)
     if asked.query is None:
         return _duplicates(gallery, find, asked)
-    crops, h = features(gallery.encoder, gallery.size, asked.query)
-    return _nearest(gallery, find, asked, crops, h)
+    queries, h = features(gallery.encoder, gallery.size, asked.query)
+    return _nearest(gallery, find, asked, queries, h)
 
 
 def _finder(gallery: Gallery, index: str) -> Finder | None:
@@ -92,7 +96,7 @@ def _finder(gallery: Gallery, index: str) -> Finder | None:
     return None
 
 
-def _nearest(gallery: Gallery, find: Finder | None, asked: Any, crops: Any, h: Any) -> int:
+def _nearest(gallery: Gallery, find: Finder | None, asked: Any, queries: FolderImages, h: Tensor) -> int:
     from simclr_lightning.evaluation import exact
 
     names, root = gallery.files.names, gallery.files.root
@@ -110,8 +114,12 @@ def _nearest(gallery: Gallery, find: Finder | None, asked: Any, crops: Any, h: A
     if asked.out is not None:
         written = [(q, place + 1, names[i], f"{s:.6f}") for row in rows for place, (q, s, i) in enumerate(row)]
         path = _csv(asked.out / "nearest.csv", ("query", "rank", "file", "similarity"), written)
+        side = max(_SIDE, gallery.size)
         images = [
-            [(crops[n], ""), *((_crop(gallery, i), f"{s:.3f}") for _, s, i in row[:_IMAGES_DRAWN])]
+            [
+                (_crop(queries, n, side), ""),
+                *((_crop(gallery.files, i, side), f"{s:.4f}") for _, s, i in row[:_IMAGES_DRAWN]),
+            ]
             for n, row in enumerate(rows[:_GROUPS_DRAWN])
         ]
         _draw(
@@ -176,9 +184,14 @@ def _draw_groups(gallery: Gallery, pairs: Pairs, group: Any, asked: Any) -> None
         members = (group == number).nonzero().flatten()[:_IMAGES_DRAWN]
         h = gallery.h[members]
         cosines = torch.nn.functional.cosine_similarity(h[:1], h).tolist()
-        captions = ["", *(f"{cosine:.3f}" for cosine in cosines[1:])]
-        rows.append([(_crop(gallery, int(i)), caption) for i, caption in zip(members, captions, strict=True)])
-    titles = ("first", f"near-duplicates (cosine of {asked.threshold:g} and more), a group a row")
+        captions = ["", *(f"{cosine:.4f}" for cosine in cosines[1:])]
+        rows.append(
+            [
+                (_crop(gallery.files, int(i), max(_SIDE, gallery.size)), caption)
+                for i, caption in zip(members, captions, strict=True)
+            ]
+        )
+    titles = ("first", f"its near-duplicates, with the cosine (at least {asked.threshold:g})")
     _draw(rows, asked.out / "duplicates.png", titles, [f"group {n + 1}" for n in range(len(rows))])
 
 
@@ -188,12 +201,13 @@ def _draw(rows: Any, path: Path, titles: tuple[str, str], names: Sequence[str]) 
     pictures.image_rows(rows, path, titles=titles, names=names[: len(rows)])
 
 
-def _crop(gallery: Gallery, index: int) -> Any:
+def _crop(files: FolderImages, index: int, side: int) -> Tensor:
+    """One image for a picture (3, side, side): larger than a small encoder's, for the eye."""
     import torch
 
     from simclr_lightning.data.datamodule import centred
 
-    return centred(gallery.files, torch.tensor([index]), size=gallery.size)[0]
+    return centred(files, torch.tensor([index]), size=side)[0]
 
 
 def _table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

@@ -6,7 +6,7 @@ Shapes: n = points, F = features.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _MARKERS = "osD^vP"
-_TSNE_POINTS, _PCA_POINTS = 2000, 20_000
+_MOST_POINTS = {"tsne": 2000, "umap": 20_000, "pca": 20_000}
+_FEWEST_POINTS = {"tsne": 4, "umap": 16, "pca": 1}
 _MOST_IN_LEGEND = 50
 
 
@@ -29,7 +30,7 @@ def embedding_map(
     class_names: Sequence[str] | None,
     path: Path,
     *,
-    method: Literal["tsne", "pca"] = "tsne",
+    method: Literal["tsne", "pca", "umap"] = "tsne",
 ) -> Path:
     """Draw the features (n, F) as points in the plane, images with similar features close together.
 
@@ -38,19 +39,21 @@ def embedding_map(
         labels_n: their classes, which colour the points; None draws them grey.
         class_names: the names for the legend; None numbers the classes.
         path: the PNG to write; its folder is made.
-        method: "tsne" keeps neighbourhoods (a seeded sample of 2,000 points at most); "pca" is the plane of
-            largest variance (20,000 at most).
+        method: "tsne" keeps neighbourhoods (a seeded sample of 2,000 points at most); "umap" too, and more of the
+            distances between groups (20,000 at most; the extra ``umap``); "pca" is the plane of largest variance
+            (20,000 at most).
 
     Raises:
-        ValueError: there are no features, or some are not finite.
+        ValueError: there are no features, some are not finite, or UMAP is asked for and not installed.
     """
     if h_nF.ndim != 2 or h_nF.numel() == 0 or not torch.isfinite(h_nF).all():
         raise ValueError(f"a map needs a table of finite features, got {tuple(h_nF.shape)} with NaN or infinity")
-    h_nF, labels_n = _sample(h_nF, labels_n, _TSNE_POINTS if method == "tsne" else _PCA_POINTS)
+    h_nF, labels_n = _sample(h_nF, labels_n, _MOST_POINTS[method])
     # A handful of images, or images all in one direction (a collapsed encoder), have no neighbourhoods.
     spread = torch.nn.functional.normalize(h_nF, dim=1).std(0, correction=0).max()
-    tsne = method == "tsne" and len(h_nF) > 3 and bool(spread > 1e-5)
-    xy_n2 = _tsne(h_nF) if tsne else _principal_axes(h_nF, 2)
+    if len(h_nF) < _FEWEST_POINTS[method] or not bool(spread > 1e-5):
+        method = "pca"
+    xy_n2 = _PLANES[method](h_nF)
     figure = canvas.figure(6.4, 6.0) if labels_n is None else canvas.figure(8.2, 6.0)
     axes = figure.subplots()
     size = min(40.0, max(6.0, 24000 / len(xy_n2)))
@@ -63,7 +66,7 @@ def embedding_map(
     axes.set_yticks([])
     axes.set_aspect("equal", adjustable="datalim")
     axes.spines[:].set_color("#BBBBBB")
-    how = "t-SNE" if tsne else "two principal components"
+    how = {"tsne": "t-SNE", "umap": "UMAP", "pca": "two principal components"}[method]
     axes.set_title(f"Map of the representation: {len(xy_n2):,} images, {how}", fontsize=10)
     return canvas.save(figure, path)
 
@@ -117,3 +120,20 @@ def _tsne(h_nF: Tensor) -> Tensor:
     # An angle of 0.7 is coarser than the default's 0.5 where nobody sees it, and faster by a third.
     search = TSNE(perplexity=perplexity, init="pca", angle=0.7, random_state=0)
     return torch.as_tensor(search.fit_transform(reduced))
+
+
+def _umap(h_nF: Tensor) -> Tensor:
+    """UMAP on cosine distances, seeded (and so on one thread)."""
+    try:
+        from umap import UMAP
+    except ImportError:
+        raise ValueError("a UMAP map needs a package: pip install 'simclr-lightning[umap]'") from None
+    search = UMAP(n_neighbors=15, min_dist=0.1, metric="cosine", random_state=0, n_jobs=1)
+    return torch.as_tensor(search.fit_transform(h_nF.numpy()))
+
+
+_PLANES: dict[str, Callable[[Tensor], Tensor]] = {
+    "tsne": _tsne,
+    "umap": _umap,
+    "pca": lambda h_nF: _principal_axes(h_nF, 2),
+}
