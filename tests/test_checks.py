@@ -65,6 +65,9 @@ NOT_NUMBERS = ["0.1", "abc", True, None, NAN, INF, -INF, [0.1], {"a": 1}, -0.1]
 BAD: dict[str, list[Any]] = {
     "seed": [*NOT_WHOLE, 2**32],
     "micro_batch_size": [0, 1.5, "4", True],
+    "compile": ["yes", 1, None],
+    "tf32": ["yes", 1, None],
+    "ema": [0, 1, 1.5, -0.1, "0.9", True, NAN],
     "ckpt_path": ["", 3, True, ["a"]],
     "force": [1, "yes", None],
     "dry_run": [0, "no", None],

@@ -4,6 +4,7 @@ how hard the negatives are.
 Every callback works without the command line: ``Trainer(callbacks=[StepMetrics(), Health(), OnlineScore(), ...])``.
 """
 
+from simclr_lightning.callbacks.averaging import AveragedWeights, averaged
 from simclr_lightning.callbacks.checkpoints import Checkpoints, save_last
 from simclr_lightning.callbacks.hardness import Hardness
 from simclr_lightning.callbacks.health import Health, NonFiniteError, Stopped
@@ -22,6 +23,7 @@ from simclr_lightning.callbacks.rows import LOG, log_row
 __all__ = [
     "LOG",
     "SELECTABLE",
+    "AveragedWeights",
     "Checkpoints",
     "Hardness",
     "Health",
@@ -31,6 +33,7 @@ __all__ = [
     "RunProgress",
     "StepMetrics",
     "Stopped",
+    "averaged",
     "bank_indices",
     "label_free",
     "log_row",

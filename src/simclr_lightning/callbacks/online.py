@@ -11,6 +11,7 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
+from simclr_lightning.callbacks.averaging import averaged
 from simclr_lightning.callbacks.rows import LOG, log_row
 from simclr_lightning.data import ViewsDataModule
 from simclr_lightning.evaluation import BETTER, accuracy, extract, fit_logistic, judge_views, knn_predict
@@ -96,7 +97,7 @@ class OnlineScore(L.Callback):
         assert isinstance(pl_module, SimCLR)
         found: dict[str, float] = {}
         if trainer.is_global_zero:
-            with contextlib.suppress(_AskedToStop):
+            with contextlib.suppress(_AskedToStop), averaged(trainer, pl_module):
                 found = self._scores(pl_module, _data_of(trainer))
         found = trainer.strategy.broadcast(found)
         self.latest = {f"online/{name}": value for name, value in found.items()}

@@ -26,6 +26,7 @@ from simclr_lightning import checkpoint as checkpoints
 from simclr_lightning import encoders
 from simclr_lightning.callbacks import (
     LOG,
+    AveragedWeights,
     Checkpoints,
     Hardness,
     Health,
@@ -34,7 +35,7 @@ from simclr_lightning.callbacks import (
     StepMetrics,
     Stopped,
 )
-from simclr_lightning.cli import ahead, judge
+from simclr_lightning.cli import ahead, judge, speed
 from simclr_lightning.cli.devices import accelerator, device_count
 from simclr_lightning.cli.errors import UserError, describe
 from simclr_lightning.cli.loggers import make_loggers
@@ -144,7 +145,7 @@ def _train(
     check_batch(data.batch_size, images=len(splits.train), devices=devices * cfg.trainer.num_nodes)
     total = total_steps(cfg, data.steps_per_epoch)
     first_step = int(checkpoints.load(checkpoint)["global_step"]) if checkpoint else 0
-    _check_space(folder, parts.module)
+    _check_space(folder, parts.module, numbers=3 if cfg.ema is None else 4)
     if _is_first_rank():
         _open_log(folder)
         for line in (*splits.notes, *opening_notes(cfg, parts, total)):
@@ -163,8 +164,12 @@ def _train(
     if line and _is_first_rank():
         console.print(line, style="dim", markup=False)
         LOG.info(line)
+    kind = accelerator(cfg)
+    if speed.compiles(cfg, kind, total - first_step):
+        parts.module.compile_network()
     if first_step < total or not (folder / "checkpoints" / checkpoints.LAST).exists():
-        trainer.fit(parts.module, datamodule=data, ckpt_path=checkpoint)
+        with speed.products(speed.uses_tf32(cfg, kind), kind):
+            trainer.fit(parts.module, datamodule=data, ckpt_path=checkpoint)
         if not _is_whole(cfg, data, trainer.global_step):
             raise UserError(f"training ended at step {trainer.global_step} of {total}; this is not a finished run")
     signals.training = False
@@ -206,6 +211,7 @@ def make_trainer(
         logger=make_loggers(cfg.logger, folder, step=first_step, plain=_plain(cfg)),
         callbacks=[
             metrics,
+            *([] if cfg.ema is None else [AveragedWeights(cfg.ema)]),
             Health(stop=signals.pending),
             Hardness(folder / "similarity.csv", **cfg.callbacks.hardness),
             online,
@@ -225,9 +231,9 @@ def _is_whole(cfg: DictConfig, data: ViewsDataModule, step: int) -> bool:
     return epochs >= int(cfg.trainer.max_epochs) or 0 <= int(cfg.trainer.max_steps) <= step
 
 
-def _check_space(folder: Path, module: SimCLR) -> None:
-    """Three checkpoints of weights and two moments must fit."""
-    needed = 3 * 3 * sum(p.numel() * p.element_size() for p in module.parameters())
+def _check_space(folder: Path, module: SimCLR, *, numbers: int) -> None:
+    """Three checkpoints of weights, two moments and what else there is of each weight must fit."""
+    needed = 3 * numbers * sum(p.numel() * p.element_size() for p in module.parameters())
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise UserError(
@@ -252,6 +258,13 @@ def opening_notes(cfg: DictConfig, parts: Parts, total: int) -> list[str]:
     ]
     if devices > 1 and accelerator(cfg) == "cpu":
         lines.append("BatchNorm statistics are per process on the CPU (synchronised BatchNorm exists on GPUs only)")
+    lines += [line] if (line := speed.note(cfg, accelerator(cfg), total)) else []
+    if cfg.micro_batch_size is not None:
+        lines.append(
+            f"micro-batches of {cfg.micro_batch_size} images with the gradient of {batch}; BatchNorm normalises each"
+        )
+    if cfg.ema is not None:
+        lines.append(f"scores, best.ckpt and the exported encoder are of the weights' moving average (ema={cfg.ema})")
     schedule = parts.module.make_schedule
     epochs, spe = getattr(schedule, "warmup_epochs", 0), parts.data.steps_per_epoch
     if round(epochs * spe) > total:
@@ -276,7 +289,9 @@ def trainer_options(cfg: DictConfig, devices: int, steps_per_epoch: int) -> dict
         backend = "cpu:gloo,cuda:nccl" if kind == "cuda" else "gloo"
         strategy = DDPStrategy(process_group_backend=backend, gradient_as_bucket_view=True)
     return {
+        "benchmark": kind == "cuda" and not cfg.trainer.deterministic,  # sizes never change: the fastest kernels pay
         **options,
+        "precision": speed.precision(cfg, kind),
         "accelerator": kind,
         "devices": devices,
         "strategy": strategy,

@@ -306,7 +306,7 @@ class _GlobalBatches(Sampler[Sequence[tuple[int, int]]]):
         first = distributed.rank() * local
         for step in range(done, len(self)):
             start = step * size + first
-            yield [(epoch, int(index)) for index in order[start : start + local]]
+            yield [(epoch, index) for index in order[start : start + local].tolist()]
 
 
 def _collate(samples: list[tuple[Any, ...]]) -> Batch:

@@ -9,6 +9,8 @@ docs/ntxent.md derives what is computed here; equation 1 and Algorithm 1 are tho
 """
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -121,8 +123,8 @@ def _compute(
     z_a: Tensor, z_b: Tensor, temperature: float, gradient: bool, gather: bool, group: str
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """The four scalars and, if asked for, W times the global loss's gradient on this rank's z (2, n, D)."""
-    # Half precision is for the encoder: here it would cost the loss its digits at small temperatures.
-    with torch.autocast(z_a.device.type, enabled=False):
+    # Half precision and TF32 are for the encoder: here they would cost the loss its digits at small temperatures.
+    with torch.autocast(z_a.device.type, enabled=False), _whole_products():
         n, process_group = len(z_a), _groups.get(group)
         world = distributed.world_size(process_group) if gather else 1
         sizes = distributed.gather_sizes(n, device=z_a.device, group=process_group) if world > 1 else [n]
@@ -148,6 +150,17 @@ def _compute(
         scale_2n1 = inverse_2N1[:, own] * share
         through_normalisation(g_2nD, v_2ND[:, own], scale_2n1, temperature=temperature)
         return loss, accuracy, entropy, entropy_all, g_2nD.to(kind)
+
+
+@contextmanager
+def _whole_products() -> Iterator[None]:
+    """Products of float32 keep all their bits inside, whatever the run allows its network."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def _result_type(z_a: Tensor, z_b: Tensor) -> torch.dtype:

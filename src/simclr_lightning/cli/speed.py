@@ -1,0 +1,69 @@
+"""The fast lane: what precision, TF32 and compilation stand for here. docs/large_batches.md has the table."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from typing import Final
+
+import torch
+from omegaconf import DictConfig
+
+WORTH_COMPILING: Final = 2000  # steps: compiling takes a minute or so, and two where micro-batches run without gradient
+
+
+def precision(cfg: DictConfig, kind: str) -> str | int:
+    """Lightning's precision: ``auto`` is bf16-mixed on a GPU that computes in it, else 32-true.
+
+    Args:
+        cfg: the run's configuration.
+        kind: cuda, mps or cpu.
+    """
+    asked: str | int = cfg.trainer.precision
+    if asked != "auto":
+        return asked
+    return "bf16-mixed" if kind == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
+
+
+def uses_tf32(cfg: DictConfig, kind: str) -> bool:
+    """Whether float32 products of the training step may be cut to TF32: ``auto`` allows it on a GPU."""
+    return kind == "cuda" and cfg.tf32 in ("auto", True)
+
+
+def compiles(cfg: DictConfig, kind: str, steps: int) -> bool:
+    """Whether the network is compiled: ``auto`` on a GPU that Triton knows, for a run that is worth it.
+
+    Args:
+        cfg: the run's configuration.
+        kind: cuda, mps or cpu.
+        steps: optimiser steps that are left.
+    """
+    if cfg.compile != "auto":
+        return bool(cfg.compile)
+    able = kind == "cuda" and torch.cuda.get_device_capability() >= (7, 0) and find_spec("triton") is not None
+    return able and steps >= WORTH_COMPILING
+
+
+@contextmanager
+def products(tf32: bool, kind: str) -> Iterator[None]:
+    """Allow or forbid TF32 inside; elsewhere only torch's defaults hold. NT-Xent and the views never use it."""
+    if kind != "cuda":
+        yield
+        return
+    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    try:
+        torch.set_float32_matmul_precision("high" if tf32 else "highest")
+        torch.backends.cudnn.allow_tf32 = tf32
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before[0])
+        torch.backends.cudnn.allow_tf32 = before[1]
+
+
+def note(cfg: DictConfig, kind: str, steps: int) -> str:
+    """One line on what is not plain float32; empty where everything is."""
+    used = [f"precision {precision(cfg, kind)}"] if str(precision(cfg, kind)) not in ("32", "32-true") else []
+    used += ["TF32"] if uses_tf32(cfg, kind) else []
+    used += ["compiled (the first step takes a minute or so)"] if compiles(cfg, kind, steps) else []
+    return ", ".join(used)
