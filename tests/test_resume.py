@@ -8,9 +8,12 @@ from pathlib import Path
 import lightning as L
 import pytest
 import torch
+from PIL import Image
+from torch.utils.data import DataLoader
 
-from conftest import small_data, small_module, small_trainer
+from conftest import small_data, small_images, small_module, small_trainer
 from simclr_lightning.callbacks import StepMetrics, Stopped
+from simclr_lightning.data import datamodule, folder
 
 STEPS = 12  # three epochs of four
 
@@ -26,7 +29,7 @@ class Log(L.Callback):
 
 
 def run(folder: Path, *, until: int | None = None, resume: bool = False, **options: object) -> tuple[object, Log]:
-    log, module = Log(), small_module()
+    log, module = Log(), small_module(batch=options.get("batch", 16))
     where: list[L.Trainer] = []
 
     def stop() -> int:
@@ -76,3 +79,41 @@ def test_a_finished_run_trains_no_further_step(tmp_path: Path, whole: tuple[obje
     (module, trainer), log = run(tmp_path, resume=True)
     assert (trainer.global_step, log.steps) == (STEPS, {})
     assert all(torch.equal(module.state_dict()[name], whole[0][name]) for name in whole[0])
+
+
+# Images in files: three epochs of three steps, decoded by no worker, by two that go on, and by two made anew.
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
+    """Options of a data module of 26 images in files."""
+    root = tmp_path_factory.mktemp("files")
+    for index, image in enumerate(small_images(26)[0]):
+        Image.fromarray(image).save(root / f"{index:02d}.png")
+    return {"batch": 8, "dataset": lambda path: folder(root)}
+
+
+@pytest.fixture(scope="module")
+def whole_of_files(files: dict[str, object], tmp_path_factory: pytest.TempPathFactory) -> tuple[object, ...]:
+    (module, _), log = run(tmp_path_factory.mktemp("whole"), **files)
+    assert sorted(log.steps) == list(range(1, 10))
+    return module.state_dict(), log.steps
+
+
+@pytest.mark.parametrize("workers", ["none", "persistent", "new"])
+def test_from_every_step_of_a_run_on_files(
+    workers: str, files: dict[str, object], whole_of_files: tuple[object, ...], tmp_path: Path, monkeypatch: object
+) -> None:
+    if workers == "new":
+        monkeypatch.setattr(
+            datamodule, "DataLoader", lambda *a, **k: DataLoader(*a, **{**k, "persistent_workers": False})
+        )
+    options = {**files, "workers": 0 if workers == "none" else 2}
+    want, images = whole_of_files
+    for step in range(1, 9):
+        _, first = run(tmp_path / str(step), until=step, **options)
+        (module, trainer), second = run(tmp_path / str(step), resume=True, **options)
+        assert (trainer.global_step, trainer.current_epoch) == (9, 3)
+        assert {**first.steps, **second.steps} == images
+        assert not first.steps.keys() & second.steps.keys()
+        assert all(torch.equal(module.state_dict()[name], want[name]) for name in want)

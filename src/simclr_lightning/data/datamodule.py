@@ -6,6 +6,7 @@ takes its contiguous part. The position is the number of images seen, so a resum
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
@@ -73,6 +74,7 @@ class ViewsDataModule(L.LightningDataModule):
         self.any_images = False  # resume although the images are not those of the checkpoint
         self.splits: Splits | None = None
         self._offset = 0  # images seen before this process's step counter started to count
+        self._restored = 0  # the checkpoint's step, until the trainer's counter has it too
         self._images: Tensor | None = None
 
     # -- what Lightning calls -------------------------------------------------------------------------------------
@@ -83,6 +85,7 @@ class ViewsDataModule(L.LightningDataModule):
 
     def setup(self, stage: str) -> None:
         """Make the splits in this process and check the batch against them."""
+        self._restored = 0
         splits = self.load()
         check_batch(self.batch_size, images=len(splits.train), devices=distributed.world_size())
 
@@ -91,6 +94,9 @@ class ViewsDataModule(L.LightningDataModule):
         train = self.load().train
         source = _Keys() if train.tensor is not None else _Crops(train, self.recipe, self.seed)
         workers = 0 if train.tensor is not None else self.num_workers
+        if workers:
+            # Imported once in the server that workers are forked from, not again in each: a worker starts at once.
+            multiprocessing.set_forkserver_preload(["__main__", __name__])
         return DataLoader(
             source,
             batch_sampler=_GlobalBatches(self),
@@ -145,7 +151,8 @@ class ViewsDataModule(L.LightningDataModule):
                 "files were added, removed or changed; restore them, start a new run with model.weights=, or add "
                 "force=true to go on all the same"
             )
-        # The trainer's own step is restored later; from then on offset + steps * batch is the position again.
+        # The trainer's own step is restored later, and workers that fetch ahead ask for the position before that.
+        self._restored = state_dict["steps"]
         self._offset = state_dict["samples_seen"] - state_dict["steps"] * self.batch_size
 
     # -- what evaluation calls ------------------------------------------------------------------------------------
@@ -196,7 +203,7 @@ class ViewsDataModule(L.LightningDataModule):
     # -- parts ----------------------------------------------------------------------------------------------------
 
     def _steps(self) -> int:
-        return int(self.trainer.global_step) if self.trainer is not None else 0
+        return max(self._restored, int(self.trainer.global_step) if self.trainer is not None else 0)
 
     def _views(self, batch: Batch, rows: slice) -> tuple[Tensor, Tensor]:
         """Both views of some rows of a batch."""
