@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from simclr_lightning.cli import checks, config
 from simclr_lightning.cli.errors import LINES, UserError
+from simclr_lightning.cli.evaluation_ranges import EVALUATION_RULES
 from simclr_lightning.cli.ranges import CHECKED_BY_ITSELF, HYDRA_RULES, RULES
 from simclr_lightning.cli.targets import ALLOWED, HYDRA_ALLOWED, resolve
 
@@ -185,6 +186,57 @@ def test_every_key_has_wrong_values_above() -> None:
     keys = {key for key in RULES if not key.endswith(("_target_", "_partial_"))}
     assert keys == BAD.keys() | tested_elsewhere
     assert {key for key, rule in RULES.items() if rule is CHECKED_BY_ITSELF} < BAD.keys()
+
+
+LISTS = [[], 3, "x", [None], {"a": 1}]
+RATES = [0, -1, "x", None, True, NAN, [], [0.1, 0], [0.1, 0.1]]
+BAD_EVALUATION: dict[str, list[Any]] = {
+    "protocol": [*LISTS, ["knn", "knn"], "linaer", True],
+    "transfer": [3, "x", [None], ["cifar10", "cifar10"], None],
+    **{
+        f"paths.{name}": ["", 3, True]
+        for name in ("array", "cifar10", "cifar100", "fashion_mnist", "folder", "imagenet", "photos", "stl10")
+    },
+    "untrained": [1, "yes", None],
+    "select_on": ["test", "train", None, True],
+    "seeds": [*LISTS, [0, 0], [-1], [1.5], 0, None],
+    "knn.k": [*NOT_WHOLE, 0],
+    "knn.ks": [*LISTS, [0], [1, 1], None],
+    "knn.temperature": [*NOT_NUMBERS, 0],
+    "knn.weighting": ["none", None, True],
+    **{f"{name}.epochs": [*NOT_WHOLE, 0] for name in ("linear", "finetune")},
+    **{f"{name}.batch_size": [*NOT_WHOLE, 0, 1] for name in ("linear", "finetune", "semi")},
+    **{f"{name}.lr": RATES for name in ("linear", "finetune")},
+    "semi.fractions": [*LISTS, [0], [1], [0.1, 0.1], 0.1, None],
+    "semi.epochs": [3, "x", [0], [1.5], None, [3]],
+    "semi.lr": [*NOT_NUMBERS, 0, [0.1]],
+    "semi.start": [0, 4, "z", 1.5, None, True],
+    "accelerator": ["tpu", None, 3],
+    "precision": ["fp16", None, 32],
+    "cache": [1, "no", None],
+    "trusted": BAD["trusted"],
+}
+
+
+def test_every_key_of_an_evaluation_refuses_wrong_values() -> None:
+    composed = config.compose([], name="evaluate")
+    checks.check_evaluation(composed)
+    own = {key for key in EVALUATION_RULES if key not in RULES} | {"trusted"}
+    assert own == BAD_EVALUATION.keys()
+    for key, values in BAD_EVALUATION.items():
+        for value in values:
+            with pytest.raises(UserError) as caught:
+                checks.check_evaluation(put(copy.deepcopy(composed), key, value))
+            assert caught.value.code == 2
+            assert key.rpartition(".")[2] in str(caught.value), (key, value)
+    for key, value in (
+        ("protocol", "knn"),
+        ("linear.lr", [0.1, 1]),
+        ("semi.start", 1),
+        ("seeds", [3, 0]),
+        ("knn.k", 1),
+    ):
+        checks.check_evaluation(put(copy.deepcopy(composed), key, value))
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from simclr_lightning.cli import config
 from simclr_lightning.cli.errors import LINES, UserError
+from simclr_lightning.cli.evaluation_ranges import EVALUATION_RULES
 from simclr_lightning.cli.quoting import PATH_KEYS, quote_paths, quoted
 from simclr_lightning.cli.ranges import known_keys
 
@@ -136,7 +137,7 @@ def test_interpolations_work_in_hydras_folders_and_nowhere_else() -> None:
 @pytest.mark.parametrize("key", PATH_KEYS)
 def test_every_path_key_takes_a_nasty_path(key: str) -> None:
     name = "/a b/=,(c)~[d]{e}'f\"\\g:漢 $/"
-    cfg = config.compose([f"{key}={name}"])
+    cfg = config.compose([f"{key}={name}"], name="evaluate" if key.startswith("paths.") else "train")
     assert OmegaConf.select(cfg, key) == name
 
 
@@ -217,6 +218,9 @@ def test_the_table_of_ranges_has_every_key_of_every_option_and_no_other() -> Non
             words = [f"{group}={path.stem}", *(["data.path=x"] if group == "data" else [])]
             found |= flatten(unresolved(config.compose(words))).keys()
     assert found == known_keys()
+    judged = flatten(unresolved(config.compose([], name="evaluate"))).keys()
+    known = {key for key in EVALUATION_RULES if not key.startswith("model.")} - found
+    assert judged - found == known
 
 
 # -- mistakes -----------------------------------------------------------------------------------------------
@@ -257,7 +261,8 @@ MISTAKES = {
     "+loss.gatherr=false": ["did you mean loss.gather?"],
     "+trainer.gradient_clip_vall=1": ["did you mean trainer.gradient_clip_val?"],
     "+model.encoder.img_size=32": ["model.encoder.img_size: unknown key", "model.encoder has depth"],
-    "+callbacks.foo=1": ["callbacks has checkpoints, metrics, online"],
+    "+linear.lr=0.1": ["linear.lr: unknown key"],  # a key of evaluate.yaml
+    "+callbacks.foo=1": ["callbacks has checkpoints, hardness, metrics, online"],
     "model.encoder={depth:18,foo:3}": ["model.encoder.foo: unknown key"],
     "a@b=c": ["a: unknown key"],
     "data=folder": ["data=folder needs data.path=DIR"],

@@ -13,6 +13,7 @@ from conftest import SMALL, small_data, small_splits
 from simclr_lightning import distributed
 from simclr_lightning.data import ViewsDataModule, folder
 from simclr_lightning.data.datamodule import check_batch
+from simclr_lightning.data.images import Rows
 from simclr_lightning.views import make_views
 
 
@@ -130,3 +131,18 @@ def test_evaluation_batches_are_the_whole_set_in_order() -> None:
     assert x.dtype == torch.float32
     whole = torch.cat(list(data.eval_batches(train)))
     assert torch.equal(whole[[5, 3, 9]], x)
+
+
+def test_rows_of_a_set_are_a_set_of_their_own() -> None:
+    train = small_splits().train
+    rows = torch.tensor([9, 2, 30])
+    part = Rows(train, rows)
+    assert len(part) == 3
+    assert list(part.names) == [train.names[9], train.names[2], train.names[30]]
+    assert part.tensor is not None
+    assert train.labels is not None
+    for place, row in enumerate(rows.tolist()):
+        assert torch.equal(part.load(place), train.load(row))
+        assert torch.equal(part.tensor[place], train.load(row))
+    assert part.labels.tolist() == train.labels[rows].tolist()
+    assert Rows(train, torch.arange(len(train))).tensor is train.tensor  # the whole is not copied

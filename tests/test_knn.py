@@ -5,7 +5,7 @@ from sklearn.datasets import load_digits
 from sklearn.neighbors import KNeighborsClassifier
 from torch import Tensor
 
-from simclr_lightning.evaluation import knn_accuracy, knn_predict, pixels
+from simclr_lightning.evaluation import knn_accuracy, knn_predict, knn_sweep, pixels
 
 
 def digits(dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -93,3 +93,22 @@ def test_wrong_use_is_refused() -> None:
             knn_predict(bank, labels, queries, k=1, temperature=temperature)
     with pytest.raises(ValueError, match="nothing to score"):
         knn_accuracy(bank, labels, queries, torch.tensor([0]), k=1)
+
+
+def test_every_k_and_temperature_of_a_sweep_against_plain_numpy() -> None:
+    for bank, bank_y, queries, _ in (digits(), blobs(10)):
+        ks, temperatures = [1, 2, 5, 50, 200], (None, 0.07, 0.5)
+        found = knn_sweep(bank, bank_y, queries[:60], ks=ks, temperatures=temperatures)
+        assert list(found) == [(k, temperature) for temperature in temperatures for k in ks]
+        unit = bank.numpy() / np.linalg.norm(bank.numpy(), axis=1, keepdims=True)
+        for row, query in enumerate(queries[:60].numpy()):
+            cosine = unit @ (query / np.linalg.norm(query))
+            order = np.argsort(-cosine, kind="stable")
+            for (k, temperature), classes in found.items():
+                votes = np.zeros(10)
+                for index in order[:k]:
+                    votes[bank_y[index]] += 1 if temperature is None else np.exp(cosine[index] / temperature)
+                best = np.flatnonzero(np.isclose(votes, votes.max(), rtol=1e-12))
+                assert int(classes[row]) in best, (row, k, temperature)
+                if temperature is None:
+                    assert int(classes[row]) == best[0]

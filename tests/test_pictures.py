@@ -255,3 +255,39 @@ def test_similarities_show_positives_right_of_negatives(tmp_path: Path) -> None:
     assert len(blue) == pytest.approx(len(orange), rel=0.1)  # both have area 1
     with pytest.raises(ValueError, match="nothing to draw"):
         pictures.similarities([[]], tmp_path / "none.png")
+
+
+def test_a_confusion_is_dark_where_images_were_put(tmp_path: Path) -> None:
+    """Row by row: class 0 is always right, half of class 1 is taken for 2, all of class 2 for 0."""
+    labels = torch.tensor([0] * 10 + [1] * 4 + [2] * 6)
+    predicted = torch.tensor([0] * 10 + [1, 1, 2, 2] + [0] * 6)
+    path = pictures.confusion(predicted, labels, ["a", "b", "c"], tmp_path / "confusion.png", title="x")
+    image = pixels_of(path)
+    full, half = (8, 48, 107), (107, 174, 214)  # Matplotlib's Blues at 1 and near a half
+    found = (image == full).all(2)
+    found[:, found.any(0).nonzero()[0][-1] - 40 :] = False  # the colour bar's end
+    rows, columns = np.nonzero(found)
+    assert len(rows) > 1000
+    middle_row = (rows.min() + rows.max()) / 2
+    top, bottom = columns[rows < middle_row], columns[rows > middle_row]
+    assert abs(top.mean() - bottom.mean()) < 2  # both in the column of class 0
+    assert len(top) == pytest.approx(len(bottom), rel=0.1)
+    close = (np.abs(image.astype(int) - half).max(2) <= 3).nonzero()
+    between = (close[0] > middle_row - 10) & (close[0] < middle_row + 10)
+    assert len(np.unique(close[1][between] > top.mean() + 1.5 * np.ptp(top))) == 2  # two cells of a half in row 1
+
+
+def test_a_bar_is_as_long_as_the_class_is_right(tmp_path: Path) -> None:
+    labels = torch.tensor([0] * 10 + [1] * 20 + [3] * 5)  # class 2 has no image and no bar
+    predicted = torch.cat((torch.zeros(10), torch.tensor([1] * 10 + [0] * 10), torch.tensor([3] + [1] * 4))).long()
+    path = pictures.per_class(predicted, labels, ["a", "b", "c", "d"], tmp_path / "bars.png", title="x")
+    blue = (pixels_of(path) == BLUE).all(2)
+    lengths = [int(np.ptp(row.nonzero()[0])) for row in blue if row.any()]  # the dashed line crosses some
+    steps = [length for length, times in Counter(lengths).items() if times > 5]
+    assert len(steps) == 3
+    longest = max(steps)
+    assert sorted(step / longest for step in steps) == pytest.approx([0.2, 0.5, 1.0], abs=0.02)
+    assert lengths[0] > lengths[-1]  # the best at the top
+    many = torch.arange(120).repeat(3)
+    pictures.per_class(many, many, [str(i) for i in range(120)], tmp_path / "many.png")
+    assert pixels_of(tmp_path / "many.png").shape[0] < 2000

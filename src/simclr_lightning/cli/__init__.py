@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 COMMANDS = {
     "train": "train KEY=VALUE ...               pretrain; `python train.py` is the same (-m sweeps, --help lists keys)",
-    "evaluate": "evaluate RUN KEY=VALUE ...        score an encoder by kNN and a linear probe",
+    "evaluate": "evaluate RUN KEY=VALUE ...        judge an encoder by the paper's protocols (--help lists keys)",
     "search": "search RUN IMAGES                 nearest images of --query IMAGE, or near-duplicates of a folder",
     "export": "export RUN OUT --format F         the encoder for safetensors, torchvision, timm, ONNX or a hub",
     "embed": "embed RUN IMAGES OUT              write h of a folder's images to .npz, .parquet or .csv",

@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from simclr_lightning.cli import config
 from simclr_lightning.cli.errors import mistake
+from simclr_lightning.cli.evaluation_ranges import DATA_SETS, EVALUATION_RULES, PROTOCOLS, check_names
 from simclr_lightning.cli.mistakes import flatten
 from simclr_lightning.cli.ranges import HYDRA_RULES, RULES, Rule
 from simclr_lightning.cli.targets import check_targets, resolve
 
-__all__ = ["check_config", "check_devices", "check_targets"]
+__all__ = ["check_config", "check_devices", "check_evaluation", "check_targets"]
 
 # Keys that a target takes but the program sets itself, and the key to use instead.
 SET_BY_PROGRAM: Final[dict[str, str]] = {
@@ -64,21 +65,29 @@ def check_config(cfg: DictConfig) -> None:
     Raises:
         UserError: for the first mistake: the key, its value, its range.
     """
-    try:
-        plain = config.to_plain(cfg)
-    except OmegaConfBaseException as error:
-        raise mistake(f"{error.full_key}: {str(error).partition(chr(10))[0]}") from error
-    flat = flatten(plain)
-    for key, rule in RULES.items():
-        _check_key(key, rule, flat, plain)
+    plain = _checked(cfg, RULES)
     _check_hydra(cfg)
-    for key, instead in SET_BY_PROGRAM.items():
-        if any(name == key or name.startswith(f"{key}.") for name in flat):
-            hint = f"; use {instead}" if instead else ""
-            raise mistake(f"{key}: {_WHY.get(key, 'the program sets this itself')}{hint}")
     _check_parts(plain)
     trainer, batch_size = plain["trainer"], plain["data"]["batch_size"]
     check_devices(batch_size, trainer["devices"], trainer["num_nodes"], micro_batch_size=plain["micro_batch_size"])
+
+
+def check_evaluation(cfg: DictConfig) -> None:
+    """Check the type and range of every key of conf/evaluate.yaml, before any work.
+
+    Raises:
+        UserError: for the first mistake: the key, its value, its range.
+    """
+    for key, options in (("protocol", PROTOCOLS), ("transfer", DATA_SETS)):
+        names = cfg.get(key)
+        check_names(key, names if OmegaConf.is_list(names) else [names], options)
+    plain = _checked(cfg, EVALUATION_RULES)
+    _check_parts(plain)
+    semi = plain["semi"]
+    if len(semi["epochs"]) != len(semi["fractions"]):
+        raise mistake(
+            f"semi.epochs={semi['epochs']} and semi.fractions={semi['fractions']}: give as many epochs as fractions"
+        )
 
 
 def _check_hydra(cfg: DictConfig) -> None:
@@ -121,6 +130,22 @@ def check_devices(
         raise mistake(str(error)) from error
 
 
+def _checked(cfg: DictConfig, rules: Mapping[str, Rule]) -> dict[str, Any]:
+    """The configuration in plain containers, every key within its rule."""
+    try:
+        plain = config.to_plain(cfg)
+    except OmegaConfBaseException as error:
+        raise mistake(f"{error.full_key}: {str(error).partition(chr(10))[0]}") from error
+    flat = flatten(plain)
+    for key, rule in rules.items():
+        _check_key(key, rule, flat, plain)
+    for key, instead in SET_BY_PROGRAM.items():
+        if any(name == key or name.startswith(f"{key}.") for name in flat):
+            hint = f"; use {instead}" if instead else ""
+            raise mistake(f"{key}: {_WHY.get(key, 'the program sets this itself')}{hint}")
+    return plain
+
+
 def _check_key(key: str, rule: Rule, flat: Mapping[str, Any], plain: Mapping[str, Any]) -> None:
     part = next((part for part in _PARTS if key.startswith(f"{part}.")), None)
     inside = [name for name in flat if name.startswith(f"{key}.")]
@@ -143,9 +168,9 @@ def _check_parts(plain: Mapping[str, Any]) -> None:
         from simclr_lightning.views import ViewRecipe
 
         _run(ViewRecipe, plain["views"], "views")
-    if not _is_foreign(plain, "model.encoder"):
+    if "model" in plain and not _is_foreign(plain, "model.encoder"):
         _check_encoder(plain["model"]["encoder"])
-    if not _is_foreign(plain, "optimizer"):
+    if "optimizer" in plain and not _is_foreign(plain, "optimizer"):
         _check_optimizer(plain["optimizer"])
 
 

@@ -54,11 +54,12 @@ def conf_folder() -> Path:
     raise UserError(f"the configuration folder is missing: {candidates[-1]}; install the package again")
 
 
-def compose(overrides: Sequence[str]) -> DictConfig:
-    """Compose the configuration of one run, ``hydra`` node included.
+def compose(overrides: Sequence[str], *, name: str = CONFIG_NAME) -> DictConfig:
+    """Compose the configuration of one run or one judgement, ``hydra`` node included.
 
     Args:
         overrides: words such as ``loss.temperature=0.5``; paths are quoted here (see `quote_paths`).
+        name: the file of conf/ to begin with, train or evaluate.
 
     Raises:
         UserError: for an unknown key, group or option (with the nearest real name), a word that cannot be
@@ -67,12 +68,12 @@ def compose(overrides: Sequence[str]) -> DictConfig:
     words = quote_paths(overrides)
     with _hydra() as loader:
         parsed = parse(words)
-        groups = Groups(loader, parsed)
+        groups = Groups(loader, parsed, name)
         kept = check_groups(parsed, groups)
         try:
-            cfg = _load(loader, kept)
+            cfg = _load(loader, kept, name)
         except Exception as error:  # Hydra raises many types, mostly without the near name
-            raise _explained(error, loader, kept, groups) from error
+            raise _explained(error, loader, kept, groups, name) from error
     if [str(name) for name in cfg.trusted or ()] != list(trusted_by(parsed)):
         raise mistake("trusted is read from the command line alone: trusted=[PACKAGE]")
     mistakes.check_missing(cfg)
@@ -154,19 +155,21 @@ def _hydra() -> Iterator[Any]:
         GlobalHydra.instance().hydra = outer
 
 
-def _load(loader: Any, words: Sequence[Word]) -> DictConfig:
+def _load(loader: Any, words: Sequence[Word], name: str) -> DictConfig:
     from hydra.types import RunMode
 
     texts = [word.text for word in words]
-    cfg = loader.load_configuration(config_name=CONFIG_NAME, overrides=texts, run_mode=RunMode.RUN, from_shell=False)
+    cfg = loader.load_configuration(config_name=name, overrides=texts, run_mode=RunMode.RUN, from_shell=False)
     return cast(DictConfig, cfg)
 
 
-def _explained(error: Exception, loader: Any, words: Sequence[Word], groups: Groups) -> UserError:
+def _explained(error: Exception, loader: Any, words: Sequence[Word], groups: Groups, name: str) -> UserError:
     """The message for what Hydra raised, by comparing the words with what the group choices alone give."""
     try:
-        base = _load(loader, [word for word in words if word.is_group or word.key == "hydra.searchpath"])
-    except Exception as cause:  # a file of conf/ that cannot be read
+        base = _load(loader, [word for word in words if word.is_group or word.key == "hydra.searchpath"], name)
+    except Exception as cause:  # a file of conf/ that cannot be read, or a group that is not in this configuration
+        if str(cause).startswith("Could not override"):
+            return mistake(str(cause).partition(".")[0].replace("Could not override", f"simclr {name} takes no"))
         first = (str(cause).strip() or type(cause).__name__).splitlines()
         return mistake("the configuration cannot be composed: " + " ".join(line.strip() for line in first[:3]))
     return mistakes.explain(error, words, base, groups)

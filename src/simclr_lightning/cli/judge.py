@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,14 +17,16 @@ from torch import Tensor, nn
 
 from simclr_lightning import checkpoint as checkpoints
 from simclr_lightning import export, pictures
-from simclr_lightning.callbacks import RunProgress, bank_indices, selected
+from simclr_lightning.callbacks import RunProgress, selected
+from simclr_lightning.cli import protocols
 from simclr_lightning.cli.devices import world_size
+from simclr_lightning.cli.features import Maker, features, labelled_parts
 from simclr_lightning.cli.loggers import close_loggers, log_pictures, sync_command
 from simclr_lightning.data import ViewsDataModule
 from simclr_lightning.data.datamodule import centred
 from simclr_lightning.data.images import ImageSet
 from simclr_lightning.encoders import Encoder
-from simclr_lightning.evaluation import choose_l2, extract, knn_predict, nearest, pixels
+from simclr_lightning.evaluation import extract, nearest, pixels
 from simclr_lightning.simclr import SimCLR
 
 K = 20  # neighbours that vote (the contract's kNN)
@@ -66,29 +68,6 @@ def blank_summary(cfg: DictConfig) -> dict[str, Any]:
     }
 
 
-def score(encoder: nn.Module, data: ViewsDataModule, *, device: torch.device) -> tuple[float | None, float | None]:
-    """Top-1 of kNN and of the linear probe on test, for one encoder.
-
-    kNN: k 20, cosine, majority vote; bank = labelled train without its held-out part. Probe: logistic regression on h
-    by L-BFGS, l2 picked on the held-out part (paper, appendix B.8). Test is touched once.
-    """
-    splits = data.load()
-    train, test = splits.train, splits.test
-    if train.labels is None or test is None or test.labels is None or splits.class_names is None:
-        return None, None
-    bank = bank_indices(train.labels, splits.held_out)
-    h_bank, h_held, h_test = (
-        extract(encoder, data.eval_batches(images, rows), device=device)
-        for images, rows in ((train, bank), (train, splits.held_out), (test, None))
-    )
-    y_bank, y_held, y_test = train.labels[bank], train.labels[splits.held_out], test.labels
-    knn = _top1(knn_predict(h_bank, y_bank, h_test, k=min(K, len(bank))), y_test)
-    if not len(splits.held_out):
-        return knn, None
-    probe = choose_l2(h_bank, y_bank, h_held, y_held, classes=len(splits.class_names))
-    return knn, _top1(probe.predict(h_test), y_test)
-
-
 def finish(
     folder: Path,
     cfg: DictConfig,
@@ -109,8 +88,8 @@ def finish(
     device = trainer.strategy.root_device
     encoder = cast(Encoder, module.encoder.to(device).eval())
     with console.status("scoring on test and drawing ..."):
-        scores = _scores(encoder, untrained.to(device), data, device)
-        _draw(folder, encoder, data, device)
+        scores, h_test = _scores(encoder, untrained.to(device), data, device)
+        _draw(folder, encoder, data, device, h_test)
     step, seen = int(saved["global_step"]), int(saved[type(data).__qualname__]["samples_seen"])
     epochs = seen / (data.steps_per_epoch * data.batch_size)
     summary = {
@@ -170,25 +149,29 @@ def shown(folder: Path) -> str:
         return str(folder)
 
 
-def _scores(encoder: nn.Module, untrained: nn.Module, data: ViewsDataModule, device: torch.device) -> Scores:
-    knn, linear = score(encoder, data, device=device)
-    if knn is None:
-        return Scores()
+def _scores(
+    encoder: nn.Module, untrained: nn.Module, data: ViewsDataModule, device: torch.device
+) -> tuple[Scores, Tensor | None]:
+    """The scores, and h of the test images where all of them have labels.
+
+    kNN: k 20, cosine, majority vote; bank = labelled train without its held-out part. Probe: logistic regression on h
+    by L-BFGS, l2 picked on the held-out part (paper, appendix B.8). Test is touched once.
+    """
     splits = data.load()
-    train, test = splits.train, splits.test
-    assert test is not None
-    assert train.labels is not None
-    assert test.labels is not None
-    bank = bank_indices(train.labels, splits.held_out)
-    y_bank, k = train.labels[bank], min(K, len(bank))
-    h = [extract(untrained, data.eval_batches(s, rows), device=device) for s, rows in ((train, bank), (test, None))]
-    raw = [_pixels(images, rows, data) for images, rows in ((train, bank), (test, torch.arange(len(test))))]
-    return Scores(
-        knn_top1=knn,
-        knn_top1_untrained=_top1(knn_predict(h[0], y_bank, h[1], k=k), test.labels),
-        knn_top1_pixels=_top1(knn_predict(raw[0], y_bank, raw[1], k=k), test.labels),
-        linear_top1=linear,
+    parts = labelled_parts(splits)
+    if parts is None or splits.test is None or not len(parts.test):
+        return Scores(), None
+    trained, bare = (features(one, data, Maker([device])) for one in (encoder, untrained))
+    images = ((splits.train, parts.bank), (splits.test, parts.test))
+    bank, test = (_pixels(part, rows, data) for part, rows in images)
+    knn = {"k": min(K, len(parts.bank)), "ks": [], "temperature": 1.0, "weighting": "plain"}
+    scores = Scores(
+        knn_top1=protocols.knn(trained, knn)[0].mean,
+        knn_top1_untrained=protocols.knn(bare, knn)[0].mean,
+        knn_top1_pixels=protocols.knn(replace(trained, bank_h=bank, test_h=test), knn)[0].mean,
+        linear_top1=protocols.lbfgs(trained).mean if len(parts.held_out) else None,
     )
+    return scores, trained.test_h if len(parts.test) == len(splits.test) else None
 
 
 def _pixels(images: ImageSet, rows: Tensor, data: ViewsDataModule) -> Tensor:
@@ -197,14 +180,14 @@ def _pixels(images: ImageSet, rows: Tensor, data: ViewsDataModule) -> Tensor:
     return pixels(torch.cat(parts))
 
 
-def _draw(folder: Path, encoder: nn.Module, data: ViewsDataModule, device: torch.device) -> None:
+def _draw(folder: Path, encoder: nn.Module, data: ViewsDataModule, device: torch.device, h_test: Tensor | None) -> None:
     splits = data.load()
     shown_set = splits.test if splits.test is not None else splits.train
     spread = _spread(len(splits.train), PICTURE_QUERIES)
     pictures.view_pairs(*data.view_pairs(spread), folder / "views.png", count=len(spread))
 
     rows = _spread(len(shown_set), MAP_POINTS)
-    h = extract(encoder, data.eval_batches(shown_set, rows), device=device)
+    h = extract(encoder, data.eval_batches(shown_set, rows), device=device) if h_test is None else h_test[rows]
     labels = None if shown_set.labels is None else shown_set.labels[rows]
     pictures.embedding_map(h, labels, splits.class_names, folder / "embedding.png")
 
@@ -225,10 +208,6 @@ def _spread(count: int, wanted: int) -> Tensor:
     """At most ``wanted`` indices at even distances over ``count``."""
     wanted = min(count, wanted)
     return torch.arange(wanted) * count // max(wanted, 1)
-
-
-def _top1(predicted: Tensor, labels: Tensor) -> float:
-    return (predicted == labels).double().mean().item()
 
 
 def _last_metrics(path: Path, select: str) -> dict[str, float | None]:

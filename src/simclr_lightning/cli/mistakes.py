@@ -10,6 +10,7 @@ from typing import Any, Final
 from omegaconf import DictConfig, OmegaConf
 
 from simclr_lightning.cli.errors import UserError, mistake
+from simclr_lightning.cli.evaluation_ranges import EVALUATION_RULES
 from simclr_lightning.cli.ranges import known_keys
 from simclr_lightning.cli.targets import resolve
 from simclr_lightning.cli.words import Groups, Word, listed, trusted_by
@@ -123,7 +124,7 @@ def check_keys(cfg: DictConfig, words: Sequence[Word], groups: Groups) -> None:
     Raises:
         UserError: with the nearest real name.
     """
-    tree, known = unresolved(cfg), known_keys()
+    tree, known = unresolved(cfg), frozenset(EVALUATION_RULES) if groups.name == "evaluate" else known_keys()
     flat = flatten(tree)
     for key in flat:
         if key in known or key.rpartition(".")[2] in _HYDRA_KEYS:

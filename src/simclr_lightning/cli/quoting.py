@@ -6,6 +6,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Final
 
+from simclr_lightning.cli.evaluation_ranges import DATA_SETS
+
 # Words that are no path, by key; "null" is one everywhere.
 PATH_KEYS: Final[Mapping[str, tuple[str, ...]]] = {
     "data.path": (),
@@ -13,6 +15,7 @@ PATH_KEYS: Final[Mapping[str, tuple[str, ...]]] = {
     "ckpt_path": ("last",),
     "hydra.run.dir": (),
     "hydra.sweep.dir": (),
+    **{f"paths.{name}": () for name in DATA_SETS},
 }
 # Here ${now:%Y} and the like are meant; everywhere else $ is a letter of a name.
 _INTERPOLATED: Final = frozenset({"hydra.run.dir", "hydra.sweep.dir"})

@@ -56,6 +56,20 @@ def one_of(*options: Any) -> Rule:
     return Rule(lambda v: _is_one_of(v, options), f"one of {', '.join(map(str, options))}")
 
 
+def list_of(says: str, rule: Rule, *, least: int = 1) -> Rule:
+    """A list of values that each fit a rule, all of them different."""
+
+    def accepts(value: Any) -> bool:
+        return (
+            isinstance(value, list)
+            and len(value) >= least
+            and all(map(rule.accepts, value))
+            and len({str(part) for part in value}) == len(value)
+        )
+
+    return Rule(accepts, f"a list {says}, none twice")
+
+
 def optional(rules: dict[str, Rule]) -> dict[str, Rule]:
     """The same rules for keys that may be absent: a target has a default, or another option lacks them."""
     return {key: Rule(rule.accepts, rule.says, required=False) for key, rule in rules.items()}

@@ -48,10 +48,12 @@ class Groups:
     Args:
         loader: Hydra's config loader.
         words: all overrides; ``hydra.searchpath`` among them adds options.
+        name: the configuration, train or evaluate.
     """
 
-    def __init__(self, loader: ConfigLoader, words: Sequence[Word]) -> None:
+    def __init__(self, loader: ConfigLoader, words: Sequence[Word], name: str = CONFIG_NAME) -> None:
         self._loader = loader
+        self.name = name
         self._texts = [word.text for word in words if word.key == "hydra.searchpath"]
         self.own = tuple(name for name in self._list("", groups=True) if name != "hydra")
 
@@ -64,7 +66,7 @@ class Groups:
         from hydra.core.object_type import ObjectType
 
         kind = ObjectType.GROUP if groups else ObjectType.CONFIG
-        return self._loader.get_group_options(group, kind, config_name=CONFIG_NAME, overrides=self._texts)
+        return self._loader.get_group_options(group, kind, config_name=self.name, overrides=self._texts)
 
 
 def parse(texts: Sequence[str], *, sweep: bool = False) -> list[Word]:

@@ -74,6 +74,30 @@ class TensorImages:
 
 
 @final
+class Rows:
+    """A part of a set as a set of its own: image i of it is image ``rows[i]`` of the whole.
+
+    Args:
+        images: the whole.
+        rows: (m,) int64.
+    """
+
+    def __init__(self, images: "ImageSet", rows: Tensor) -> None:
+        whole = len(rows) == len(images) and bool((rows == torch.arange(len(rows))).all())
+        self._images, self._rows = images, rows
+        self.labels = None if images.labels is None else images.labels[rows]
+        self.tensor = images.tensor if images.tensor is None or whole else images.tensor[rows]
+        self.names = PackedNames(images.names[int(row)] for row in rows)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def load(self, index: int) -> Tensor:
+        """The image at `index` as (3, H, W) uint8."""
+        return self._images.load(int(self._rows[index]))
+
+
+@final
 class PackedNames(Sequence[str]):
     """Names kept in one run of bytes instead of one Python string each.
 

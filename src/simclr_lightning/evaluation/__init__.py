@@ -1,7 +1,9 @@
-"""Judging h: features, nearest neighbours, kNN, logistic regression, and scores that need no labels."""
+"""Judging h: features, neighbours, linear and full training on labels, intervals, and scores that need no labels."""
 
+from simclr_lightning.evaluation.classifier import Classifier, Diverged, fit_classifier, predict_classes
 from simclr_lightning.evaluation.features import extract
-from simclr_lightning.evaluation.knn import knn_accuracy, knn_predict, pixels
+from simclr_lightning.evaluation.intervals import bootstrap_interval, seeds_interval
+from simclr_lightning.evaluation.knn import knn_accuracy, knn_predict, knn_sweep, pixels
 from simclr_lightning.evaluation.label_free import (
     BETTER,
     alignment,
@@ -21,30 +23,39 @@ from simclr_lightning.evaluation.probe import (
     fit_logistic,
 )
 from simclr_lightning.evaluation.search import Pairs, exact, faiss_index, groups, near_duplicates, near_duplicates_by
+from simclr_lightning.evaluation.subsets import balanced_subset
 
 __all__ = [
     "BETTER",
     "L2_GRID",
+    "Classifier",
+    "Diverged",
     "LinearWeights",
     "LogisticResult",
     "Pairs",
     "accuracy",
     "alignment",
+    "balanced_subset",
+    "bootstrap_interval",
     "choose_l2",
     "effective_rank",
     "exact",
     "extract",
     "faiss_index",
+    "fit_classifier",
     "fit_logistic",
     "groups",
     "judge_views",
     "knn_accuracy",
     "knn_predict",
+    "knn_sweep",
     "near_duplicates",
     "near_duplicates_by",
     "nearest",
     "neighbour_agreement",
     "pixels",
+    "predict_classes",
     "rankme",
+    "seeds_interval",
     "uniformity",
 ]

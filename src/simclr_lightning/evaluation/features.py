@@ -43,7 +43,7 @@ def extract(
     encoder.to(device)
     parts: list[Tensor] = []
     waiting: list[Tensor] = []
-    with _evaluation_mode(encoder):
+    with evaluation_mode(encoder):
         for x_b3SS in batches:
             # Only the encoder is under inference_mode: what the iterable makes or keeps stays ordinary.
             with torch.inference_mode(), _autocast(device, precision):
@@ -69,7 +69,7 @@ def _device_of(encoder: nn.Module) -> torch.device:
 
 
 @contextmanager
-def _evaluation_mode(module: nn.Module) -> Iterator[None]:
+def evaluation_mode(module: nn.Module) -> Iterator[None]:
     """Evaluation mode inside; afterwards each submodule's own flag again (a frozen part may differ)."""
     flags = [(part, part.training) for part in module.modules()]
     module.eval()

@@ -3,6 +3,8 @@
 Shapes: n = bank rows, m = queries, F = features, k = neighbours, C = classes.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -37,18 +39,43 @@ def knn_predict(
         ValueError: as `nearest`; labels that do not fit the bank or lie outside [0, classes); a temperature
             that is not positive.
     """
-    if temperature is not None and not temperature > 0:
-        raise ValueError(f"the kNN temperature is {temperature}: it must be above 0, or None for plain votes")
+    votes = knn_sweep(bank_nF, bank_labels_n, queries_mF, ks=[k], temperatures=[temperature], classes=classes)
+    return votes[k, temperature]
+
+
+def knn_sweep(
+    bank_nF: Tensor,
+    bank_labels_n: Tensor,
+    queries_mF: Tensor,
+    *,
+    ks: Sequence[int],
+    temperatures: Sequence[float | None] = (None,),
+    classes: int | None = None,
+) -> dict[tuple[int, float | None], Tensor]:
+    """`knn_predict` for every k and temperature, from one search: (k, temperature) -> classes (m,) int64.
+
+    Raises:
+        ValueError: as `knn_predict`.
+    """
+    for temperature in temperatures:
+        if temperature is not None and not temperature > 0:
+            raise ValueError(f"the kNN temperature is {temperature}: it must be above 0, or None for plain votes")
     classes = _check_labels(bank_nF, bank_labels_n, classes)
-    similarity_mk, index_mk = nearest(queries_mF, bank_nF, k)
+    similarity_mk, index_mk = nearest(queries_mF, bank_nF, max(ks))
     label_mk = bank_labels_n.to(index_mk.device, torch.int64)[index_mk]
-    if temperature is None:
-        weight_mk = torch.ones_like(similarity_mk)
-    else:
-        # Relative to the most similar one: the same winner, and no overflow at small temperatures.
-        weight_mk = ((similarity_mk - similarity_mk[:, :1]) / temperature).exp()
-    votes_mC = weight_mk.new_zeros(len(label_mk), classes).scatter_add_(1, label_mk, weight_mk)
-    return votes_mC.argmax(1)
+    found = {}
+    for temperature in temperatures:
+        if temperature is None:
+            weight_mk = torch.ones_like(similarity_mk)
+        else:
+            # Relative to the most similar one: the same winner, and no overflow at small temperatures.
+            weight_mk = ((similarity_mk - similarity_mk[:, :1]) / temperature).exp()
+        votes_mC, counted = weight_mk.new_zeros(len(label_mk), classes), 0
+        for k in sorted(set(ks)):  # the votes of k neighbours are those of fewer, and some more
+            votes_mC.scatter_add_(1, label_mk[:, counted:k], weight_mk[:, counted:k])
+            found[k, temperature] = votes_mC.argmax(1)
+            counted = k
+    return found
 
 
 def knn_accuracy(

@@ -1,0 +1,175 @@
+"""The features that every judgement starts from: made once, on all devices, and kept on disk by fingerprint.
+
+Shapes: n = images, F = the encoder's feature_dim.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, cast
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from simclr_lightning import checkpoint
+from simclr_lightning.callbacks import bank_indices
+from simclr_lightning.data import FolderImages, Splits, ViewsDataModule
+from simclr_lightning.data.images import ImageSet, digest
+from simclr_lightning.encoders import Encoder
+from simclr_lightning.encoders import weights as encoder_weights
+from simclr_lightning.evaluation import extract
+
+FOLDER: Final = "features"  # in a run's folder
+_FORMAT: Final = "simclr-lightning features 1"
+_NO_ROWS: Final = torch.empty(0, dtype=torch.int64)
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Which images are for what: row numbers of train (bank, held_out) and of test, labelled ones alone.
+
+    ``bank`` votes and trains, ``held_out`` chooses, ``test`` is scored once.
+    """
+
+    bank: Tensor
+    held_out: Tensor
+    test: Tensor
+
+
+@dataclass(frozen=True)
+class Features:
+    """h (n, F) float32 and classes (n,) int64 of the three parts, and the number of classes."""
+
+    bank_h: Tensor
+    bank_y: Tensor
+    held_out_h: Tensor
+    held_out_y: Tensor
+    test_h: Tensor
+    test_y: Tensor
+    classes: int
+
+
+@dataclass(frozen=True)
+class Maker:
+    """How features are made.
+
+    Args:
+        devices: the images are shared among them.
+        precision: of the encoder's forward pass.
+        cache: the folder they are kept in; None keeps nothing.
+        after_batch: called with the number of images done, for a progress bar.
+        say: called with a line about a damaged or unwritable file.
+    """
+
+    devices: Sequence[torch.device]
+    precision: str = "32-true"
+    cache: Path | None = None
+    after_batch: Callable[[int], None] = lambda count: None
+    say: Callable[[str], None] = lambda line: None
+
+
+def labelled_parts(splits: Splits) -> Parts | None:
+    """The parts of labelled data; None where train or test has no labels."""
+    train, test = splits.train, splits.test
+    if train.labels is None or test is None or test.labels is None or splits.class_names is None:
+        return None
+    return Parts(bank_indices(train.labels, splits.held_out), splits.held_out, bank_indices(test.labels, _NO_ROWS))
+
+
+def features(encoder: nn.Module, data: ViewsDataModule, maker: Maker) -> Features:
+    """h of the three parts: one pass over the labelled images of train and one over test's.
+
+    Args:
+        encoder: frozen; nothing of it changes.
+        data: with labels for train and test.
+        maker: where and how.
+    """
+    splits, parts = data.load(), labelled_parts(data.load())
+    assert parts is not None
+    assert splits.test is not None
+    assert splits.class_names is not None
+    y_train, y_test = cast(Tensor, splits.train.labels), cast(Tensor, splits.test.labels)
+    train_rows = torch.cat((parts.bank, parts.held_out))
+    h = _kept(encoder, data, splits.train, train_rows, maker, "train")
+    h_test = _kept(encoder, data, splits.test, parts.test, maker, "test")
+    return Features(
+        h[: len(parts.bank)], y_train[parts.bank], h[len(parts.bank) :], y_train[parts.held_out],
+        h_test, y_test[parts.test], len(splits.class_names),
+    )  # fmt: skip
+
+
+def fingerprint(encoder: Encoder) -> str:
+    """Hex digest of an encoder's architecture, input normalisation and weights."""
+    return encoder_weights.digest(encoder.body.state_dict(), json.dumps(encoder.spec, sort_keys=True))
+
+
+def _kept(encoder: nn.Module, data: ViewsDataModule, images: ImageSet, rows: Tensor, maker: Maker, part: str) -> Tensor:
+    """h from the cache, or made and put there."""
+    if maker.cache is None:
+        return _extract(encoder, data, images, rows, maker)
+    key = digest(
+        _FORMAT, part, fingerprint(cast(Encoder, encoder)), data.load().fingerprint, _file_times(images), rows,
+        str(data.recipe.size), maker.precision,
+    )  # fmt: skip
+    path = maker.cache / f"{part}-{key[:16]}.safetensors"
+    found = _read(path, key, len(rows), maker.say)
+    if found is not None:
+        maker.after_batch(len(rows))
+        return found
+    h = _extract(encoder, data, images, rows, maker)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        metadata = {"format": _FORMAT, "key": key, "sha256": encoder_weights.digest({"h": h}, key)}
+        checkpoint.write_bytes(path, safetensors.torch.save({"h": h}, metadata=metadata))
+    except OSError as error:
+        maker.say(f"the features are not kept: {path.parent}: {error.strerror}")
+    return h
+
+
+def _read(path: Path, key: str, rows: int, say: Callable[[str], None]) -> Tensor | None:
+    """The features of a file that is whole and of this key; None for any other."""
+    if not path.is_file():
+        return None
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+            h: Tensor = file.get_tensor("h")
+        if metadata.get("key") == key and metadata.get("sha256") == encoder_weights.digest({"h": h}, key):
+            assert len(h) == rows  # the rows are part of the key
+            return h
+    except (SafetensorError, OSError):
+        pass
+    say(f"{path} is damaged or of something else; its features are made again")
+    return None
+
+
+def _extract(encoder: nn.Module, data: ViewsDataModule, images: ImageSet, rows: Tensor, maker: Maker) -> Tensor:
+    def batches(part: Tensor) -> Iterator[Tensor]:
+        for x_b3SS in data.eval_batches(images, part):
+            yield x_b3SS
+            maker.after_batch(len(x_b3SS))
+
+    devices = maker.devices[: max(1, len(rows))]
+    if len(devices) == 1:
+        return extract(encoder, batches(rows), device=devices[0], precision=maker.precision)
+    copies = [copy.deepcopy(encoder) for _ in devices]
+    with ThreadPoolExecutor(len(devices)) as threads:
+        made = threads.map(
+            lambda one, part, device: extract(one, batches(part), device=device, precision=maker.precision),
+            copies, rows.tensor_split(len(devices)), devices,
+        )  # fmt: skip
+        return torch.cat(list(made))
+
+
+def _file_times(images: ImageSet) -> Tensor | None:
+    """When each file was last changed (n,): the data's fingerprint does not read whole files."""
+    if not isinstance(images, FolderImages):
+        return None
+    return torch.tensor([(images.root / name).stat().st_mtime_ns for name in images.names])

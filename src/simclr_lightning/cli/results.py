@@ -1,0 +1,81 @@
+"""A judgement as a table, as evaluation.json and as pictures."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+from rich.console import Console
+from rich.table import Table
+
+from simclr_lightning import checkpoint, pictures
+from simclr_lightning.cli.evaluation import Found
+from simclr_lightning.cli.published import published
+
+FILE: Final = "evaluation.json"
+_CONFUSION_OF: Final = ("linear", "linear_sgd", "finetune", "knn", "knn_weighted")  # the first that was asked for
+
+
+def show(found: Found, console: Console) -> None:
+    """Print the table, with an untrained encoder's and published figures beside the scores where there are any."""
+    table = Table(title="top-1 on test", title_justify="left")
+    figures = {score.key: published(found.data, found.spec, score.key) for score in found.scores}
+    table.add_column("protocol")
+    columns = ["score", "95 %", *(["untrained"] if found.untrained else [])]
+    columns += ["published", "difference"] if any(figures.values()) else []
+    for name in (*columns, "seconds"):
+        table.add_column(name, justify="right")
+    for score in found.scores:
+        low, high = score.interval
+        cells = [score.title, f"{score.mean:.1%}", f"{low:.1%} to {high:.1%}"]
+        if found.untrained:
+            cells.append(f"{found.untrained[score.key].mean:.1%}")
+        if any(figures.values()):
+            figure = figures[score.key]
+            cells += [f"{figure.top1:.1%}", f"{100 * (score.mean - figure.top1):+.1f}"] if figure else ["", ""]
+        table.add_row(*cells, f"{score.seconds:.1f}")
+    console.print(table)
+    for source in sorted({f"{figure.top1:.1%}: {figure.source}" for figure in figures.values() if figure}):
+        console.print(f"  {source}", markup=False)
+
+
+def write(found: Found, folder: Path) -> Iterator[str]:
+    """Write the pictures, the subsets and last evaluation.json, each whole or not at all; a line for each.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    for score in found.scores:
+        for name, text in score.files.items():
+            checkpoint.write_text(folder / name, text)
+            yield f"written to {folder / name}"
+    by_key = {score.key: score for score in found.scores}
+    shown = next((by_key[key] for key in _CONFUSION_OF if key in by_key), None)
+    if shown is not None and found.test_labels is not None:
+        names = found.class_names
+        path = folder / "confusion.png"
+        yield f"written to {pictures.confusion(shown.predicted, found.test_labels, names, path, title=shown.title)}"
+        bars = by_key.get("knn", shown)
+        path = folder / "per_class.png"
+        yield f"written to {pictures.per_class(bars.predicted, found.test_labels, names, path, title=bars.title)}"
+    checkpoint.write_text(folder / FILE, json.dumps(flat(found), indent=2, allow_nan=False) + "\n")
+    yield f"written to {folder / FILE}"
+
+
+def flat(found: Found) -> dict[str, Any]:
+    """The judgement as one flat object; docs/evaluation.md explains the keys."""
+    result = dict(found.head)
+    for score in found.scores:
+        low, high = score.interval
+        result |= {f"{score.key}_top1": score.mean, f"{score.key}_low": low, f"{score.key}_high": high}
+        if len(score.top1) > 1:
+            result[f"{score.key}_top1_seeds"] = list(score.top1)
+        if score.key in found.untrained:
+            result[f"{score.key}_top1_untrained"] = found.untrained[score.key].mean
+        figure = published(found.data, found.spec, score.key)
+        if figure:
+            result[f"{score.key}_top1_published"] = figure.top1
+        result |= {f"{score.key}_seconds": round(score.seconds, 1), **score.details}
+    return result

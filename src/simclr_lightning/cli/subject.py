@@ -1,0 +1,155 @@
+"""What ``simclr evaluate`` judges: the encoder of a run, an export or a state dict, and on which images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from torch import nn
+
+from simclr_lightning import checkpoint, encoders
+from simclr_lightning.cli import checks, config
+from simclr_lightning.cli.errors import UserError, mistake
+from simclr_lightning.cli.folder import read_config
+from simclr_lightning.cli.quoting import literal, quoted
+from simclr_lightning.encoders import Encoder
+from simclr_lightning.encoders import weights as encoder_weights
+from simclr_lightning.export import load_encoder
+from simclr_lightning.projector import Projector
+
+
+def configure(run: Path, words: Sequence[str]) -> DictConfig:
+    """Compose and check conf/evaluate.yaml; without ``data=`` a run's own images are taken.
+
+    Raises:
+        UserError: for the first mistake.
+    """
+    cfg = config.compose([*_saved_data(run, words), *words], name="evaluate")
+    checks.check_evaluation(cfg)
+    checks.check_targets(cfg, trusted=tuple(cfg.trusted))
+    return cfg
+
+
+def configure_transfer(run: Path, words: Sequence[str], cfg: DictConfig) -> dict[str, DictConfig]:
+    """The configuration for each data set of ``transfer``: the given words with its data.
+
+    Raises:
+        UserError: as `configure`; a data set that needs a path and has none.
+    """
+    kept = [word for word in words if not word.lstrip("+~").startswith(("data=", "data."))]
+    found = {}
+    for name in cfg.transfer:
+        path = [f"data.path={cfg.paths[name]}"] if cfg.paths[name] else []
+        try:
+            found[name] = configure(run, [*kept, f"data={name}", *path])
+        except UserError as error:
+            raise UserError(str(error).replace("data.path", f"paths.{name}"), code=error.code) from None
+    return found
+
+
+def load(run: Path, cfg: DictConfig) -> Encoder:
+    """The encoder with its weights, in evaluation mode, its ``size`` set.
+
+    Args:
+        run: a run's folder, finished or not; an exported folder or file; or a file with a state dict, for which
+            ``cfg.model`` says the architecture.
+        cfg: from `configure`.
+
+    Raises:
+        FileNotFoundError: there is nothing at the path.
+        ValueError: the weights cannot be read or do not fit.
+        UserError: a state dict without an architecture, or an export with one.
+    """
+    if run.is_file() and not _is_export(run):
+        if "model" not in cfg:
+            raise mistake(f"{run} holds weights without their architecture; say it, such as model=resnet50")
+        return _build(cfg.model.encoder, run, size=int(cfg.views.size))
+    if "model" in cfg:
+        raise mistake(f"model: {run} knows its architecture; leave model out")
+    if not (run / "exported").is_dir() and (run / ".hydra").is_dir() and checkpoint.newest(run) is not None:
+        saved = read_config(run)  # a run that has not finished
+        checks.check_targets(saved, trusted=tuple(cfg.trusted))
+        return _build(config.from_plain(config.to_plain(saved)).model.encoder, run, size=int(saved.views.size))
+    return load_encoder(run)
+
+
+def untrained(encoder: Encoder, *, seed: int) -> Encoder:
+    """A new encoder of the same architecture with random weights of this seed, in evaluation mode."""
+    torch.manual_seed(seed)
+    fresh = encoders.build(encoder.spec)
+    fresh.size = encoder.size
+    return fresh.eval()
+
+
+def start_of(encoder: Encoder, run: Path, layer: int | str, *, fresh: bool = False) -> tuple[nn.Module, int]:
+    """What the semi-supervised protocol begins with, and the width of its output.
+
+    Args:
+        encoder: image -> h.
+        run: a run's folder, whose checkpoint holds the projector.
+        layer: "h", or how many layers of the projector to keep (second paper, section 3: one of three).
+        fresh: a projector with random weights, to compare with.
+
+    Raises:
+        UserError: there is no checkpoint with such a layer.
+    """
+    if layer == "h":
+        return encoder, encoder.feature_dim
+    found = checkpoint.newest(run) if run.is_dir() else None
+    if found is None:
+        raise UserError(f"semi.start={layer} needs a run's folder with its checkpoint; {run} has none: semi.start=h")
+    prefix = "projector.layers."
+    saved = checkpoint.load(found[0])["state_dict"]
+    state = {key.removeprefix(prefix): value for key, value in saved.items() if key.startswith(prefix)}
+    dense = [value for key, value in state.items() if key.endswith("weight") and value.ndim == 2]
+    if int(layer) >= len(dense):
+        raise UserError(
+            f"semi.start={layer}: the run's projector has {len(dense)} layer(s), so a middle one is "
+            f"{'not there: semi.start=h' if len(dense) < 2 else f'1 to {len(dense) - 1}'}"
+        )
+    projector = Projector(dense[0].shape[1], dense[0].shape[0], dense[-1].shape[0], len(dense))
+    if not fresh:
+        projector.layers.load_state_dict(state)
+    kept = projector.layers[: 3 * int(layer)]  # Linear, BatchNorm and ReLU a layer
+    return nn.Sequential(encoder, kept), dense[int(layer) - 1].shape[0]
+
+
+def _build(node: DictConfig, source: Path, *, size: int) -> Encoder:
+    from hydra.utils import instantiate
+
+    encoder: Encoder = instantiate(node, _convert_="all")
+    encoders.load_weights(encoder, source)
+    encoder.size = size
+    return encoder.eval()
+
+
+def _is_export(path: Path) -> bool:
+    return path.suffix == ".safetensors" and encoder_weights.read_export(path, required=False)[1] is not None
+
+
+def _saved_data(run: Path, words: Sequence[str]) -> list[str]:
+    """The data and seed that a run was trained with, as words; none where others are chosen."""
+    given = {word.lstrip("+~").partition("=")[0] for word in words}
+    if "data" in given or not (run / ".hydra").is_dir():
+        return []
+    saved = config.to_plain(read_config(run))
+    try:
+        choice = OmegaConf.load(run / ".hydra" / "hydra.yaml").runtime.choices.data
+    except (OSError, ValueError, AttributeError) as error:
+        raise UserError(f"{run / '.hydra' / 'hydra.yaml'} cannot be read; say the images: data=...") from error
+    from simclr_lightning.cli.mistakes import flatten
+
+    leaves = {f"data.{key}": value for key, value in flatten(saved["data"]).items()} | {"seed": saved["seed"]}
+    return [f"data={choice}", *(f"++{key}={_word(value)}" for key, value in leaves.items() if key not in given)]
+
+
+def _word(value: Any) -> str:
+    """A plain value as Hydra's grammar writes it."""
+    if isinstance(value, str):
+        return quoted(literal(value))
+    if isinstance(value, list):
+        return f"[{','.join(map(_word, value))}]"
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)

@@ -1,0 +1,332 @@
+"""``simclr evaluate`` in this process: every protocol, what is chosen where, the cache, and what is refused."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+from PIL import Image
+from safetensors.torch import load_file
+
+from conftest import WORDS, SmallEncoder, small_data, small_images
+from simclr_lightning import load_encoder
+from simclr_lightning.cli import features, main, protocols, subject
+from simclr_lightning.cli.published import published
+from simclr_lightning.encoders import build
+from simclr_lightning.views import centre_view
+
+Program = Callable[..., int]
+QUICK = (
+    "linear.epochs=2", "finetune.epochs=1", "finetune.lr=[0.01,0.05]", "semi.fractions=[0.1,0.25]",
+    "semi.epochs=[2,1]", "knn.k=5",
+)  # fmt: skip
+EVERY = "protocol=[knn,lbfgs,linear,semi,finetune]"
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with images.npz (colours with a class each, some mislabelled) and a run of two steps on them."""
+    folder = tmp_path_factory.mktemp("trained")
+    images, labels = small_images(88)
+    labels[::7] = (labels[::7] + 1) % 3  # so that a choice has something to choose
+    np.savez(
+        folder / "images.npz",
+        train_images=images[:64], train_labels=labels[:64], test_images=images[64:], test_labels=labels[64:],
+    )  # fmt: skip
+    words = (*WORDS, f"data.path={folder / 'images.npz'}", f"hydra.run.dir={folder / 'run'}", "trainer.max_steps=2")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("WANDB_MODE", "offline")
+        assert main(["train", *words]) == 0
+    return folder
+
+
+@pytest.fixture
+def run(trained: Path, tmp_path: Path) -> Path:
+    """A copy of the run; its images stay where they are."""
+    shutil.copytree(trained / "run", tmp_path / "run")
+    return tmp_path / "run"
+
+
+def result(run: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((run / "evaluation.json").read_text())
+    return found
+
+
+def test_every_protocol_in_one_command(simclr: Program, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = (run / "exported/encoder.safetensors").read_bytes()
+    assert simclr("evaluate", run, EVERY, *QUICK, "seeds=[0,1]", "untrained=true") == 0
+    found = result(run)
+    keys = ("knn", "knn_weighted", "linear", "linear_sgd", "semi_10pct", "semi_25pct", "finetune")
+    for key in keys:
+        assert 0 <= found[f"{key}_low"] <= found[f"{key}_top1"] <= found[f"{key}_high"] <= 1, key
+        assert 0 <= found[f"{key}_top1_untrained"] <= 1
+    assert all(not isinstance(value, dict) for value in found.values())
+    for key in ("linear_sgd", "semi_10pct", "semi_25pct", "finetune"):
+        assert found[f"{key}_top1"] == pytest.approx(np.mean(found[f"{key}_top1_seeds"]))
+    assert found["linear_l2"] > 0
+    assert found["finetune_lr"] in (0.01, 0.05)
+    assert found["linear_sgd_lr"] == 0.1
+    assert (found["train_images"], found["test_images"], found["classes"], found["size"]) == (64, 24, 3, 8)
+    assert (run / "exported/encoder.safetensors").read_bytes() == before
+    for name in ("confusion.png", "per_class.png"):
+        with Image.open(run / name) as picture:
+            assert picture.size[0] > 300
+    for share, each in (("10", 2), ("25", 5)):
+        for seed in (0, 1):
+            with (run / f"subset_{share}pct_seed{seed}.csv").open() as file:
+                rows = list(csv.DictReader(file))
+            assert set(Counter(row["class"] for row in rows).values()) == {each}
+            assert len({row["file"] for row in rows}) == 3 * each == found[f"semi_{share}pct_images"]
+    said = capsys.readouterr().out
+    assert "fine-tuning, all" in said
+    assert "untrained" in said
+
+
+def test_nothing_is_chosen_on_test(simclr: Program, trained: Path, run: Path) -> None:
+    """With every label of test exchanged, all that was chosen stays, and the scores do not."""
+    words = ("protocol=[knn,lbfgs,finetune]", *QUICK)
+    assert simclr("evaluate", run, *words) == 0
+    right = result(run)
+    arrays = dict(np.load(trained / "images.npz"))
+    arrays["test_labels"] = (arrays["test_labels"] + 1) % 3
+    np.savez("other.npz", **arrays)
+    assert simclr("evaluate", run, *words, "data=array", "data.path=other.npz") == 0
+    wrong = result(run)
+    for key in right:
+        if key.endswith(("_l2", "_lr", "_held_out_top1")):
+            assert right[key] == wrong[key], key
+    assert right["knn_top1"] > 0.6 > wrong["knn_top1"]
+    assert right["linear_top1"] != wrong["linear_top1"]
+    assert simclr("evaluate", run, "select_on=test") == 2
+
+
+def test_features_are_kept_and_used_again(simclr: Program, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[int] = []
+    extract = features.extract
+    monkeypatch.setattr(features, "extract", lambda *a, **k: (calls.append(1), extract(*a, **k))[1])
+    word = "protocol=[knn,lbfgs]"
+    scores = []
+    for words, made in (
+        (("cache=false",), 2),
+        ((), 2),
+        ((), 0),
+        (("knn.k=3",), 0),
+        (("views.size=10",), 2),
+    ):
+        calls.clear()
+        assert simclr("evaluate", run, word, "knn.k=5", *words) == 0
+        assert len(calls) == made, words
+        assert (run / "features").exists() == (words != ("cache=false",))
+        scores.append({key: value for key, value in result(run).items() if not key.endswith("seconds")})
+    assert scores[0] == scores[1] == scores[2]
+
+    files = sorted((run / "features").iterdir())
+    h = load_file(next(path for path in files if path.name.startswith("test")))["h"]
+    assert h.shape == (24, load_encoder(run).feature_dim)
+
+
+def test_other_weights_other_data_and_damage_are_no_hit(
+    simclr: Program, trained: Path, run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    calls: list[int] = []
+    extract = features.extract
+    monkeypatch.setattr(features, "extract", lambda *a, **k: (calls.append(1), extract(*a, **k))[1])
+    data = small_data()
+    encoder = build({"factory": "resnet", "depth": 10, "width": 0.125, "stem": "cifar"}).eval()
+    maker = features.Maker([torch.device("cpu")], cache=run / "features", say=print)
+
+    def made() -> int:
+        calls.clear()
+        features.features(encoder, data, maker)
+        return len(calls)
+
+    assert (made(), made()) == (2, 0)
+    with torch.no_grad():
+        encoder.bn1.running_mean[0] += 1e-3  # not a parameter, and it counts
+    assert (made(), made()) == (2, 0)
+    encoder.set_normalisation([0.5] * 3, [0.2] * 3)  # not in the state dict, and it counts
+    assert (made(), made()) == (2, 0)
+    data.splits = replace(data.load(), identity="e" * 32)
+    assert (made(), made()) == (2, 0)
+    good = features.features(encoder, data, maker)
+    newest = sorted((run / "features").iterdir(), key=lambda path: path.stat().st_mtime_ns)[-2:]
+    content = newest[0].read_bytes()
+    for torn in (content[:-3], content[:40], b"", content[:-9] + bytes([content[-9] ^ 1]) + content[-8:]):
+        newest[0].write_bytes(torn)
+        capsys.readouterr()
+        assert made() == 1
+        assert "made again" in capsys.readouterr().out
+        again = features.features(encoder, data, maker)
+        assert torch.equal(again.bank_h, good.bank_h)
+        assert torch.equal(again.test_h, good.test_h)
+    newest[0].write_bytes(newest[1].read_bytes())  # another's features under this name
+    assert made() == 1
+    assert not list((run / "features").glob(".*"))
+
+
+def test_files_changed_in_place_are_no_hit(tmp_path: Path) -> None:
+    image = Image.fromarray(small_images(1)[0][0])
+    image.save(tmp_path / "a.png")
+    images = features.FolderImages(tmp_path, ["a.png"])
+    before = features._file_times(images)
+    import os
+
+    os.utime(tmp_path / "a.png", ns=(1, 1))
+    assert not torch.equal(before, features._file_times(images))
+
+
+def test_several_devices_give_what_one_gives() -> None:
+    torch.manual_seed(0)
+    encoder, data, cpu = SmallEncoder().eval(), small_data(), torch.device("cpu")
+    done: list[int] = []
+    one = features.features(encoder, data, features.Maker([cpu]))
+    three = features.features(encoder, data, features.Maker([cpu] * 3, after_batch=done.append))
+    torch.testing.assert_close(three.bank_h, one.bank_h, atol=1e-6, rtol=1e-6)
+    assert torch.equal(three.held_out_y, one.held_out_y)
+    assert sum(done) == 70 + 24
+    parts = features.labelled_parts(data.load())
+    assert parts is not None
+    x = centre_view(data.load().train.tensor[parts.held_out], size=8)
+    torch.testing.assert_close(one.held_out_h, encoder(x).detach(), atol=1e-6, rtol=1e-6)
+    assert not set(parts.bank.tolist()) & set(parts.held_out.tolist())
+
+
+def test_ctrl_c_and_a_crash_leave_the_older_result(
+    simclr: Program, run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert simclr("evaluate", run, "protocol=knn", "knn.k=5") == 0
+    before = (run / "evaluation.json").read_bytes()
+
+    def interrupt(*a: object, **k: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(protocols, "fit_classifier", interrupt)
+    assert simclr("evaluate", run, "protocol=[knn,linear]", "knn.k=7") == 130
+    assert (run / "evaluation.json").read_bytes() == before
+    assert not list(run.glob(".evaluation*"))
+    assert "interrupted" in capsys.readouterr().err
+
+
+def test_transfer_is_one_table_with_a_line_a_data_set(
+    simclr: Program, trained: Path, run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images, labels = small_images(60, seed=4)
+    for index, (image, label) in enumerate(zip(images, labels, strict=True)):
+        path = Path(f"my folder, (1)/{'abc'[label]}/{index}.png")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(path)
+    words = ("transfer=[array,folder]", f"paths.array={trained / 'images.npz'}", "paths.folder=my folder, (1)")
+    assert simclr("evaluate", run, *words) == 0
+    found = result(run)
+    assert {key for key in found if key.endswith("_top1") and "held" not in key} == {
+        "transfer_array_top1", "transfer_folder_top1",
+    }  # fmt: skip
+    assert found["transfer_folder_top1"] > 0.5
+    assert simclr("evaluate", run, "protocol=lbfgs") == 0
+    assert result(run)["linear_top1"] == found["transfer_array_top1"]  # the same data under another name
+    capsys.readouterr()
+    assert simclr("evaluate", run, "transfer=[array,folder]") == 2
+    assert "paths.array=FILE.npz" in capsys.readouterr().err
+
+
+def test_a_torchvision_state_dict(simclr: Program, trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    torch.manual_seed(0)
+    theirs = torchvision.models.resnet18().eval()
+    torch.save(theirs.state_dict(), "theirs.pth")
+    words = ("model=resnet18", "model.encoder.stem=imagenet", "views.size=32", "data=array")
+    cfg = subject.configure(Path("theirs.pth"), [*words, f"data.path={trained / 'images.npz'}"])
+    x = torch.rand(2, 3, 32, 32)
+    theirs.fc = torch.nn.Identity()
+    torch.testing.assert_close(subject.load(Path("theirs.pth"), cfg)(x), theirs(x))
+    assert simclr("evaluate", "theirs.pth", *words, f"data.path={trained / 'images.npz'}", "protocol=knn") == 0
+    assert result(Path())["feature_dim"] == 512
+    assert simclr("evaluate", "theirs.pth", "data=photos") == 2
+    assert "model=resnet50" in capsys.readouterr().err
+
+
+def test_a_run_that_has_not_finished(simclr: Program, run: Path) -> None:
+    assert simclr("evaluate", run, "knn.k=5") == 0
+    finished = result(run)
+    shutil.rmtree(run / "exported")
+    assert simclr("evaluate", run, "knn.k=5", "cache=false") == 0
+    same = {key: value for key, value in result(run).items() if not key.endswith("seconds")}
+    assert same == {key: finished[key] for key in same}
+
+
+def test_semi_starts_from_the_projectors_first_layer(run: Path) -> None:
+    encoder = load_encoder(run)
+    body, width = subject.start_of(encoder, run, 1)
+    saved = torch.load(run / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
+    x = torch.rand(5, 3, 8, 8)
+    y = encoder(x) @ saved["projector.layers.0.weight"].T
+    scale = (saved["projector.layers.1.running_var"] + 1e-5).rsqrt() * saved["projector.layers.1.weight"]
+    y = (y - saved["projector.layers.1.running_mean"]) * scale + saved["projector.layers.1.bias"]
+    torch.testing.assert_close(body.eval()(x), y.relu(), atol=1e-5, rtol=1e-4)
+    assert width == y.shape[1]
+    assert subject.start_of(encoder, run, "h") == (encoder, encoder.feature_dim)
+    fresh, _ = subject.start_of(encoder, run, 1, fresh=True)
+    assert not torch.equal(fresh[1][0].weight, body[1][0].weight)
+    with pytest.raises(subject.UserError, match="1 to 2"):  # three layers
+        subject.start_of(encoder, run, 3)
+    with pytest.raises(subject.UserError, match=r"semi\.start=h"):
+        subject.start_of(encoder, run / "exported", 1)
+
+
+def test_published_figures_stand_beside_the_same_data_and_architecture() -> None:
+    spec = {"factory": "resnet", "depth": 18, "width": 1}
+    figure = published("cifar10", spec, "linear")
+    assert figure is not None
+    assert figure.top1 == 0.91
+    assert published("cifar10", {**spec, "width": 2}, "linear") is None
+    assert published("stl10", spec, "linear") is None
+    assert published("imagenet", {**spec, "depth": 50}, "knn") is None  # the known one is of another k
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("protocol=[knn,lineer]",), "did you mean linear?"),
+        (("transfer=[cifar11]",), "did you mean cifar10?"),
+        (("select_on=test",), "test is scored once"),
+        (("linear.epoch=3",), "did you mean linear.epochs?"),
+        (("optimizer=lars",), "takes no 'optimizer'"),
+        (("model=tiny",), "leave model out"),
+        (("semi.epochs=[3]",), "as many epochs as fractions"),
+        (("knn.k=60",), "only 58 labelled images vote"),
+        (("data=array", "data.path=plain.npz"), "no labels"),
+        (("data=array", "data.path=one.npz"), "1 class"),
+        (("data=array", "data.path=untested.npz"), "no labels for test"),
+        (("protocol=semi", "semi.start=3"), "1 to 2"),
+        (("data=array", "data.path=none.npz"), "none.npz"),
+    ],
+)
+def test_a_mistake_is_said_in_few_lines_and_nothing_is_written(
+    simclr: Program, trained: Path, run: Path, capsys: pytest.CaptureFixture[str], words: tuple[str, ...], says: str
+) -> None:
+    images, labels = small_images(50)
+    np.savez("plain.npz", train_images=images)
+    np.savez("untested.npz", train_images=images, train_labels=labels)
+    same = np.zeros_like(labels)
+    np.savez("one.npz", train_images=images, train_labels=same, test_images=images[:9], test_labels=same[:9])
+    assert simclr("evaluate", run, *words) != 0
+    said = capsys.readouterr().err
+    assert says in said, said
+    assert said.count("\n") <= 5
+    assert not (run / "evaluation.json").exists()
+
+
+def test_help_lists_the_keys(simclr: Program, capsys: pytest.CaptureFixture[str]) -> None:
+    assert simclr("evaluate", "--help") == 0
+    said = capsys.readouterr().out
+    assert "select_on: held_out" in said
+    assert "semi:" in said
