@@ -1,0 +1,83 @@
+"""The arithmetic of the benchmarks: what they say follows from what they measure."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+
+import torch
+
+import gpu
+import scaling
+import step
+
+MACHINE = scaling.Machine(pairs_per_second=1000, measured=False)
+NETWORK = scaling.resnet50()
+
+
+def test_efficiency_compares_each_turn_with_its_own() -> None:
+    """A machine that is busy for one turn slows both sides of it, and changes nothing."""
+    assert step.efficiency([1.0, 1.0, 1.0], [0.9, 0.9, 0.9]) == 0.9
+    assert step.efficiency([1.0, 7.0, 1.0], [0.9, 6.3, 0.9]) == pytest.approx(0.9)
+
+
+def test_a_piece_of_time_is_counted_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    ticks = iter(range(100))
+    monkeypatch.setattr(step, "now", lambda device: float(next(ticks)))
+    clock = step.Clock(torch.device("cpu"))
+    with clock.piece("outer"), clock.piece("inner"):  # looks at 0, 1, 2 and 3
+        pass
+    assert dict(clock.seconds) == {"inner": 1, "outer": 2}
+
+
+def test_resnet50_has_the_published_parameters_and_layers() -> None:
+    """25,557,032 parameters of torchvision's ResNet-50 without its classifier, and the projector's layers."""
+    encoder = 25_557_032 - (2048 * 1000 + 1000)
+    projector = 2048 * 2048 + 2 * 2048 + 2048 * 128 + 128
+    assert NETWORK.parameters == encoder + projector
+    assert len(NETWORK.channels) == 53 + 2
+
+
+def test_one_node_of_one_gpu_has_nothing_to_wait_for() -> None:
+    parts = scaling.step(1, 256, 1, MACHINE, NETWORK)
+    assert parts["compute"] == 256 / 1000
+    assert [parts[name] for name in ("gather of z", "BatchNorm", "gradients")] == [0, 0, 0]
+
+
+def test_a_ring_by_hand() -> None:
+    """Two nodes of 8: 15 steps around, 2 of them between nodes; the network sets the pace."""
+    assert scaling.hops(16, MACHINE) == (13, 2)
+    want = 45e6 / 45e9 + 2 * (13 * 3e-6 + 2 * 8e-6)
+    assert scaling.ring(45e6, 16, MACHINE, rounds=2) == pytest.approx(want)
+    assert scaling.hops(8, MACHINE) == (7, 0)
+
+
+def test_the_bytes_of_the_loss_are_those_counted() -> None:
+    scaling.check_counts()
+    z, sums, sizes = 2 * 4096 * 128 * 4 / 8, 2 * 4096 * 4 / 8, 8
+    assert scaling.loss_bytes(8, 4096) == 7 * (z + sums + sizes)
+
+
+def test_more_gpus_are_never_more_efficient() -> None:
+    found = scaling.rows(MACHINE, NETWORK, batch=4096, each=64)
+    for kind in {(row["scaling"], row["batch_norm"]) for row in found}:
+        efficiencies = [row["efficiency"] for row in found if (row["scaling"], row["batch_norm"]) == kind]
+        assert all(0 < b <= a < 1 for a, b in itertools.pairwise(efficiencies))
+    for row in found:
+        assert math.isclose(sum(row["ms"].values()), row["step_ms"], rel_tol=1e-3)
+
+
+def test_the_share_of_the_loss_is_of_a_step_of_the_same_batch() -> None:
+    rows = [
+        {"task": "loss", "what": "ours", "batch": 4096, "ms": 3.0},
+        {"task": "bare step", "model": "resnet50", "batch": 256, "ms": 100.0},
+        {"task": "bare step", "model": "resnet50", "batch": 256, "ms": 62.5},
+    ]
+    assert gpu.loss_share(rows) == pytest.approx(3.0 / 1000)
+    assert gpu.loss_share(rows[1:]) is None
