@@ -378,11 +378,14 @@ def test_a_folder_of_failures_is_reported(tmp_path: Path) -> None:
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "summary.json").write_text('{"status": "failed", "knn_top1": NaN, "seed": "x"}')
     (tmp_path / "b" / "train.log").write_text("epoch 1\nTraceback ...\nRuntimeError: the disk went away\n")
+    make_run(tmp_path / "c", status="failed", similarity=False)
+    (tmp_path / "c" / "output.log").write_text("epoch 1\nerror: rank 1 was killed by SIGKILL\nlast words\n")
     report = write_report(tmp_path)
-    assert report.headline == "None of the 2 runs is finished: there is no score yet."
+    assert report.headline == "None of the 3 runs is finished: there is no score yet."
     text = (tmp_path / "report.md").read_text()
     assert "- a: stopped. stopped after step 40; train.log may say why" in text
     assert "- b: failed. RuntimeError: the disk went away" in text
+    assert "- c: failed. error: rank 1 was killed by SIGKILL" in text
 
 
 @pytest.fixture

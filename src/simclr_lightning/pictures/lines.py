@@ -11,9 +11,10 @@ from simclr_lightning.pictures import canvas
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 _DASHES = ("-", "--", ":", "-.")
-_MOST_LINES = 24  # in a legend
+_MOST_LINES, _LEGEND_COLUMNS = 24, 4  # of a legend
 
 
 def curves(
@@ -30,19 +31,20 @@ def curves(
     Raises:
         ValueError: the rows hold nothing to draw.
     """
+    from matplotlib.ticker import MaxNLocator
+
     names = [name for name in dict.fromkeys(key for rows in runs.values() for row in rows for key in row) if name != x]
     lines = {name: {key: line for key, rows in runs.items() if (line := _points(rows, x, name))} for name in names}
     lines = {name: found for name, found in lines.items() if found}
     if not lines:
         raise ValueError(f"there is nothing to draw: no row has {x} and a finite value beside it")
     styles = _styles(list(runs))
-    figure = canvas.figure(4.2 * len(lines), 3.2 + 0.28 * _legend_rows(runs))
-    panels = figure.subplots(1, len(lines), squeeze=False)[0]
+    figure, panels = _panels(len(lines), width=4.2, lines=len(runs))
     for panel, (name, found) in zip(panels, lines.items(), strict=True):
         for key, line in found.items():
             panel.plot(*zip(*line, strict=True), marker="o", markersize=3, linewidth=1.5, **styles[key])
         _dress(panel, name.replace("_", " "), x)
-        panel.xaxis.get_major_locator().set_params(integer=True)
+        panel.xaxis.set_major_locator(MaxNLocator(integer=True))
     _legend(figure, panels, runs)
     return canvas.save(figure, path)
 
@@ -66,8 +68,7 @@ def trends(
     values = sorted({point[0] for lines in panels.values() for line in lines.values() for point in line}, key=_order)
     place = {value: i for i, value in enumerate(values)}
     styles = _styles(names)
-    figure = canvas.figure(max(3.4, 0.5 * len(values)) * len(panels), 3.2 + 0.28 * _legend_rows(names))
-    axes = figure.subplots(1, len(panels), squeeze=False)[0]
+    figure, axes = _panels(len(panels), width=max(4.2, 0.5 * len(values)), lines=len(names))
     for panel, (title, lines) in zip(axes, panels.items(), strict=True):
         for key, line in lines.items():
             at, means = [place[value] for value, _, _ in line], [mean for _, mean, _ in line]
@@ -95,8 +96,16 @@ def _styles(names: Sequence[tuple[str, ...]]) -> dict[tuple[str, ...], dict[str,
     }
 
 
-def _legend_rows(names: Any) -> int:
-    return math.ceil(min(len(names), _MOST_LINES) / 6) if len(names) > 1 else 0
+def _panels(count: int, *, width: float, lines: int) -> tuple[Figure, list[Axes]]:
+    """A figure with so many panels, at most three beside each other so that a page can be read."""
+    columns = min(count, 2 if count in (2, 4) else 3)
+    rows = math.ceil(count / columns)
+    legend = 0.28 * math.ceil(min(lines, _MOST_LINES) / _LEGEND_COLUMNS) if lines > 1 else 0
+    figure = canvas.figure(width * columns, 3.1 * rows + 0.1 + legend)
+    panels = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for panel in panels[count:]:
+        panel.set_axis_off()
+    return figure, panels[:count]
 
 
 def _legend(figure: Any, panels: Any, names: Any) -> None:
@@ -108,7 +117,12 @@ def _legend(figure: Any, panels: Any, names: Any) -> None:
             known.setdefault(label, handle)
     shown = dict(list(known.items())[:_MOST_LINES])
     figure.legend(
-        shown.values(), shown.keys(), loc="outside lower center", ncols=min(6, len(shown)), fontsize=8, frameon=False
+        shown.values(),
+        shown.keys(),
+        loc="outside lower center",
+        ncols=min(_LEGEND_COLUMNS, len(shown)),
+        fontsize=8,
+        frameon=False,
     )
 
 

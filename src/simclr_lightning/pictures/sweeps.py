@@ -47,7 +47,7 @@ def heat_maps(
     """
     if not maps:
         raise ValueError("there is nothing to draw: no setting has a score")
-    width, height = max(3.6, 1.05 * len(x) + 1.6), max(2.8, 0.62 * len(y) + 1.4)
+    width, height = max(3.6, 0.9 * len(x) + 1.6), max(2.8, 0.62 * len(y) + 1.4)
     figure = canvas.figure(min(width, 14) * len(maps), min(height, 14))
     for panel, one in zip(figure.subplots(1, len(maps), squeeze=False)[0], maps, strict=True):
         _heat_map(panel, one, x, y, written=len(x) * len(y) <= _MOST_CELLS_WRITTEN)

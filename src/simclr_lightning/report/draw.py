@@ -11,11 +11,12 @@ from simclr_lightning.report import figures
 from simclr_lightning.report.blocks import Picture
 from simclr_lightning.report.content import levels
 from simclr_lightning.report.figures import Figure, shown
-from simclr_lightning.report.runs import Run
+from simclr_lightning.report.runs import Row, Run
 from simclr_lightning.report.settings import Setting, Spread
 
 _FEW_EPOCHS = 5  # below, curves are drawn over steps
-_COLUMNS, _ROWS = 6, 4  # of histograms, at most
+_COLUMNS, _ROWS = 4, 4  # of histograms, at most
+_LOOKS = 3  # the last ones of each run, which a histogram adds up: one has the positives of one batch alone
 # By what metrics.csv calls them, with "_step" for the means of a few steps.
 _CURVES = {
     "loss": "train/loss",
@@ -150,7 +151,7 @@ def _similarity(runs: list[Run], groups: list[Setting], keys: list[str], axes: l
         what = "in the course of the run"
     elif not axes:
         rows = [[_histogram(run.name, [run]) for run in _spaced(seen, _COLUMNS)]]
-        what = "at the last step looked at"
+        what = f"at the last {_LOOKS} steps looked at"
     else:
         places = [keys.index(axis) for axis in axes]
         across = _spaced(levels(groups, places[0]), _COLUMNS)
@@ -164,7 +165,7 @@ def _similarity(runs: list[Run], groups: list[Setting], keys: list[str], axes: l
             }  # fmt: skip
             tail = "" if len(axes) == 1 else f", {_named(axes[1], low)}"
             rows.append([_histogram(_named(axes[0], value) + tail, group) for value, group in chosen.items()])
-        what = "at the last step looked at, all seeds together"
+        what = f"at the last {_LOOKS} steps looked at, all seeds together"
     pictures.similarities([[one for one in row if one is not None] for row in rows], path)
     return Picture(
         path.name,
@@ -173,11 +174,12 @@ def _similarity(runs: list[Run], groups: list[Setting], keys: list[str], axes: l
 
 
 def _histogram(title: str, runs: Sequence[Run], step: float | None = None) -> pictures.Histogram | None:
-    """The counts of some runs together, at one step or each one's last."""
-    rows = []
+    """The counts of some runs together, at one step or the last ones of each."""
+    rows: list[Row] = []
     for run in runs:
-        last = max((row["step"] for row in run.similarity), default=None) if step is None else step
-        rows += [row for row in run.similarity if row["step"] == last and len(row) == 5]
+        whole = [row for row in run.similarity if len(row) == 5]
+        steps = [step] if step is not None else sorted({row["step"] for row in whole})[-_LOOKS:]
+        rows += [row for row in whole if row["step"] in steps]
     lows = sorted({row["low"] for row in rows})
     if not lows:
         return None

@@ -31,7 +31,7 @@ class Run:
         summary: summary.json, empty when there is none.
         metrics: the rows of metrics.csv, numbers only.
         similarity: the rows of similarity.csv.
-        log: the last line of train.log that tells an error, or "".
+        log: the last line of output.log (what a sweep's job printed) or train.log that tells an error, or "".
     """
 
     name: str
@@ -132,7 +132,7 @@ def _read(path: Path, root: Path) -> Run:
         summary=_summary(path / "summary.json"),
         metrics=tuple(_table(path / "metrics.csv")),
         similarity=tuple(_table(path / "similarity.csv")),
-        log=_last_error(path / "train.log"),
+        log=_last_error(path / "output.log") or _last_error(path / "train.log"),
     )
 
 
@@ -180,11 +180,12 @@ def _flat(node: Any, key: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _last_error(path: Path) -> str:
-    """The last line of a log that names an exception."""
+    """The last line of a log that tells an error."""
     if not path.exists():
         return ""
+    told = re.compile(r"error: |[\w.]+(Error|Exception|Interrupt)\b")
     lines = path.read_text("utf-8", errors="replace").splitlines()
-    return next((line for line in reversed(lines) if re.match(r"[\w.]+(Error|Exception|Interrupt)\b", line)), "")
+    return next((line for line in reversed(lines) if told.match(line)), "")
 
 
 def _natural(name: str) -> list[tuple[int, str]]:
