@@ -38,7 +38,7 @@ import lightning as L
 import torch
 from rich.console import Console
 
-from simclr_lightning.cli import job
+from simclr_lightning.cli import job, speed
 from simclr_lightning.cli.folder import locate
 from simclr_lightning.cli.signals import StopSignals
 from simclr_lightning.optim import parameter_groups
@@ -196,7 +196,8 @@ def measure(name: str, words: list[str], *, chunks: int, steps: int) -> dict[str
         bare = bare_step(parts.module, batch, size, device, context)
         turns = Turns(bare, device, steps=steps, chunks=chunks)
         trainer.callbacks.append(turns)  # type: ignore[attr-defined]
-        trainer.fit(parts.module, datamodule=parts.data)
+        with speed.products(tf32=True, kind=device.type):  # for both sides
+            trainer.fit(parts.module, datamodule=parts.data)
         parts, trainer = prepared(words, folder)
         split = Split(device, warm=steps, steps=steps * max(2, chunks // 2))
         trainer.callbacks.append(split)  # type: ignore[attr-defined]

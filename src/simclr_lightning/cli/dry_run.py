@@ -14,7 +14,7 @@ from rich.table import Table
 
 from simclr_lightning import checkpoint as checkpoints
 from simclr_lightning import preflight
-from simclr_lightning.cli import devices, job
+from simclr_lightning.cli import devices, job, speed
 from simclr_lightning.cli.ahead import line_of, rates_of
 from simclr_lightning.data.datamodule import check_batch
 from simclr_lightning.simclr import SimCLR
@@ -49,14 +49,16 @@ def dry_run(run: Run) -> int:
         trainer = L.Trainer(**job.trainer_options(cfg, 1, data.steps_per_epoch), logger=False)
         device, precision = trainer.strategy.root_device, trainer.precision_plugin
         module = cast(SimCLR, precision.convert_module(parts.module))
-        cost = preflight.measure_cost(module, size=data.recipe.size, device=device, context=precision.forward_context)
-        rates = rates_of(module, data, trainer, processes=processes, steps=left)
+        size, context = data.recipe.size, precision.forward_context
+        with speed.products(speed.uses_tf32(cfg, device.type), device.type):
+            cost = preflight.measure_cost(module, size=size, device=device, context=context)
+            rates = rates_of(module, data, trainer, processes=processes, steps=left)
     table = Table(title="dry run", title_justify="left", show_header=False)
     free = preflight.free_bytes(device) / (1 if device.type == "cuda" else here)
     for row in (
         ("devices", f"{processes} {device.type}, {data.batch_size // processes} of {data.batch_size} images on each"),
         ("negatives", f"{2 * data.batch_size - 2:,} a view, from all devices"),
-        *_size_rows(cost, (cfg.micro_batch_size or data.batch_size) // processes, processes, free, len(splits.train)),
+        *_size_rows(cost, data.batch_size, cfg.micro_batch_size, processes, free, len(splits.train)),
         *_time_rows(rates, processes, left, data.batch_size),
     ):
         table.add_row(*row)
@@ -66,7 +68,8 @@ def dry_run(run: Run) -> int:
     return 0
 
 
-def _size_rows(cost: Cost, local: int, processes: int, free: float, images: int) -> list[Row]:
+def _size_rows(cost: Cost, batch: int, micro: int | None, processes: int, free: float, images: int) -> list[Row]:
+    local = (micro or batch) // processes
     how = "measured" if cost.measured else "expected"
     each = " a process" if processes > 1 else ""
     parts = {
@@ -83,7 +86,10 @@ def _size_rows(cost: Cost, local: int, processes: int, free: float, images: int)
         ("parameters", f"encoder {cost.encoder_parameters:,}, projector {cost.projector_parameters:,}"),
         ("operations", f"{_unit(cost.flops, 'FLOP')} a pair, forward and backward; a multiply-add is two"),
         (f"memory{each}", f"{_unit(cost.bytes(local), 'B')} {how}: {split}"),
-        ("largest batch", f"{fits:,} in the {_unit(free, 'B')} that are free{each}{bound}"),
+        (
+            f"largest {'micro-batch' if micro else 'batch'}",
+            f"{fits:,} in the {_unit(free, 'B')} that are free{each}{bound}",
+        ),
     ]
 
 

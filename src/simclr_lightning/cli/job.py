@@ -160,11 +160,12 @@ def _train(
         console=console,
         first_step=first_step,
     )
-    line = ahead.preflight_line(cfg, parts.module, data, trainer, devices=devices, steps=total - first_step)
+    kind = accelerator(cfg)
+    with speed.products(speed.uses_tf32(cfg, kind), kind):
+        line = ahead.preflight_line(cfg, parts.module, data, trainer, devices=devices, steps=total - first_step)
     if line and _is_first_rank():
         console.print(line, style="dim", markup=False)
         LOG.info(line)
-    kind = accelerator(cfg)
     if speed.compiles(cfg, kind, total - first_step):
         parts.module.compile_network()
     if first_step < total or not (folder / "checkpoints" / checkpoints.LAST).exists():
