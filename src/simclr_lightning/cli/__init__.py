@@ -13,6 +13,7 @@ COMMANDS = {
     "export": "export RUN OUT --format F         the encoder for safetensors, torchvision, timm, ONNX or a hub",
     "embed": "embed RUN IMAGES OUT              write h of a folder's images to .npz, .parquet or .csv",
     "report": "report DIR                        tables and pictures of one run or of a sweep",
+    "pack": "pack IMAGES OUT KEY=VALUE ...     shards of small JPEGs, read by data=packed",
 }
 
 

@@ -21,11 +21,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor
 
 from simclr_lightning.cli.errors import UserError
-from simclr_lightning.data import FolderImages
+from simclr_lightning.data import FolderImages, PackedImages
 from simclr_lightning.data.datamodule import centred
 from simclr_lightning.data.decode import ImageError
 from simclr_lightning.data.images import digest
-from simclr_lightning.data.listing import Listing, list_images
+from simclr_lightning.data.packed import all_images
 from simclr_lightning.data.unreadable import MEND
 from simclr_lightning.encoders.weights import digest as weights_digest
 from simclr_lightning.evaluation import extract
@@ -52,7 +52,7 @@ class Gallery:
 
     encoder: Encoder
     size: int
-    files: FolderImages
+    files: FolderImages | PackedImages
     h: Tensor
     notes: tuple[str, ...]
 
@@ -62,7 +62,7 @@ def open_gallery(run: Path, images: Path, *, keep: bool) -> Gallery:
 
     Args:
         run: a run's folder or an exported encoder.
-        images: a folder.
+        images: a folder, or a packed one.
         keep: write h to ``RUN/features`` and look for it there.
 
     Raises:
@@ -73,15 +73,12 @@ def open_gallery(run: Path, images: Path, *, keep: bool) -> Gallery:
     encoder = load_encoder(run)
     size = encoder.size
     assert size is not None  # an export always has it
-    listing = list_images(images)
-    if not listing.names:
-        raise UserError(f"{images} holds no images (looked for .jpg, .png, .webp and the like)")
-    files = FolderImages(listing.root, listing.names)
+    files = all_images(images)
     if not keep:
         h = torch.empty(len(files), encoder.feature_dim)
         _fill(encoder, files, size, h.__setitem__)
         return Gallery(encoder, size, files, h, ())
-    path = _place(run) / f"images-{_key(encoder, size, listing)}.npy"
+    path = _place(run) / f"images-{_key(encoder, size, files)}.npy"
     found = _kept(path, len(files), encoder.feature_dim)
     if found is not None:
         return Gallery(encoder, size, files, found, (f"h of {len(files)} images was there: {path}",))
@@ -103,7 +100,7 @@ def features(encoder: Encoder, size: int, paths: list[Path]) -> tuple[FolderImag
     return files, extract(encoder, [crops])
 
 
-def _made(encoder: Encoder, size: int, files: FolderImages, path: Path) -> Gallery:
+def _made(encoder: Encoder, size: int, files: FolderImages | PackedImages, path: Path) -> Gallery:
     fresh = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -123,7 +120,9 @@ def _made(encoder: Encoder, size: int, files: FolderImages, path: Path) -> Galle
     return Gallery(encoder, size, files, h_nF, (f"h is kept for the next time: {path}",))
 
 
-def _fill(encoder: Encoder, files: FolderImages, size: int, write: Callable[[slice, Tensor], None]) -> None:
+def _fill(
+    encoder: Encoder, files: FolderImages | PackedImages, size: int, write: Callable[[slice, Tensor], None]
+) -> None:
     """Give h to ``write`` in rounds, each shared among the devices."""
     devices = [torch.device("cuda", i) for i in range(torch.cuda.device_count())] or [torch.device("cpu")]
     copies = [encoder, *(copy.deepcopy(encoder) for _ in devices[1:])]
@@ -160,10 +159,14 @@ def _place(run: Path) -> Path:
     return (run if run.is_dir() else run.parent) / FOLDER
 
 
-def _key(encoder: Encoder, size: int, listing: Listing) -> str:
-    times = [(listing.root / name).stat().st_mtime_ns for name in listing.names]
+def _key(encoder: Encoder, size: int, files: FolderImages | PackedImages) -> str:
     weights = weights_digest(encoder.body.state_dict(), json.dumps(encoder.spec, sort_keys=True))
-    return digest(weights, str(size), listing.names, torch.tensor(listing.sizes), torch.tensor(times))
+    if isinstance(files, PackedImages):
+        state = torch.from_numpy(np.stack((files.sizes, files.checksums)))
+    else:
+        stats = [(files.root / name).stat() for name in files.names]
+        state = torch.tensor([[stat.st_size for stat in stats], [stat.st_mtime_ns for stat in stats]])
+    return digest(weights, str(size), files.names, state)
 
 
 def _kept(path: Path, count: int, width: int) -> Tensor | None:

@@ -40,7 +40,7 @@ from simclr_lightning.cli.devices import accelerator, device_count
 from simclr_lightning.cli.errors import UserError, describe
 from simclr_lightning.cli.loggers import make_loggers
 from simclr_lightning.cli.signals import KeepSignals, StopSignals
-from simclr_lightning.data import FolderImages, ViewsDataModule
+from simclr_lightning.data import ViewsDataModule
 from simclr_lightning.data.datamodule import check_batch
 from simclr_lightning.simclr import SimCLR
 
@@ -271,8 +271,10 @@ def opening_notes(cfg: DictConfig, parts: Parts, total: int) -> list[str]:
     if round(epochs * spe) > total:
         shortened = schedule.warmup_steps(spe, total)  # type: ignore[attr-defined]
         lines.append(f"warm-up of {epochs} epochs is longer than the run; it is shortened to {shortened} steps")
-    if cfg.views.size <= 32 and isinstance(parts.data.load().train, FolderImages):
-        lines.append(f"views are {cfg.views.size} px; for a real encoder on a GPU: experiment=imagenet data=folder")
+    if cfg.views.size <= 32 and parts.data.load().train.tensor is None:
+        lines.append(
+            f"views are {cfg.views.size} px; for a real encoder on a GPU: experiment=imagenet with the same data"
+        )
     return lines
 
 

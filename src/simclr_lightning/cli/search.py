@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from simclr_lightning.cli.gallery import Gallery
-    from simclr_lightning.data import FolderImages
+    from simclr_lightning.data import FolderImages, ImageSet
     from simclr_lightning.evaluation import Pairs
     from simclr_lightning.evaluation.search import Finder
 
@@ -201,7 +201,7 @@ def _draw(rows: Any, path: Path, titles: tuple[str, str], names: Sequence[str]) 
     pictures.image_rows(rows, path, titles=titles, names=names[: len(rows)])
 
 
-def _crop(files: FolderImages, index: int, side: int) -> Tensor:
+def _crop(files: ImageSet, index: int, side: int) -> Tensor:
     """One image for a picture (3, side, side): larger than a small encoder's, for the eye."""
     import torch
 

@@ -19,7 +19,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from simclr_lightning.cli.errors import UserError, mistake
 
-_DATA: Final = ("photos", "array", "folder", "cifar10", "cifar100", "stl10", "fashion_mnist", "imagenet")
+_DATA: Final = ("photos", "array", "folder", "packed", "cifar10", "cifar100", "stl10", "fashion_mnist", "imagenet")
 _OPTIMIZERS: Final = (
     *("SGD", "Adam", "AdamW", "NAdam", "RAdam", "Adamax"),
     *("Adagrad", "Adadelta", "RMSprop", "ASGD", "Rprop"),

@@ -5,6 +5,8 @@ from simclr_lightning.data.datamodule import ViewsDataModule
 from simclr_lightning.data.decode import ImageError, read_image
 from simclr_lightning.data.folder import FolderImages, folder
 from simclr_lightning.data.images import ImageSet, Splits, TensorImages
+from simclr_lightning.data.pack import pack
+from simclr_lightning.data.packed import PackedImages, packed
 from simclr_lightning.data.photos import photos
 from simclr_lightning.data.public import cifar10, cifar100, fashion_mnist, imagenet, stl10
 
@@ -12,6 +14,7 @@ __all__ = [
     "FolderImages",
     "ImageError",
     "ImageSet",
+    "PackedImages",
     "Splits",
     "TensorImages",
     "ViewsDataModule",
@@ -21,6 +24,8 @@ __all__ = [
     "fashion_mnist",
     "folder",
     "imagenet",
+    "pack",
+    "packed",
     "photos",
     "read_image",
     "stl10",

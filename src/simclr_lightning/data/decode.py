@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
+from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
 from zlib import crc32
@@ -53,7 +54,16 @@ def read_image(path: Path | str, *, max_pixels: int = MAX_PIXELS) -> Tensor:
 
 def decode(path: Path | str, max_pixels: int) -> Tensor:
     """`read_image` for threads: run them inside one `quiet()`, which acts on the whole process."""
-    with _opened(path, max_pixels) as (file, image):
+    return _decoded(lambda: Path(path).open("rb"), str(path), max_pixels)
+
+
+def decode_bytes(data: bytes, name: str, max_pixels: int) -> Tensor:
+    """`decode` of a file's contents; `name` is for the message of the `ImageError`."""
+    return _decoded(lambda: BytesIO(data), name, max_pixels)
+
+
+def _decoded(open_file: Callable[[], BinaryIO], name: str, max_pixels: int) -> Tensor:
+    with _opened(open_file, name, max_pixels) as (file, image):
         jpeg = _jpeg_operator()
         # A plain JPEG goes through libjpeg directly: the same pixels in two thirds of the time.
         if jpeg and image.format == "JPEG" and image.mode in ("L", "RGB") and _orientation(image) == 1:
@@ -68,7 +78,7 @@ def decode(path: Path | str, max_pixels: int) -> Tensor:
 
 def check_header(path: Path | str, max_pixels: int) -> None:
     """Raise the `ImageError` that the file's head calls for; decodes nothing. For threads, like `decode`."""
-    with _opened(path, max_pixels):
+    with _opened(lambda: Path(path).open("rb"), str(path), max_pixels):
         pass
 
 
@@ -81,40 +91,41 @@ def quiet() -> Iterator[None]:
 
 
 @contextmanager
-def _opened(path: Path | str, max_pixels: int) -> Iterator[tuple[BinaryIO, Image.Image]]:
+def _opened(open_file: Callable[[], BinaryIO], name: str, max_pixels: int) -> Iterator[tuple[BinaryIO, Image.Image]]:
     """Open a file of an allowed format and size; whatever goes wrong in the body is an `ImageError` too."""
     try:
-        with Path(path).open("rb") as file:
-            if os.fstat(file.fileno()).st_size == 0:
-                raise ImageError(_message(path, "the file is empty (0 bytes)"))
+        with open_file() as file:
+            if file.seek(0, os.SEEK_END) == 0:
+                raise ImageError(_message(name, "the file is empty (0 bytes)"))
+            file.seek(0)
             with Image.open(file, formats=FORMATS) as image:
-                _check_size(path, image.size, max_pixels)
+                _check_size(name, image.size, max_pixels)
                 yield file, image
     except ImageError:
         raise
     except UnidentifiedImageError:
-        raise ImageError(_message(path, f"not an image of a known format ({', '.join(FORMATS)})")) from None
+        raise ImageError(_message(name, f"not an image of a known format ({', '.join(FORMATS)})")) from None
     except Image.DecompressionBombError:
-        raise ImageError(_message(path, f"more than {PILLOW_LIMIT:,} pixels")) from None
+        raise ImageError(_message(name, f"more than {PILLOW_LIMIT:,} pixels")) from None
     except OSError as error:
-        raise ImageError(_message(path, error.strerror or str(error) or "cannot be read")) from None
+        raise ImageError(_message(name, error.strerror or str(error) or "cannot be read")) from None
     # Decoders meet damaged files with errors of almost any class (struct.error, zlib.error, IndexError, ...).
     except Exception as error:
         # After its first line torch adds a stack; before the cause it puts the place in its own source.
         first = str(error).split("\n", 1)[0] or type(error).__name__
-        raise ImageError(_message(path, "damaged: " + _TORCH_PLACE.sub("", first))) from None
+        raise ImageError(_message(name, "damaged: " + _TORCH_PLACE.sub("", first))) from None
 
 
-def _message(path: Path | str, reason: str) -> str:
-    return f"{path}: {reason}"
+def _message(name: str, reason: str) -> str:
+    return f"{name}: {reason}"
 
 
-def _check_size(path: Path | str, size: tuple[int, int], max_pixels: int) -> None:
+def _check_size(name: str, size: tuple[int, int], max_pixels: int) -> None:
     width, height = size
     if width * height > max_pixels:
         raise ImageError(
             _message(
-                path, f"{width} x {height} = {width * height:,} pixels, above data.dataset.max_pixels={max_pixels:,}"
+                name, f"{width} x {height} = {width * height:,} pixels, above data.dataset.max_pixels={max_pixels:,}"
             )
         )
 

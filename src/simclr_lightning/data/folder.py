@@ -17,8 +17,9 @@ from torch import Tensor
 from simclr_lightning.data.decode import MAX_PIXELS, ImageError, read_image
 from simclr_lightning.data.images import PackedNames, Splits, choose_held_out, digest
 from simclr_lightning.data.layout import Part, lay_out
-from simclr_lightning.data.listing import Listing, list_images, sizes_now
+from simclr_lightning.data.listing import Listing, list_images, passed_over, sizes_now
 from simclr_lightning.data.scan import EXTENSIONS
+from simclr_lightning.data.shards import is_packed
 from simclr_lightning.data.unreadable import (
     MEND,
     OnCorrupt,
@@ -144,7 +145,7 @@ def folder(
         held_out=choose_held_out(len(train.names), train.labels, seed=seed),
         class_names=layout.class_names,
         identity=_identity(listing, sets),
-        notes=tuple(f"data.path: {note}" for note in (*layout.notes, *_passed_over(listing), *skip_notes(skipped))),
+        notes=tuple(f"data.path: {note}" for note in (*layout.notes, *passed_over(listing), *skip_notes(skipped))),
         skipped=tuple(skipped.values()),
     )
 
@@ -165,21 +166,11 @@ def _too_few(listing: Listing, usable: int, skipped: dict[str, str]) -> str:
     if skipped:
         seen = f"{len(skipped):,} cannot be read, e.g. {next(iter(skipped.values()))}"
     else:
-        seen = "; ".join(_passed_over(listing)) or "the folder is empty"
+        seen = "; ".join(passed_over(listing)) or "the folder is empty"
+    if is_packed(listing.root):
+        return f"data.path={listing.root}: is a packed folder; read it with data=packed"
     kinds = " ".join(sorted(EXTENSIONS))
     return f"data.path={listing.root}: {found} ({seen}); SimCLR needs at least 2, named {kinds}"
-
-
-def _passed_over(listing: Listing) -> list[str]:
-    """One line for each kind of entry that is not among the images."""
-    kinds = (
-        (listing.others, "not named like images"),
-        (listing.outside, "links that lead out of data.path"),
-        (listing.folder_links, "links to folders, which are not followed"),
-        (listing.broken, "links that lead nowhere"),
-        (listing.repeated, "further names of the same files"),
-    )
-    return [f"{len(names):,} passed over: {what} (e.g. {names[0]})" for names, what in kinds if names]
 
 
 def _identity(listing: Listing, sets: Sequence[FolderImages | None]) -> str | Callable[[], str]:

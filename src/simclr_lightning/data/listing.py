@@ -71,6 +71,18 @@ def sizes_now(root: Path, names: Sequence[str]) -> list[int]:
     return sizes
 
 
+def passed_over(listing: Listing) -> list[str]:
+    """One line for each kind of entry that is not among the images."""
+    kinds = (
+        (listing.others, "not named like images"),
+        (listing.outside, "links that lead out of data.path"),
+        (listing.folder_links, "links to folders, which are not followed"),
+        (listing.broken, "links that lead nowhere"),
+        (listing.repeated, "further names of the same files"),
+    )
+    return [f"{len(names):,} passed over: {what} (e.g. {names[0]})" for names, what in kinds if names]
+
+
 def _size(file: str) -> int:
     try:
         return os.stat(file).st_size  # noqa: PTH116 - a Path for each file is slow

@@ -1,0 +1,64 @@
+"""``simclr pack IMAGES OUT``: a folder of images as shards of small JPEGs, for ``data=packed``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from simclr_lightning.cli import errors
+from simclr_lightning.cli.errors import UserError, mistake
+from simclr_lightning.cli.ranges import RULES, Rule, one_of, whole
+
+USAGE: Final = (
+    "usage: simclr pack IMAGES OUT [short_side=256] [quality=90] [on_corrupt=fail|skip] [max_skipped=100] "
+    "[max_pixels=64000000]"
+)
+KEYS: Final[dict[str, Rule]] = {
+    "short_side": whole(1, 65_500),
+    "quality": whole(1, 95),
+    "on_corrupt": one_of("fail", "skip"),
+    "max_skipped": whole(0),
+    "max_pixels": RULES["data.dataset.max_pixels"],
+}
+
+
+def main(argv: Sequence[str]) -> int:
+    """Pack as the words say; returns the exit code."""
+    words = [word for word in argv if word != "debug=true"]
+    if words and words[0] in ("-h", "--help"):
+        print(USAGE)
+        return 0
+    return errors.guard(lambda: _main(words), debug="debug=true" in argv)
+
+
+def _main(words: Sequence[str]) -> int:
+    if len(words) < 2:
+        raise UserError(f"pack takes two folders, IMAGES and OUT\n{USAGE}", code=errors.CONFIGURATION)
+    images, out = (Path(word).expanduser() for word in words[:2])
+    options = dict(_option(word) for word in words[2:])
+    from simclr_lightning.data import pack
+
+    packed = pack(images, out, **options)
+    for line in packed.skipped:
+        print(f"skipped: {line}")
+    left = f", {len(packed.skipped):,} skipped" if packed.skipped else ""
+    labels = f"{packed.classes:,} classes" if packed.classes else "no labels"
+    print(f"{packed.images:,} images{left}, {labels}, {packed.bytes / 1e6:,.1f} MB in {packed.shards:,} shard(s)")
+    print(f"train on them with: simclr train data=packed data.path='{out}'")
+    return 0
+
+
+def _option(word: str) -> tuple[str, Any]:
+    """The key and value of a word like quality=80."""
+    from simclr_lightning.cli.mistakes import nearest
+
+    key, equals, text = word.partition("=")
+    if not equals or key not in KEYS:
+        near = nearest(key, KEYS, count=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise mistake(f"{word}: pack has no such key{hint}\n{USAGE}")
+    value = int(text) if text.removeprefix("-").isdecimal() else text
+    if not KEYS[key].accepts(value):
+        raise mistake(f"{key}={text}: must be {KEYS[key].says}")
+    return key, value

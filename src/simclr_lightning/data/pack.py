@@ -1,0 +1,183 @@
+"""A folder of images -> shards of small JPEGs, which decode in a fraction of the time and are read in one go."""
+
+import errno
+import io
+import shutil
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+from simclr_lightning.data.decode import MAX_PIXELS, ImageError, decode, quiet
+from simclr_lightning.data.layout import lay_out
+from simclr_lightning.data.listing import Listing, list_images, passed_over
+from simclr_lightning.data.progress import counted
+from simclr_lightning.data.shards import INDEX, SAMPLES, ShardWriter, is_packed, write_index
+from simclr_lightning.data.unreadable import OnCorrupt, in_threads, too_many
+
+JPEG_SIDE = 65_500  # the longest that the encoder takes
+ESTIMATED_AFTER = 1_000  # images from which the size of the whole is estimated
+
+
+@dataclass(frozen=True)
+class Packed:
+    """What `pack` wrote: images, classes (0 without labels), shards, bytes of the JPEGs, and the images left out."""
+
+    images: int
+    classes: int
+    shards: int
+    bytes: int
+    skipped: tuple[str, ...]
+
+
+def pack(
+    images: Path,
+    out: Path,
+    *,
+    short_side: int = 256,
+    quality: int = 90,
+    on_corrupt: OnCorrupt = "fail",
+    max_skipped: int = 100,
+    max_pixels: int = MAX_PIXELS,
+) -> Packed:
+    """Write a packed folder; the same images give the same bytes.
+
+    Each image is decoded as in `read_image`, its short side brought to `short_side` by an antialiased bicubic resize if
+    it is longer, and encoded as JPEG, in grey when it is. Names are kept, and with them classes and parts.
+
+    Args:
+        images: a folder of images, with class folders or without.
+        out: a folder that does not exist, or is empty. When the packing does not come to its end, what it wrote is
+            removed; after a kill, what is left there has no index and is refused as not finished.
+        short_side: pixels; at least 1.
+        quality: of the JPEGs, 1 to 95.
+        on_corrupt: "fail" or "skip" images that cannot be read.
+        max_skipped: more than this are refused.
+        max_pixels: larger images count as such that cannot be read.
+
+    Raises:
+        ValueError: there are no images, `out` is not empty, the disk is full.
+        ImageError: a file cannot be read; the message names it.
+    """
+    if not images.is_dir():
+        raise ValueError(f"{images}: {'is a file' if images.exists() else 'there is no such folder of images'}")
+    _check_out(out)
+    listing = list_images(images)
+    if not listing.names:
+        what = "is a packed folder already" if is_packed(listing.root) else "no image"
+        seen = "; ".join(passed_over(listing)) or "the folder is empty"
+        raise ValueError(f"{images}: {what} ({seen})")
+    encode = partial(_encoded, short_side=short_side, quality=quality, max_pixels=max_pixels)
+    facts = {"short_side": short_side, "quality": quality}
+    with _all_or_nothing(out), quiet(), closing(in_threads(encode, _paths(listing))) as encoded:
+        return _write(out, listing, encoded, facts, max_skipped if on_corrupt == "skip" else None)
+
+
+def shrunk(image: Tensor, short_side: int) -> Image.Image:
+    """An image (3, H, W) uint8 with its short side at most `short_side` pixels; grey when its channels are equal."""
+    pixels = image.permute(1, 2, 0).numpy()
+    if (pixels[..., 0] == pixels[..., 1]).all() and (pixels[..., 0] == pixels[..., 2]).all():
+        picture = Image.fromarray(np.ascontiguousarray(pixels[..., 0]))
+    else:
+        picture = Image.fromarray(np.ascontiguousarray(pixels))
+    short = min(picture.size)
+    if short <= short_side:
+        return picture
+    width, height = (round(side * short_side / short) for side in picture.size)
+    return picture.resize((width, height), Image.Resampling.BICUBIC)
+
+
+def _encoded(path: Path, *, short_side: int, quality: int, max_pixels: int) -> bytes | str:
+    """The JPEG of an image file, or why there is none."""
+    try:
+        picture = shrunk(decode(path, max_pixels), short_side)
+    except ImageError as error:
+        return str(error)
+    if max(picture.size) > JPEG_SIDE:
+        return f"{path}: longer than the {JPEG_SIDE:,} pixels that a JPEG can have"
+    buffer = io.BytesIO()
+    picture.save(buffer, "JPEG", quality=quality)
+    return buffer.getvalue()
+
+
+def _paths(listing: Listing) -> list[Path]:
+    return [listing.root / name for name in listing.names]
+
+
+def _check_out(out: Path) -> None:
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"{out}: is a file; OUT must be a new folder")
+    if out.is_dir() and any(out.iterdir()):
+        unfinished = is_packed(out) and not (out / INDEX).exists()
+        what = "holds a packing that was not finished" if unfinished else "exists and is not empty"
+        raise ValueError(f"{out}: {what}; remove it or give another OUT")
+    if not out.absolute().parent.is_dir():
+        raise ValueError(f"{out}: its folder does not exist; make it first")
+
+
+@contextmanager
+def _all_or_nothing(out: Path) -> Iterator[None]:
+    """Make the folder; when the body does not come to its end, remove what was written there."""
+    made = not out.exists()
+    out.mkdir(exist_ok=True)
+    try:
+        yield
+    except BaseException as error:
+        for path in (out / INDEX, out / SAMPLES, *out.glob("shard-*.tar")):
+            path.unlink(missing_ok=True)
+        if made:
+            with suppress(OSError):
+                out.rmdir()
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise ValueError(f"{out}: the disk is full; make room or give another OUT (nothing was left)") from None
+        raise
+
+
+def _write(
+    out: Path, listing: Listing, encoded: Iterator[bytes | str], facts: dict[str, int], max_skipped: int | None
+) -> Packed:
+    layout = lay_out(listing.names, labels=True, seed=0)
+    label = _labels_by_name(layout.train.names, layout.train.labels)
+    if layout.test is not None:
+        label |= _labels_by_name(layout.test.names, layout.test.labels)
+    classes = layout.class_names or ()
+    skipped: list[str] = []
+    with (
+        ShardWriter(out) as shards,
+        counted(f"packing {listing.root}", unit="images", total=len(listing.names)) as report,
+    ):
+        for number, (name, data) in enumerate(zip(listing.names, encoded, strict=True)):
+            report(1)
+            if isinstance(data, bytes):
+                known = label.get(name)
+                about = {"file": name, "class": None if known is None else classes[known], "label": known}
+                shards.add(name, data, about)
+            elif max_skipped is None:
+                raise ImageError(f"{data}; remove or replace it, or leave such files out with on_corrupt=skip")
+            else:
+                skipped.append(data)
+                if len(skipped) > max_skipped:
+                    raise too_many(skipped, max_skipped, key="max_skipped")
+            if number == ESTIMATED_AFTER:
+                _check_space(out, shards.written / number * (len(listing.names) - number))
+    index = shards.index()
+    if not index.names:
+        raise ValueError(f"{listing.root}: no readable image, e.g. {skipped[0]}")
+    counts = {"images": len(index.names), "classes": len(classes), "shards": len(index.shard_sizes)}
+    write_index(out, index, {**counts, **facts})
+    return Packed(**counts, bytes=int(index.sizes.sum()), skipped=tuple(skipped))
+
+
+def _labels_by_name(names: list[str], labels: Tensor | None) -> dict[str, int]:
+    return {} if labels is None else dict(zip(names, labels.tolist(), strict=True))
+
+
+def _check_space(out: Path, needed: float) -> None:
+    """Raise as a full disk would, long before it is."""
+    if shutil.disk_usage(out).free < needed:
+        raise OSError(errno.ENOSPC, f"about {needed / 1e9:.1f} GB are needed", str(out))

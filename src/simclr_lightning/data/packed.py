@@ -1,0 +1,220 @@
+"""`data=packed`: a folder that `simclr pack` wrote, read by index straight from its shards.
+
+One image is one read of one file that stays open: no folder is listed and no file is looked up by name, which is what a
+shared disk is slow at. The order, the views and the split of a batch over ranks and nodes are those of the folder that
+was packed, since names and their order are.
+"""
+
+import os
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any, final
+from zlib import crc32
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from simclr_lightning.data.decode import MAX_PIXELS, ImageError, decode_bytes, quiet
+from simclr_lightning.data.folder import FolderImages
+from simclr_lightning.data.images import PackedNames, Splits, choose_held_out, digest
+from simclr_lightning.data.layout import Part, lay_out
+from simclr_lightning.data.listing import list_images
+from simclr_lightning.data.scan import EXTENSIONS
+from simclr_lightning.data.shards import Index, is_packed, read_index, shard_name
+from simclr_lightning.data.unreadable import OnCorrupt, check_policy, gathered, in_threads, skip_notes
+
+OPEN_SHARDS = 256  # of a set, in one process; systems allow 1,024 open files or more
+
+
+@final
+class PackedImages:
+    """Images in shards, decoded at every load.
+
+    Args:
+        root: the packed folder.
+        index: what its shards hold.
+        rows: (n,) int64, which images of the index these are; None for all.
+        labels: (n,) int64, or None.
+        max_pixels: larger images are refused before decoding.
+        on_corrupt: what an error advises; with "skip" every image's bytes were right at the start.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        index: Index,
+        rows: NDArray[np.int64] | None = None,
+        labels: Tensor | None = None,
+        *,
+        max_pixels: int = MAX_PIXELS,
+        on_corrupt: OnCorrupt = "fail",
+    ) -> None:
+        if rows is None:
+            rows = np.arange(len(index.names))
+        assert labels is None or labels.shape == (len(rows),), labels
+        self.root = root
+        self.names: Sequence[str] = PackedNames([index.names[row] for row in rows.tolist()])
+        self.labels = labels
+        self.tensor: Tensor | None = None
+        self.sizes, self.checksums = index.sizes[rows], index.checksums[rows]
+        self._shards, self._offsets = index.shards[rows], index.offsets[rows]
+        self._max_pixels = max_pixels
+        self._on_corrupt = on_corrupt
+        self._open: dict[int, _Descriptor] = {}
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A worker opens the shards itself."""
+        return {**self.__dict__, "_open": {}}
+
+    def load(self, index: int) -> Tensor:
+        """The image at `index` as (3, H, W) uint8.
+
+        Raises:
+            ImageError: its bytes cannot be read or are not those that were packed; the message names shard and image.
+        """
+        try:
+            data = self._read(index)
+            with quiet():
+                return decode_bytes(data, self._place(index), self._max_pixels)
+        except ImageError as error:
+            if self._on_corrupt == "skip":
+                mend = "it could be read when the run started: check the disk, then resume"
+            else:
+                mend = "copy the shard or pack again, or leave such images out with data.dataset.on_corrupt=skip"
+            raise ImageError(f"{error}; {mend}") from None
+
+    def error(self, index: int) -> str | None:
+        """What is wrong with the bytes of the image at `index`, else None; nothing is decoded."""
+        try:
+            self._read(index)
+        except ImageError as error:
+            return str(error)
+        return None
+
+    def _read(self, index: int) -> bytes:
+        size, offset = int(self.sizes[index]), int(self._offsets[index])
+        try:
+            data = os.pread(self._descriptor(int(self._shards[index])).number, size, offset)
+        except OSError as error:
+            raise ImageError(f"{self._place(index)}: {error.strerror}") from None
+        if len(data) != size or crc32(data) != self.checksums[index]:
+            raise ImageError(f"{self._place(index)}: damaged (its checksum differs)")
+        return data
+
+    def _place(self, index: int) -> str:
+        return f"{self.root / shard_name(int(self._shards[index]))}, {self.names[index]}"
+
+    def _descriptor(self, shard: int) -> "_Descriptor":
+        # Threads may open one twice or drop one that another still reads from: a descriptor is closed when nobody
+        # has it any more.
+        found = self._open.get(shard)
+        if found is None:
+            for oldest in list(self._open)[: len(self._open) + 1 - OPEN_SHARDS]:
+                self._open.pop(oldest, None)
+            found = self._open[shard] = _Descriptor(self.root / shard_name(shard))
+        return found
+
+
+class _Descriptor:
+    """An open file for `os.pread`, which needs no position and so no lock."""
+
+    def __init__(self, path: Path) -> None:
+        self.number = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+
+    def __del__(self) -> None:
+        if hasattr(self, "number"):
+            os.close(self.number)
+
+
+def packed(
+    path: Path | str | None,
+    *,
+    on_corrupt: OnCorrupt = "fail",
+    max_skipped: int = 100,
+    max_pixels: int = MAX_PIXELS,
+    labels: bool = True,
+    seed: int = 0,
+) -> Splits:
+    """The images that `pack` wrote; parts, classes, test and held-out part are those of `folder` on what was packed.
+
+    The fingerprint holds every image's name, label, size and checksum.
+
+    Args:
+        path: the packed folder, on a local disk or one that all nodes share.
+        on_corrupt: "fail" refuses an image whose bytes are not those that were packed, when it is loaded; a shard that
+            is missing or cut short is refused at the start either way. "skip" reads every byte once at the start and
+            leaves damaged images out: they are counted, listed in `Splits.skipped`, and more than `max_skipped` are
+            refused.
+        max_skipped: see above; at least 0.
+        max_pixels: larger images are refused before decoding.
+        labels: False ignores the class folders.
+        seed: chooses the test part (where there is none) and the held-out part.
+
+    Raises:
+        ValueError: no packed folder, one that was not finished or is damaged, fewer than two images, an option out of
+            range.
+    """
+    if path is None:
+        raise ValueError("data=packed needs a folder that `simclr pack IMAGES OUT` wrote: data.path=OUT")
+    root = Path(path).expanduser()
+    if not root.is_dir():
+        what = "is a file" if root.exists() else "there is no such folder; check the spelling"
+        raise ValueError(f"data.path={root}: {what}")
+    check_policy(on_corrupt, max_skipped, max_pixels)
+    index = read_index(root)
+    skipped = _damaged(root, index, max_skipped) if on_corrupt == "skip" else {}
+    row = {name: number for number, name in enumerate(index.names) if name not in skipped}
+    if len(row) < 2:
+        raise ValueError(f"data.path={root}: {len(row)} readable image(s); SimCLR needs at least 2")
+    layout = lay_out(list(row), labels=labels, seed=seed)
+    if len(layout.train.names) < 2:
+        raise ValueError(f"{root}: {len(layout.train.names)} training image; SimCLR needs at least 2")
+
+    def images(part: Part) -> PackedImages:
+        rows = np.array([row[name] for name in part.names], dtype=np.int64)
+        return PackedImages(root, index, rows, part.labels, max_pixels=max_pixels, on_corrupt=on_corrupt)
+
+    sets = images(layout.train), None if layout.test is None else images(layout.test)
+    return Splits(
+        train=sets[0],
+        test=sets[1],
+        held_out=choose_held_out(len(sets[0]), sets[0].labels, seed=seed),
+        class_names=layout.class_names,
+        identity=digest("packed", *(part for images in sets for part in _contents(images))),
+        notes=tuple(f"data.path: {note}" for note in (*layout.notes, *skip_notes(skipped))),
+        skipped=tuple(skipped.values()),
+    )
+
+
+def all_images(path: Path) -> FolderImages | PackedImages:
+    """Every image of a folder, or of a packed folder, in the order of their names; without labels.
+
+    Raises:
+        ValueError: there are none; or the packed folder is not whole.
+    """
+    if is_packed(path):
+        return PackedImages(path, read_index(path))
+    listing = list_images(path)
+    if not listing.names:
+        raise ValueError(f"{path} holds no images (looked for {' '.join(EXTENSIONS)})")
+    return FolderImages(listing.root, PackedNames(listing.names))
+
+
+def _damaged(root: Path, index: Index, max_skipped: int) -> dict[str, str]:
+    """Name -> error of every image whose bytes are not those that were packed."""
+    images = PackedImages(root, index)
+    with closing(in_threads(images.error, range(len(images)))) as errors:
+        return gathered(index.names, errors, max_skipped, f"reading {root}")
+
+
+def _contents(images: PackedImages | None) -> list[Sequence[str] | Tensor | None]:
+    """What the fingerprint holds of a set."""
+    if images is None:
+        return [None]
+    return [images.names, images.labels, torch.from_numpy(images.sizes), torch.from_numpy(images.checksums)]
