@@ -132,6 +132,9 @@ BAD: dict[str, list[Any]] = {
     "logger.name": ["tb", None, True],
     "logger.project": ["", None, 3],
     "logger.entity": ["", 3],
+    "logger.group": ["", 3],
+    "logger.job_type": ["", None, 3],
+    "logger.tags": ["tiny", [""], [3], None],
     "logger.mode": ["on", None],
 }
 

@@ -2,20 +2,37 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import gzip
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+import threading
+import time
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
+from omegaconf import OmegaConf
 
 from conftest import WORDS
 from made_runs import make_run
-from simclr_lightning.cli import loggers
 from simclr_lightning.cli.loggers import MetricsCSV
+from simclr_lightning.cli.tracker import (
+    SECONDS_TO_CLOSE,
+    SECONDS_TO_START,
+    _options,
+    has_key,
+    make_tracker,
+    run_name,
+    sync_command,
+)
+from simclr_lightning.cli.train import check
 
 # W&B's client leaves its sockets and files to the interpreter's end.
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
@@ -56,6 +73,8 @@ def test_wandb_offline_without_a_key(
     assert simclr("train", *words) == 0
     assert "wandb sync run/wandb/offline-run-" in capsys.readouterr().out.replace(str(Path.cwd()) + "/", "")
     assert list(Path("run/wandb").glob("offline-run-*/*.wandb"))
+    media = {path.name.partition("_")[0] for path in Path("run/wandb").glob("offline-run-*/files/media/*/*")}
+    assert media == {"views", "neighbours", "embedding", "results"}
 
 
 def test_a_report_is_given_to_wandb(
@@ -80,21 +99,201 @@ def test_a_report_is_given_to_wandb(
     assert simclr("report", "sweeps/s", "logger=wandb", "logger.mode=on") == 2
 
 
-def test_an_unreachable_server_costs_seconds_and_the_key_stays_out(npz: Path, tmp_path: Path) -> None:
-    key = "0123456789abcdef0123456789abcdef01234567"
-    env = {**os.environ, "WANDB_MODE": "online", "WANDB_API_KEY": key, "WANDB_BASE_URL": "http://127.0.0.1:9"}
+@pytest.fixture(autouse=True)
+def _own_client(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A client process of its own for every test."""
+    monkeypatch.delenv("WANDB_SERVICE", raising=False)
+    yield
+    if "wandb" in sys.modules:
+        with contextlib.suppress(Exception):
+            sys.modules["wandb"].teardown()
+
+
+KEY = "0123456789abcdef0123456789abcdef01234567"
+
+
+class Server(ThreadingHTTPServer):
+    """Enough of W&B's server to take a run; told to, it takes connections and says nothing."""
+
+    daemon_threads = True
+
+    def __init__(self, *, hangs_after: str | None = None) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.hangs_after, self.hangs = hangs_after, threading.Event()
+        self.queries: list[dict[str, Any]] = []
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}"
+
+    def answer(self, path: str, body: str) -> dict[str, Any]:
+        if path != "/graphql":
+            return {}
+        asked = json.loads(body)
+        self.queries.append(asked)
+        given = asked["variables"] or {}
+        if self.hangs_after and self.hangs_after in asked["query"]:
+            self.hangs.set()
+        if "upsertBucket" in asked["query"]:
+            project = {"id": "P", "name": "simclr", "entity": {"id": "E", "name": "me"}}
+            bucket = {"id": "B", "name": given["name"], "displayName": given["displayName"], "project": project}
+            return {"data": {"upsertBucket": {"bucket": {**bucket, "historyLineCount": 0}, "inserted": True}}}
+        if "createRunFiles" in asked["query"]:
+            files = [{"name": name, "uploadUrl": f"{self.url}/up"} for name in given["files"]]
+            return {"data": {"createRunFiles": {"runID": "B", "uploadHeaders": [], "files": files}}}
+        return {"data": {}}
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: Server
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers.get("content-length") or 0))
+        if self.headers.get("content-encoding") == "gzip":
+            body = gzip.decompress(body)
+        if self.server.hangs.is_set():
+            time.sleep(600)
+        said = json.dumps(self.server.answer(self.path, body.decode("utf-8", "replace"))).encode()
+        self.send_response(200)
+        self.send_header("content-type", "application/json")
+        self.send_header("content-length", str(len(said)))
+        self.end_headers()
+        self.wfile.write(said)
+
+    do_PUT = do_GET = do_POST  # noqa: N815 - the names that http.server calls
+
+    def log_message(self, *args: object) -> None: ...
+
+
+def online(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+    for name, value in (("WANDB_MODE", "online"), ("WANDB_API_KEY", KEY), ("WANDB_BASE_URL", url)):
+        monkeypatch.setenv(name, value)
+
+
+def group(**changed: object) -> Any:
+    kept = {"project": "simclr", "entity": None, "mode": "auto", "group": None, "job_type": "train", "tags": ["tiny"]}
+    return OmegaConf.create({**kept, **changed})
+
+
+def test_a_run_of_a_sweep_is_told_to_the_server_and_goes_on_under_its_id(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server = Server()
+    online(monkeypatch, server.url)
+    folder = tmp_path / "mysweep" / "3_loss.temperature=0.1,seed=2"
+    folder.mkdir(parents=True)
+    (folder.parent / "sweep.yaml").write_text("jobs: {}")
+    plain = {"loss": {"temperature": 0.1}, "seed": 2}
+    ids = []
+    for _ in range(2):
+        tracker = make_tracker(group(), folder, plain)
+        tracker.log_metrics({"train/loss": 3.5}, step=10)
+        ids.append(tracker.version)
+        tracker.close()
+    assert ids[0] == ids[1]
+    assert "upload later" not in capsys.readouterr().out
+    (first, *_) = [query["variables"] for query in server.queries if "upsertBucket" in query["query"]]
+    assert (first["groupName"], first["displayName"]) == ("mysweep", "loss.temperature=0.1,seed=2")
+    assert (first["jobType"], first["tags"], first["project"]) == ("train", ["tiny"], "simclr")
+    config = {key: value["value"] for key, value in json.loads(first["config"]).items() if key != "_wandb"}
+    assert config == plain
+    server.shutdown()
+
+
+def test_a_server_that_is_gone_or_hangs_costs_ten_seconds_at_most(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server = Server()
+    online(monkeypatch, server.url)
+    tracker = make_tracker(group(), tmp_path, {})
+    server.hangs.set()
+    before = time.monotonic()
+    for step in range(100):
+        tracker.log_metrics({"train/loss": 3.5}, step=step)
+    tracker.close(lambda run: run.summary.update({"status": "finished"}))
+    assert time.monotonic() - before < SECONDS_TO_CLOSE + 3  # a busy machine's
+    assert "upload later with: wandb sync" in capsys.readouterr().out
+    (folder,) = (tmp_path / "wandb").glob("run-*")
+    assert list(folder.glob("*.wandb"))
+    server.shutdown()
+
+
+def test_a_client_that_breaks_does_not_stop_the_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tracker = make_tracker(group(mode="offline"), tmp_path, {})
+
+    class Broken:
+        id, dir = "x", str(tmp_path / "wandb/offline-run-1/files")
+
+        def log(self, *args: object) -> None:
+            raise ConnectionResetError("Connection lost")
+
+        finish = log
+
+    tracker.run.finish()
+    tracker.run = Broken()
+    for step in range(3):
+        tracker.log_metrics({"train/loss": 3.5}, step=step)
+    tracker.close()
+    said = capsys.readouterr()
+    assert said.out.count("W&B is lost (Connection lost)") == 1
+    assert "wandb sync" in said.out
+    assert "Traceback" not in said.err
+
+
+@pytest.mark.parametrize(
+    ("words", "name"),
+    [(["loss.temperature=0.1", "data.path=/secret", "seed=2"], "loss.temperature=0.1,seed=2"), ([], "run")],
+)
+def test_a_run_is_named_after_its_words(tmp_path: Path, words: list[str], name: str) -> None:
+    run = tmp_path / "run"
+    (run / ".hydra").mkdir(parents=True)
+    (run / ".hydra/overrides.yaml").write_text(json.dumps(words))
+    assert run_name(run) == name
+
+
+def test_under_an_agent_the_run_is_the_agents(npz: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_SWEEP_ID", "abc")
+    options = _options(group(), tmp_path, {})
+    assert not {"id", "project", "entity", "group"} & options.keys()
+    sweep = yaml.safe_load((Path(__file__).parents[1] / "conf/wandb_sweep.yaml").read_text())
+    given = [f"{key}={value.get('min', value.get('values', [0])[0])}" for key, value in sweep["parameters"].items()]
+    places = {"${env}": [], "${interpreter}": [], "${program}": [], "${args_no_hyphens}": given}
+    words = [word for part in sweep["command"] for word in places.get(part, [part])]
+    assert Path(__file__).parents[1].joinpath(sweep["program"]).exists()
+    cfg = check(words).cfg
+    assert (cfg.loss.temperature, cfg.data.batch_size, cfg.seed, cfg.logger.name) == (0.05, 64, 0, "wandb")
+
+
+def test_a_run_ends_well_when_the_server_hangs_in_its_middle_and_the_key_stays_out(npz: Path, tmp_path: Path) -> None:
+    server = Server(hangs_after="upsertBucket")
+    env = {**os.environ, "WANDB_MODE": "online", "WANDB_API_KEY": KEY, "WANDB_BASE_URL": server.url}
     words = (*WORDS, f"data.path={npz}", "logger=wandb", "hydra.run.dir=run", "trainer.max_steps=2")
     command = [sys.executable, "-m", "simclr_lightning.cli", "train", *words]
-    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=200, check=False)
     assert done.returncode == 0, done.stderr
+    assert server.hangs.is_set()
     run = tmp_path / "run"
-    found = json.loads((run / "summary.json").read_text())
-    assert found["status"] == "finished"
-    assert "goes on offline" in done.stdout
+    assert json.loads((run / "summary.json").read_text())["status"] == "finished"
     assert "wandb sync" in done.stdout
-    assert found["seconds"] < 60  # of which W&B may take 10; the machine may be busy
+    assert "Traceback" not in done.stderr
+    assert KEY not in done.stdout + done.stderr
     for path in run.rglob("*"):
-        assert not path.is_file() or key.encode() not in path.read_bytes(), path
+        assert not path.is_file() or KEY.encode() not in path.read_bytes(), path
+    server.shutdown()
+
+
+def test_a_server_that_does_not_answer_at_the_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    online(monkeypatch, "http://127.0.0.1:9")
+    before = time.monotonic()
+    tracker = make_tracker(group(), tmp_path, {})
+    assert time.monotonic() - before < SECONDS_TO_START + 10  # a busy machine's
+    assert "goes on offline" in capsys.readouterr().out
+    tracker.close()
+    assert "wandb sync" in str(sync_command(tmp_path))
 
 
 def test_tensorboard(npz: Path, simclr: Callable[..., int]) -> None:
@@ -108,4 +307,4 @@ def test_tensorboard(npz: Path, simclr: Callable[..., int]) -> None:
 def test_a_login_is_found_in_netrc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, found: bool) -> None:
     (tmp_path / "netrc").write_text(text)
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
-    assert loggers._has_key("http://localhost:8080") is found
+    assert has_key("http://localhost:8080") is found

@@ -21,7 +21,8 @@ from simclr_lightning.callbacks import RunProgress, selected
 from simclr_lightning.cli import protocols
 from simclr_lightning.cli.devices import world_size
 from simclr_lightning.cli.features import Maker, features, labelled_parts
-from simclr_lightning.cli.loggers import close_loggers, log_pictures, sync_command
+from simclr_lightning.cli.loggers import close_loggers
+from simclr_lightning.cli.tracker import sync_command
 from simclr_lightning.data import ViewsDataModule
 from simclr_lightning.data.datamodule import centred
 from simclr_lightning.data.images import ImageSet
@@ -106,10 +107,9 @@ def finish(
     }
     export.export_encoder(encoder.cpu(), folder / "exported", card=_card(cfg, data, summary), size=data.recipe.size)
     checkpoints.write_summary(folder, summary)
-    log_pictures(trainer, folder)
     for logger in trainer.loggers:
         logger.log_metrics({f"final/{k}": v for k, v in scores.__dict__.items() if v is not None}, step=step)
-    close_loggers(trainer)
+    close_loggers(trainer, folder, summary)
     closing_block(folder, summary, console)
 
 

@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 OBJECTIVE = "held_out_score"  # what a sweeper maximises: never a score on test
-MANIFEST = "sweep.yaml"  # in a sweep's folder: its words, and those of each job
 _MODULE = LAUNCHERS[0].rpartition(".")[0]  # Hydra instantiates plugins of the package hydra_plugins only
 
 failed: list[str] = []  # titles of the failed jobs of this process's sweep
@@ -141,7 +140,7 @@ def _write_manifest(folder: Path, config: DictConfig, jobs: Sequence[sweep.Job])
     """Say what the sweep's folders are; a sweeper that launches several times adds to it."""
     from simclr_lightning.checkpoint import write_text
 
-    path = folder / MANIFEST
+    path = folder / sweep.MANIFEST
     known = yaml.safe_load(path.read_text("utf-8")) if path.exists() else {"jobs": {}}
     known["words"] = list(config.hydra.overrides.task)
     known["jobs"].update({job.folder.name: job.name for job in jobs})

@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import io
-import netrc
-import os
-import shlex
-import threading
-import uuid
 from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import lightning as L
 from lightning.pytorch.loggers.logger import Logger
@@ -22,8 +15,6 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from simclr_lightning.checkpoint import write_text
 from simclr_lightning.cli.errors import UserError
-
-SECONDS_TO_CLOSE = 10
 
 
 class MetricsCSV(Logger):
@@ -106,88 +97,29 @@ def make_loggers(cfg: Any, folder: Path, *, step: int, plain: dict[str, Any]) ->
                 "logger=tensorboard needs a package: pip install 'simclr-lightning[tensorboard]'"
             ) from error
     if cfg.name == "wandb":
-        loggers.append(_wandb(cfg, folder, plain))
+        from simclr_lightning.cli.tracker import make_tracker
+
+        loggers.append(make_tracker(cfg, folder, plain))
     return loggers
 
 
-def sync_command(folder: Path) -> str | None:
-    """The command that uploads an offline W&B run, when there is one."""
-    parts = sorted((folder / "wandb").glob("offline-run-*"))
-    return f"wandb sync {' '.join(shlex.quote(str(part)) for part in parts)}" if parts else None
+def close_loggers(trainer: L.Trainer, folder: Path, summary: Mapping[str, Any]) -> None:
+    """End all loggers; W&B gets the run's pictures and its summary first."""
+    from simclr_lightning.cli.tracker import Tracker
 
-
-def close_loggers(trainer: L.Trainer) -> None:
-    """End all loggers; a W&B server that does not answer within `SECONDS_TO_CLOSE` is left to a later sync."""
     for logger in trainer.loggers:
         logger.finalize("success")
-        run: Any = getattr(logger, "experiment", None)
-        if hasattr(run, "finish") and hasattr(run, "settings"):
-            _finish(run)
+        if isinstance(logger, Tracker):
+            logger.close(lambda run: _log_results(run, folder, summary))
 
 
-def _finish(run: Any) -> None:
-    closing = threading.Thread(target=run.finish, daemon=True)
-    closing.start()
-    closing.join(SECONDS_TO_CLOSE)
-    if closing.is_alive():
-        print(f"W&B does not answer; upload later with: wandb sync {shlex.quote(str(Path(run.dir).parent))}")
-
-
-@rank_zero_only
-def _init_wandb(cfg: Any, folder: Path, plain: dict[str, Any], *, job_type: str = "train") -> Any:
-    """Start the W&B run: online when a key is at hand, offline when there is none or the server does not answer."""
+def _log_results(run: Any, folder: Path, summary: Mapping[str, Any]) -> None:
     import wandb
 
-    mode: Any = os.environ.get("WANDB_MODE", "online") if cfg.mode == "auto" else cfg.mode
-    server = os.environ.get("WANDB_BASE_URL") or wandb.Settings().base_url
-    if mode == "online" and not _has_key(server):
-        mode = "offline"  # online without a key would ask for one
-    id_file = folder / (".wandb_id" if job_type == "train" else f".wandb_{job_type}_id")
-    run_id = id_file.read_text().strip() if id_file.exists() else uuid.uuid4().hex[:8]
-    id_file.write_text(run_id)
-    options = {
-        "project": cfg.project,
-        "entity": cfg.entity,
-        "dir": str(folder),
-        "id": run_id,
-        "name": folder.name,
-        "group": next((part.name for part in (folder, folder.parent) if part.parent.name == "sweeps"), None),
-        "job_type": job_type,
-        "config": plain,
-    }
-    quiet = wandb.Settings(silent=True, init_timeout=8)
-    try:
-        return wandb.init(**options, mode=mode, resume="allow" if mode == "online" else None, settings=quiet)
-    except (wandb.errors.CommError, wandb.errors.UsageError, wandb.errors.AuthenticationError) as error:
-        first = (str(error).splitlines() or [type(error).__name__])[0]
-        print(f"W&B did not answer ({first}); tracking goes on offline")
-        options["id"] = uuid.uuid4().hex[:8]  # the client holds on to the first one
-        id_file.write_text(options["id"])
-        return wandb.init(**options, mode="offline", settings=quiet)
-
-
-def _wandb(cfg: Any, folder: Path, plain: dict[str, Any]) -> Logger:
-    from lightning.pytorch.loggers import WandbLogger
-
-    return WandbLogger(experiment=_init_wandb(cfg, folder, plain), save_dir=folder)
-
-
-def _has_key(server: str) -> bool:
-    """Whether `wandb login` or the environment left a key for the server; it is looked for and not read."""
-    if os.environ.get("WANDB_API_KEY"):
-        return True
-    host = urlsplit(server).hostname or ""
-    with contextlib.suppress(OSError, netrc.NetrcParseError):
-        return netrc.netrc(os.environ.get("NETRC")).authenticators(host) is not None
-    return False
-
-
-def log_pictures(trainer: L.Trainer, folder: Path) -> None:
-    """Give the run's pictures to W&B, when it is there."""
-    for logger in trainer.loggers:
-        if hasattr(logger, "log_image"):
-            for path in sorted(folder.glob("*.png")):
-                logger.log_image(key=path.stem, images=[str(path)])
+    rows = [[key, str(value)] for key, value in summary.items()]
+    run.log({path.stem: wandb.Image(str(path)) for path in sorted(folder.glob("*.png"))})
+    run.log({"results": wandb.Table(columns=["what", "value"], data=rows)})
+    run.summary.update(dict(summary))
 
 
 def log_report(cfg: Any, folder: Path) -> None:
@@ -199,16 +131,16 @@ def log_report(cfg: Any, folder: Path) -> None:
     """
     import wandb
 
+    from simclr_lightning.cli.tracker import make_tracker
+
     folder = folder.absolute()
-    run: Any = _init_wandb(cfg, folder, {}, job_type="report")
     with (folder / "runs.csv").open(newline="", encoding="utf-8") as file:
         lines: list[list[Any]] = list(csv.reader(file))
     rows = [[_value(text) for text in line] for line in lines[1:]]
-    logged = {path.stem: wandb.Image(str(path)) for path in sorted(folder.glob("*.png"))}
+    logged: dict[str, Any] = {path.stem: wandb.Image(str(path)) for path in sorted(folder.glob("*.png"))}
     table = wandb.Table(columns=lines[0], data=rows, allow_mixed_types=True)
     page = wandb.Html((folder / "report.html").read_text("utf-8"), inject=False)
-    run.log({**logged, "runs": table, "report": page})
-    _finish(run)
+    make_tracker(cfg, folder, {}, report=True).close(lambda run: run.log({**logged, "runs": table, "report": page}))
 
 
 def _value(text: str) -> float | str | None:

@@ -204,6 +204,9 @@ RULES: Final[dict[str, Rule]] = {
         {
             "logger.project": TEXT,
             "logger.entity": TEXT.or_(None),
+            "logger.group": TEXT.or_(None),
+            "logger.job_type": TEXT,
+            "logger.tags": Rule(lambda v: isinstance(v, list) and all(map(TEXT.accepts, v)), "a list of texts"),
             "logger.mode": one_of("auto", "online", "offline", "disabled"),
         }
     ),

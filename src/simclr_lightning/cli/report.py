@@ -44,7 +44,8 @@ def _main(words: Sequence[str]) -> int:
     console.print(report.headline, markup=False)
     console.print(f"{', '.join(report.files)} in {folder}", markup=False)
     if tracker is not None:
-        from simclr_lightning.cli.loggers import log_report, sync_command
+        from simclr_lightning.cli.loggers import log_report
+        from simclr_lightning.cli.tracker import sync_command
 
         log_report(tracker, folder)
         if command := sync_command(folder):

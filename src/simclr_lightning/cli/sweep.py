@@ -19,6 +19,7 @@ from simclr_lightning.cli.quoting import literal, quoted
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
+MANIFEST = "sweep.yaml"  # in a sweep's folder: its words, and those of each job
 OUTPUT = "output.log"  # what a job prints, in its run's folder
 SECONDS_BETWEEN_LOOKS = 0.2
 SECONDS_TO_STOP = 60  # after which a job that was asked to stop is killed
