@@ -192,19 +192,26 @@ def test_the_rate_of_a_step() -> None:
         (Rates(4000, 9000, 700, 4), False, 8, "the encoder limits"),
         (Rates(500, 9000, 1000, 0), False, 8, "67% of the encoder's speed: data.num_workers=2"),
         (Rates(500, 9000, 1500, 2), False, 8, "data.num_workers=6"),
-        (Rates(500, 9000, 9000, 2), False, 8, "data.num_workers=8 of 8 cores, and decode once: simclr pack"),
-        (Rates(500, 90000, 9000, 8), False, 8, "decode once: simclr pack"),
+        (
+            Rates(500, 9000, 9000, 2),
+            False,
+            8,
+            "data.num_workers=8 of 8 cores, and make the files small once: simclr pack IMAGES OUT",
+        ),
+        (Rates(500, 90000, 9000, 8), False, 8, "make the files small once: simclr pack IMAGES OUT"),
         (Rates(1000, 1000, 1000, 0), True, 2, "data.resident=true"),
     ],
 )
 def test_what_to_change(rates: Rates, in_memory: bool, cores: int, says: str) -> None:
-    line = preflight.line(rates, processes=1, cores=cores, in_memory=in_memory, resident=False)
+    line = preflight.line(rates, processes=1, cores=cores, in_memory=in_memory, resident=False, packable=True)
     assert line.startswith("pre-flight: data ")
     assert line.endswith(says)
 
 
 def test_rates_of_all_processes_are_shown() -> None:
-    line = preflight.line(Rates(4000, 9000, 712, 4), processes=8, cores=8, in_memory=False, resident=False)
+    line = preflight.line(
+        Rates(4000, 9000, 712, 4), processes=8, cores=8, in_memory=False, resident=False, packable=False
+    )
     assert "data 32,000 images/s with 4 workers a process, encoder 5,700 images/s" in line
 
 

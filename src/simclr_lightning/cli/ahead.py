@@ -10,6 +10,7 @@ import lightning as L
 
 from simclr_lightning import preflight
 from simclr_lightning.callbacks import Stopped
+from simclr_lightning.data import FolderImages
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -72,4 +73,5 @@ def line_of(cfg: DictConfig, data: ViewsDataModule, trainer: L.Trainer, rates: R
         cores=max(1, (os.cpu_count() or 1) // devices),
         in_memory=tensor is not None,
         resident=tensor is not None and data.is_resident(tensor, trainer.strategy.root_device),
+        packable=isinstance(data.load().train, FolderImages),
     )

@@ -21,7 +21,7 @@ def data_limits(rates: Rates) -> bool:
     return step_rate(rates) < (1 - NOTABLE) * rates.encoder
 
 
-def advice(rates: Rates, *, cores: int, in_memory: bool, resident: bool) -> str:
+def advice(rates: Rates, *, cores: int, in_memory: bool, resident: bool, packable: bool) -> str:
     """What to change in a configuration whose data path limits; empty where it does not, or nothing would help.
 
     Args:
@@ -29,6 +29,7 @@ def advice(rates: Rates, *, cores: int, in_memory: bool, resident: bool) -> str:
         cores: processor cores for one process.
         in_memory: whether the set is one tensor, without workers.
         resident: whether that tensor is on the training device.
+        packable: whether the images are files that `simclr pack` can make smaller.
     """
     if not data_limits(rates):
         return ""
@@ -38,13 +39,14 @@ def advice(rates: Rates, *, cores: int, in_memory: bool, resident: bool) -> str:
         return ""  # what the device itself has to make: neither workers nor packing would help
     one_worker = rates.data / max(1, rates.workers)
     enough = math.ceil(rates.encoder / one_worker)
+    pack = "make the files small once: simclr pack IMAGES OUT" if packable else ""
     if rates.workers >= cores:
-        return "decode once: simclr pack"
+        return pack
     more = f"data.num_workers={min(max(enough, rates.workers + 1), cores)}"
-    return more if enough <= cores else f"{more} of {cores} cores, and decode once: simclr pack"
+    return more if enough <= cores or not pack else f"{more} of {cores} cores, and {pack}"
 
 
-def line(rates: Rates, *, processes: int, cores: int, in_memory: bool, resident: bool) -> str:
+def line(rates: Rates, *, processes: int, cores: int, in_memory: bool, resident: bool, packable: bool) -> str:
     """The line at the start of a run; rates are those of all processes together.
 
     Args:
@@ -53,6 +55,7 @@ def line(rates: Rates, *, processes: int, cores: int, in_memory: bool, resident:
         cores: processor cores for one process.
         in_memory: whether the set is one tensor, without workers.
         resident: whether that tensor is on the training device.
+        packable: whether the images are files that `simclr pack` can make smaller.
     """
     helpers = f" with {rates.workers} workers" if rates.workers else ""
     if processes > 1 and helpers:
@@ -61,7 +64,7 @@ def line(rates: Rates, *, processes: int, cores: int, in_memory: bool, resident:
     what += f"encoder {_shown(rates.encoder * processes)} images/s; "
     if not data_limits(rates):
         return f"{what}the encoder limits"
-    mend = advice(rates, cores=cores, in_memory=in_memory, resident=resident)
+    mend = advice(rates, cores=cores, in_memory=in_memory, resident=resident, packable=packable)
     share = 1 - step_rate(rates) / rates.encoder
     return f"{what}the data path costs {share:.0%} of the encoder's speed{f': {mend}' if mend else ''}"
 
