@@ -170,6 +170,9 @@ def test_the_command_carries_the_runs_card_over(
     for text in ("photos, 5 patches", "- knn_top1: 0.5", "- seed: 3", "## Licence\n\nCC-BY-4.0", "some", "87.5 %"):
         assert text in card
     assert "model.safetensors" in capsys.readouterr().out
+    modes = {path.stat().st_mode & 0o777 for path in Path("out").iterdir()}
+    Path("plain").touch()
+    assert modes == {Path("plain").stat().st_mode & 0o777}  # others may read what is given away
     assert simclr("export", exported, "out") == 1
     assert "out exists" in capsys.readouterr().err
     assert simclr("export", exported, "out", "--force") == 0

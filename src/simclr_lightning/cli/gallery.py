@@ -6,13 +6,12 @@ Shapes: n = images, F = the encoder's feature_dim.
 from __future__ import annotations
 
 import copy
-import json
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -21,20 +20,19 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor
 
 from simclr_lightning.cli.errors import UserError
+from simclr_lightning.cli.features import FOLDER, fingerprint
 from simclr_lightning.data import FolderImages, PackedImages
 from simclr_lightning.data.datamodule import centred
 from simclr_lightning.data.decode import ImageError
 from simclr_lightning.data.images import digest
 from simclr_lightning.data.packed import all_images
 from simclr_lightning.data.unreadable import MEND
-from simclr_lightning.encoders.weights import digest as weights_digest
 from simclr_lightning.evaluation import extract
 from simclr_lightning.export import load_encoder
 
 if TYPE_CHECKING:
     from simclr_lightning.encoders import Encoder
 
-FOLDER: Final = "features"  # in the run's folder
 _BATCH, _ROUND = 64, 8192  # images in a forward pass of a device, and between two writes
 
 
@@ -160,13 +158,12 @@ def _place(run: Path) -> Path:
 
 
 def _key(encoder: Encoder, size: int, files: FolderImages | PackedImages) -> str:
-    weights = weights_digest(encoder.body.state_dict(), json.dumps(encoder.spec, sort_keys=True))
     if isinstance(files, PackedImages):
         state = torch.from_numpy(np.stack((files.sizes, files.checksums)))
     else:
         stats = [(files.root / name).stat() for name in files.names]
         state = torch.tensor([[stat.st_size for stat in stats], [stat.st_mtime_ns for stat in stats]])
-    return digest(weights, str(size), files.names, state)
+    return digest(fingerprint(encoder), str(size), files.names, state)
 
 
 def _kept(path: Path, count: int, width: int) -> Tensor | None:

@@ -156,19 +156,19 @@ class _Kept:
             self._trim()
 
     def pairs(self) -> Pairs:
-        dropped = self._trim()
+        self._trim()
         first, second, similarity = self.parts[0]
-        return Pairs(first, second, similarity.clamp(-1, 1), self.total - dropped)
+        return Pairs(first, second, similarity.clamp(-1, 1), self.total)
 
-    def _trim(self) -> int:
-        """Keep the most similar; returns how many were there twice."""
+    def _trim(self) -> None:
+        """Keep the most similar, each once."""
         first, second, similarity = (torch.cat(parts) for parts in zip(*self.parts, strict=True))
         rows = torch.stack((first, second), 1)
         unique, inverse = torch.unique(rows, dim=0, return_inverse=True)
         best = torch.full((len(unique),), -torch.inf).scatter_reduce_(0, inverse, similarity, "amax")
         order = torch.argsort(best, descending=True, stable=True)[: self.most]
         self.parts = [(unique[order, 0], unique[order, 1], best[order])]
-        return len(rows) - len(unique)
+        self.total -= len(rows) - len(unique)
 
 
 def _check(h_nF: Tensor, threshold: float) -> None:

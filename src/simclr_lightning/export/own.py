@@ -114,6 +114,7 @@ def write(path: Path, fill: Callable[[Path], object]) -> None:
     temporary = path.with_name(f".{path.name}.tmp")  # the same each time: a killed export leaves one at most
     try:
         fill(temporary)
+        temporary.chmod(0o666 & ~_umask())  # safetensors leaves its files to their owner alone
         _sync(temporary)
         temporary.replace(path)
         _sync(path.parent)
@@ -124,6 +125,13 @@ def write(path: Path, fill: Callable[[Path], object]) -> None:
 def write_text(path: Path, text: str) -> None:
     """Write a text file, whole or not at all."""
     write(path, lambda target: target.write_text(text, encoding="utf-8"))
+
+
+def _umask() -> int:
+    """The process's mask of permissions, which can only be read by setting it."""
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
 
 
 def _sync(path: Path) -> None:
