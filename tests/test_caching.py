@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import weakref
 from functools import partial
@@ -16,6 +17,7 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from conftest import SmallEncoder, small_data, small_module, small_trainer
 from simclr_lightning.caching import cached_projections, check_micro_batch, micro_batches
+from simclr_lightning.callbacks import Stopped
 from simclr_lightning.ntxent import NTXent
 from simclr_lightning.optim import LARS, Schedule
 from simclr_lightning.simclr import SimCLR
@@ -243,3 +245,22 @@ def test_a_compiled_network_trains_the_same_and_keeps_its_keys() -> None:
         Step(module)(*views(0)).backward()
     gradient = [{name: p.grad for name, p in module.named_parameters()} for module in (compiled, plain)]
     close(*gradient, 1e-12)
+
+
+def test_a_stopped_run_ends_in_the_same_weights_bit_for_bit(tmp_path: Path) -> None:
+    """With BatchNorm, whose running statistics are part of the state, and views made by micro-batch."""
+
+    def run(folder: Path, *, until: int | None = None, resume: bool = False) -> SimCLR:
+        module, where = small_module(), []
+        module.micro_batch_size = 4
+        trainer = small_trainer(folder, stop=lambda: 15 if where[0].global_step == until else 0)
+        where.append(trainer)
+        path = folder / "checkpoints/last.ckpt" if resume else None
+        with pytest.raises(Stopped) if until else contextlib.nullcontext():
+            trainer.fit(module, datamodule=small_data(lazy=True), ckpt_path=path)
+        return module
+
+    whole = run(tmp_path / "whole").state_dict()
+    run(tmp_path / "part", until=6)
+    part = run(tmp_path / "part", resume=True).state_dict()
+    assert all(torch.equal(part[name], whole[name]) for name in whole)
