@@ -196,10 +196,7 @@ RATES = [0, -1, "x", None, True, NAN, [], [0.1, 0], [0.1, 0.1]]
 BAD_EVALUATION: dict[str, list[Any]] = {
     "protocol": [*LISTS, ["knn", "knn"], "linaer", True],
     "transfer": [3, "x", [None], ["cifar10", "cifar10"], None],
-    **{
-        f"paths.{name}": ["", 3, True]
-        for name in ("array", "cifar10", "cifar100", "fashion_mnist", "folder", "imagenet", "photos", "stl10")
-    },
+    **{f"paths.{name}": ["", 3, True] for name in sorted(path.stem for path in (CONF / "data").glob("*.yaml"))},
     "untrained": [1, "yes", None],
     "select_on": ["test", "train", None, True],
     "seeds": [*LISTS, [0, 0], [-1], [1.5], 0, None],

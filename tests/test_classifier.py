@@ -61,6 +61,7 @@ def test_fine_tuning_trains_a_copy_and_its_batchnorm() -> None:
     assert all(torch.equal(before[name], value) for name, value in encoder.state_dict().items())
     trained = made.body.state_dict()
     assert trained["body.1.num_batches_tracked"] == 8  # 70 images, batches of 16, two epochs
+    del trained["body.0.bias"]  # BatchNorm takes it out again: its gradient is rounding alone
     assert all(not torch.equal(before[name], value) for name, value in trained.items())
 
 

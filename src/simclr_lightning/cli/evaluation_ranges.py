@@ -23,7 +23,7 @@ from simclr_lightning.cli.ranges import (
 )
 
 PROTOCOLS: Final = ("knn", "lbfgs", "linear", "semi", "finetune")
-DATA_SETS: Final = ("array", "cifar10", "cifar100", "fashion_mnist", "folder", "imagenet", "photos", "stl10")
+DATA_SETS: Final = ("array", "cifar10", "cifar100", "fashion_mnist", "folder", "imagenet", "packed", "photos", "stl10")
 _RATE_LIST: Final = list_of("of numbers above 0", POSITIVE)
 _RATES: Final = Rule(
     lambda v: POSITIVE.accepts(v) or _RATE_LIST.accepts(v), "a number above 0, or a list of such, none twice"

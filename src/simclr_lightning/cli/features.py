@@ -126,7 +126,7 @@ def _kept(encoder: nn.Module, data: ViewsDataModule, images: ImageSet, rows: Ten
     h = _extract(encoder, data, images, rows, maker)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        metadata = {"format": _FORMAT, "key": key, "sha256": encoder_weights.digest({"h": h}, key)}
+        metadata = {"format": _FORMAT, "sha256": encoder_weights.digest({"h": h}, key)}
         checkpoint.write_bytes(path, safetensors.torch.save({"h": h}, metadata=metadata))
     except OSError as error:
         maker.say(f"the features are not kept: {path.parent}: {error.strerror}")
@@ -141,7 +141,7 @@ def _read(path: Path, key: str, rows: int, say: Callable[[str], None]) -> Tensor
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
             h: Tensor = file.get_tensor("h")
-        if metadata.get("key") == key and metadata.get("sha256") == encoder_weights.digest({"h": h}, key):
+        if metadata.get("sha256") == encoder_weights.digest({"h": h}, key):  # of the features and of their key
             assert len(h) == rows  # the rows are part of the key
             return h
     except (SafetensorError, OSError):
