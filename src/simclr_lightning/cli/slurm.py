@@ -176,7 +176,7 @@ class Command:
             end = time.monotonic() + SECONDS_TO_SAVE
             while not _has_ended(self.process.pid) and time.monotonic() < end:
                 time.sleep(0.1)
-        return submitit.helpers.DelayedSubmission(Command(self.words, self.folder, self.devices, self.nodes))
+        return submitit.helpers.DelayedSubmission(type(self)(self.words, self.folder, self.devices, self.nodes))
 
     def line(self) -> list[str]:
         """The command line, as of now: new or resumed."""
