@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 
 from conftest import WORDS, SmallEncoder, small_data, small_images
 from simclr_lightning import load_encoder
-from simclr_lightning.cli import features, main, protocols, subject
+from simclr_lightning.cli import features, main, subject, trainings
 from simclr_lightning.cli.published import published
 from simclr_lightning.encoders import build
 from simclr_lightning.views import centre_view
@@ -210,7 +210,7 @@ def test_ctrl_c_and_a_crash_leave_the_older_result(
     def interrupt(*a: object, **k: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(protocols, "fit_classifier", interrupt)
+    monkeypatch.setattr(trainings, "fit_classifier", interrupt)
     assert simclr("evaluate", run, "protocol=[knn,linear]", "knn.k=7") == 130
     assert (run / "evaluation.json").read_bytes() == before
     assert not list(run.glob(".evaluation*"))

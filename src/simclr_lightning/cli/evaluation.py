@@ -13,13 +13,14 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from simclr_lightning.cli import config, protocols, subject
+from simclr_lightning.cli import config, protocols, subject, trainings
 from simclr_lightning.cli import features as kept
 from simclr_lightning.cli.devices import accelerator
 from simclr_lightning.cli.errors import UserError
 from simclr_lightning.cli.features import FOLDER, Features, Maker, Parts
 from simclr_lightning.cli.job import make_data
-from simclr_lightning.cli.protocols import Score, Subject
+from simclr_lightning.cli.protocols import Score
+from simclr_lightning.cli.trainings import Subject
 from simclr_lightning.data import ViewsDataModule
 from simclr_lightning.encoders import Encoder
 
@@ -150,8 +151,8 @@ class Evaluation:
                 steps=_task_of(bar),
             )  # fmt: skip
             if name == "semi":
-                return protocols.semi(given, plain["semi"])
-            return [{"linear": protocols.linear, "finetune": protocols.finetune}[name](given, plain[name])]
+                return trainings.semi(given, plain["semi"])
+            return [{"linear": trainings.linear, "finetune": trainings.finetune}[name](given, plain[name])]
 
     def _features(
         self,
