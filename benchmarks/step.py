@@ -38,7 +38,7 @@ import lightning as L
 import torch
 from rich.console import Console
 
-from simclr_lightning.cli import job, speed
+from simclr_lightning.cli import build, speed, training
 from simclr_lightning.cli.folder import locate
 from simclr_lightning.cli.signals import StopSignals
 from simclr_lightning.optim import parameter_groups
@@ -168,15 +168,15 @@ def bare_step(module: SimCLR, batch: int, size: int, device: torch.device, conte
     return step
 
 
-def prepared(words: list[str], folder: Path) -> tuple[job.Parts, L.Trainer]:
+def prepared(words: list[str], folder: Path) -> tuple[build.Parts, L.Trainer]:
     """What `simclr train` would run, without scores between epochs."""
     cfg = locate([*words, "callbacks.online.every_n_epochs=0", "trainer.max_epochs=1000"]).cfg
-    parts = job.build(cfg)
+    parts = build.build(cfg)
     steps = parts.data.steps_per_epoch
-    trainer, _ = job.make_trainer(
+    trainer, _ = training.make_trainer(
         folder,
         cfg,
-        total=job.total_steps(cfg, steps),
+        total=training.total_steps(cfg, steps),
         steps_per_epoch=steps,
         signals=StopSignals(),
         console=Console(file=io.StringIO()),
@@ -283,7 +283,7 @@ def main() -> None:
     options = parser.parse_args()
     chunks, steps = (2, 2) if options.quick else (options.chunks, options.steps)
     torch.set_num_threads(options.threads)
-    job.quiet_libraries()
+    training.quiet_libraries()
     chosen = options.tasks or [name for name in TASKS if name == "photos" or torch.cuda.is_available()]
     rows = [measure(name, TASKS[name], chunks=chunks, steps=steps) for name in chosen]
     repeats = 1 if options.quick else 3

@@ -117,7 +117,7 @@ BAD: dict[str, list[Any]] = {
     "trainer.accelerator": ["cud", None, 3],
     "trainer.devices": [0, -2, 1.5, "2", "all", True, None, [0]],
     "trainer.num_nodes": [*NOT_WHOLE, 0],
-    "trainer.precision": ["fp16", 8, None, True],
+    "trainer.precision": ["fp16", "64-true", "bf16-true", 64, 8, None, True],
     "trainer.deterministic": [1, "yes"],
     "callbacks.online.every_n_epochs": NOT_WHOLE,
     "callbacks.online.k": [*NOT_WHOLE, 0],

@@ -13,7 +13,7 @@ import torch
 from conftest import WORDS
 from simclr_lightning import checkpoint, load_encoder
 from simclr_lightning.cli import config
-from simclr_lightning.cli.job import make_data
+from simclr_lightning.cli.build import make_data
 from simclr_lightning.views import ViewRecipe, recipe
 
 CONTRACT = {
@@ -64,15 +64,15 @@ def test_a_stopped_run_goes_on_in_its_folder_and_ends_like_an_uninterrupted_one(
     assert simclr("train", *words, "hydra.run.dir=whole", "preflight=true") == 0
     assert "pre-flight: data" in Path("whole/train.log").read_text()
     # The schedule is the whole run's, so the part is made by a signal after the first epoch.
-    from simclr_lightning.cli import job
+    from simclr_lightning.cli import training
 
-    class Interrupted(job.KeepSignals):
+    class Interrupted(training.KeepSignals):
         def on_train_epoch_start(self, trainer: object, pl_module: object) -> None:
             if trainer.current_epoch == 1:
                 self.signals.received = 15
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(job, "KeepSignals", Interrupted)
+        patch.setattr(training, "KeepSignals", Interrupted)
         assert simclr("train", *words, "hydra.run.dir=outputs/part") == 143
     assert summary(Path("outputs/part"))["status"] == "stopped"
     assert summary(Path("outputs/part"))["steps"] == 5

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from simclr_lightning import checkpoint as checkpoints
 from simclr_lightning import preflight
-from simclr_lightning.cli import devices, job, speed
+from simclr_lightning.cli import build, devices, speed, training
 from simclr_lightning.cli.ahead import line_of, rates_of
 from simclr_lightning.data.datamodule import check_batch
 from simclr_lightning.simclr import SimCLR
@@ -35,18 +35,18 @@ def dry_run(run: Run) -> int:
     if os.environ.get("RANK", "0") != "0":
         return 0
     cfg, console = run.cfg, Console(highlight=False)
-    job.quiet_libraries()
+    training.quiet_libraries()
     here = devices.device_count(cfg)
     processes = here * int(cfg.trainer.num_nodes)
-    parts = job.build(cfg)
+    parts = build.build(cfg)
     data, splits = parts.data, parts.data.load()
     check_batch(data.batch_size, images=len(splits.train), devices=processes)
-    total = job.total_steps(cfg, data.steps_per_epoch)
+    total = training.total_steps(cfg, data.steps_per_epoch)
     left = total - (int(checkpoints.load(run.checkpoint)["global_step"]) if run.checkpoint else 0)
-    for line in (*splits.notes, *job.opening_notes(cfg, parts, total)):
+    for line in (*splits.notes, *training.opening_notes(cfg, parts, total)):
         console.print(line, style="dim", markup=False, soft_wrap=True)
     with console.status("measuring ..."), _threads_of_one(here if devices.accelerator(cfg) == "cpu" else 1):
-        trainer = L.Trainer(**job.trainer_options(cfg, 1, data.steps_per_epoch), logger=False)
+        trainer = L.Trainer(**training.trainer_options(cfg, 1, data.steps_per_epoch), logger=False)
         device, precision = trainer.strategy.root_device, trainer.precision_plugin
         module = cast(SimCLR, precision.convert_module(parts.module))
         size, context = data.recipe.size, precision.forward_context

@@ -43,7 +43,7 @@ def _judge(run: Path, cfg: DictConfig, others: dict[str, DictConfig], *, sized: 
 
     from simclr_lightning.cli import results, subject
     from simclr_lightning.cli.evaluation import Evaluation
-    from simclr_lightning.cli.job import quiet_libraries
+    from simclr_lightning.cli.training import quiet_libraries
 
     quiet_libraries()
     encoder = subject.load(run, cfg)

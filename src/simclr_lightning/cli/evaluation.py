@@ -15,10 +15,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from simclr_lightning.cli import config, protocols, subject, trainings
 from simclr_lightning.cli import features as kept
+from simclr_lightning.cli.build import make_data
 from simclr_lightning.cli.devices import accelerator
 from simclr_lightning.cli.errors import UserError
 from simclr_lightning.cli.features import FOLDER, Features, Maker, Parts
-from simclr_lightning.cli.job import make_data
 from simclr_lightning.cli.protocols import Score
 from simclr_lightning.cli.trainings import Subject
 from simclr_lightning.data import ViewsDataModule

@@ -1,0 +1,65 @@
+"""What a configuration describes, built: the data module, the SimCLR module and the encoder before training."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+
+import lightning as L
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+from torch import nn
+
+from simclr_lightning import encoders
+from simclr_lightning.data import ViewsDataModule
+from simclr_lightning.simclr import SimCLR
+
+VIEWS_AT_ONCE = 1 << 28  # bytes of float views, of all devices, up to which a batch with micro-batches has them whole
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a configuration describes, built."""
+
+    module: SimCLR
+    data: ViewsDataModule
+    untrained: nn.Module
+
+
+def build(cfg: DictConfig) -> Parts:
+    """Build the data module and the SimCLR module; the weights depend on ``seed`` alone.
+
+    Args:
+        cfg: the resolved configuration of a run, without the hydra node.
+    """
+    data = make_data(cfg)
+    L.seed_everything(cfg.seed, verbose=False)
+    encoder = instantiate(cfg.model.encoder, _convert_="all")
+    if cfg.model.weights is not None:
+        encoders.load_weights(encoder, cfg.model.weights)
+    projector = instantiate(cfg.model.projector)(encoder.feature_dim)
+    module = SimCLR(
+        encoder,
+        projector,
+        instantiate(cfg.loss),
+        instantiate(cfg.optimizer),
+        instantiate(cfg.schedule),
+        global_batch_size=cfg.data.batch_size,
+        micro_batch_size=cfg.micro_batch_size,
+    )
+    if cfg.model.channels_last:
+        module.to(memory_format=torch.channels_last)
+    return Parts(module, data, copy.deepcopy(encoder))
+
+
+def make_data(cfg: DictConfig) -> ViewsDataModule:
+    """Build the data module alone."""
+    recipe = instantiate(cfg.views, _convert_="all")
+    # Made twice by micro-batches, the views of a small batch would cost more time than they save memory.
+    floats = 4 * 2 * 3 * recipe.size**2 * cfg.data.batch_size
+    lazy = cfg.get("micro_batch_size") is not None and floats > VIEWS_AT_ONCE
+    # Called with the recipe and not instantiated with it: Hydra would make a configuration of a dataclass.
+    make = instantiate(cfg.data, _partial_=True, seed=cfg.seed, lazy=lazy)
+    data: ViewsDataModule = make(recipe=recipe)
+    return data

@@ -1,0 +1,158 @@
+"""The trainer of a run: options, callbacks, loggers, length, and the lines that say what is about to happen."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+
+from simclr_lightning import checkpoint as checkpoints
+from simclr_lightning.callbacks import (
+    AveragedWeights,
+    Checkpoints,
+    Hardness,
+    Health,
+    OnlineScore,
+    RunProgress,
+    StepMetrics,
+)
+from simclr_lightning.cli import speed
+from simclr_lightning.cli.build import Parts
+from simclr_lightning.cli.devices import accelerator, device_count
+from simclr_lightning.cli.loggers import make_loggers
+from simclr_lightning.cli.signals import KeepSignals, StopSignals
+
+
+def make_trainer(
+    folder: Path,
+    cfg: DictConfig,
+    *,
+    total: int,
+    steps_per_epoch: int,
+    signals: StopSignals,
+    console: Console,
+    first_step: int = 0,
+    more: Sequence[L.Callback] = (),
+) -> tuple[L.Trainer, RunProgress]:
+    """The trainer of a run with all its callbacks and loggers, and the one that shows the progress.
+
+    Args:
+        folder: the run's folder.
+        cfg: the resolved configuration.
+        total: optimiser steps of the whole run.
+        steps_per_epoch: of the data.
+        signals: asks the run to stop.
+        console: where the progress is shown.
+        first_step: optimiser steps made before.
+        more: callbacks that come last.
+    """
+    metrics = StepMetrics(every_n_steps=cfg.callbacks.metrics.every_n_steps)
+    online = OnlineScore(**cfg.callbacks.online, select=cfg.select, stop=signals.pending)
+    progress = RunProgress(total_steps=total, metrics=metrics, online=online, console=console)
+    trainer = L.Trainer(
+        **trainer_options(cfg, device_count(cfg), steps_per_epoch),
+        default_root_dir=folder,
+        logger=make_loggers(cfg.logger, folder, step=first_step, plain=_plain(cfg)),
+        callbacks=[
+            metrics,
+            *([] if cfg.ema is None else [AveragedWeights(cfg.ema)]),
+            Health(stop=signals.pending),
+            Hardness(folder / "similarity.csv", **cfg.callbacks.hardness),
+            online,
+            Checkpoints(folder / "checkpoints", online=online, **cfg.callbacks.checkpoints),
+            progress,
+            KeepSignals(signals),
+            *more,
+        ],
+        plugins=[checkpoints.AtomicCheckpointIO()],
+    )
+    return trainer, progress
+
+
+def trainer_options(cfg: DictConfig, devices: int, steps_per_epoch: int) -> dict[str, Any]:
+    """What the Trainer is made with, apart from its folder, loggers, callbacks and plugins."""
+    options = _plain(cfg.trainer)
+    options.pop("_target_", None)
+    kind = accelerator(cfg)
+    world = devices * cfg.trainer.num_nodes
+    strategy: Any = "auto"
+    if world > 1:
+        from lightning.pytorch.strategies import DDPStrategy
+
+        # The CPU side of the group carries signals and flags, so that no rank reads a device for them.
+        backend = "cpu:gloo,cuda:nccl" if kind == "cuda" else "gloo"
+        strategy = DDPStrategy(process_group_backend=backend, gradient_as_bucket_view=True)
+    return {
+        "benchmark": kind == "cuda" and not cfg.trainer.deterministic,  # sizes never change: the fastest kernels pay
+        **options,
+        "precision": speed.precision(cfg, kind),
+        "accelerator": kind,
+        "devices": devices,
+        "strategy": strategy,
+        "sync_batchnorm": world > 1 and kind == "cuda",
+        "use_distributed_sampler": False,  # the data module gives every rank its part of the global batch
+        "enable_checkpointing": False,  # Checkpoints writes them
+        "enable_progress_bar": False,  # RunProgress shows it
+        "enable_model_summary": False,
+        "num_sanity_val_steps": 0,
+        "log_every_n_steps": min(50, steps_per_epoch),  # nothing is logged by it; larger than an epoch it warns
+    }
+
+
+def total_steps(cfg: DictConfig, steps_per_epoch: int) -> int:
+    """Optimiser steps of the whole run: max_steps, or max_epochs if that comes earlier."""
+    by_epochs = int(cfg.trainer.max_epochs) * steps_per_epoch
+    return by_epochs if cfg.trainer.max_steps < 0 else min(by_epochs, int(cfg.trainer.max_steps))
+
+
+def opening_notes(cfg: DictConfig, parts: Parts, total: int) -> list[str]:
+    """Lines that say what is about to happen."""
+    devices = device_count(cfg) * cfg.trainer.num_nodes
+    batch, images = parts.data.batch_size, len(parts.data.load().train)
+    lines = [
+        f"{images} images, {parts.data.steps_per_epoch} steps an epoch of {batch} images on {devices} "
+        f"{accelerator(cfg)} device(s), {2 * batch - 2} negatives a view, {total} steps"
+    ]
+    if devices > 1 and accelerator(cfg) == "cpu":
+        lines.append("BatchNorm statistics are per process on the CPU (synchronised BatchNorm exists on GPUs only)")
+    lines += [line] if (line := speed.note(cfg, accelerator(cfg), total)) else []
+    if cfg.micro_batch_size is not None:
+        lines.append(
+            f"micro-batches of {cfg.micro_batch_size} images with the gradient of {batch}; BatchNorm normalises each"
+        )
+    if cfg.ema is not None:
+        lines.append(f"scores, best.ckpt and the exported encoder are of the weights' moving average (ema={cfg.ema})")
+    schedule = parts.module.make_schedule
+    epochs, spe = getattr(schedule, "warmup_epochs", 0), parts.data.steps_per_epoch
+    if round(epochs * spe) > total:
+        shortened = schedule.warmup_steps(spe, total)  # type: ignore[attr-defined]
+        lines.append(f"warm-up of {epochs} epochs is longer than the run; it is shortened to {shortened} steps")
+    if cfg.views.size <= 32 and parts.data.load().train.tensor is None:
+        lines.append(
+            f"views are {cfg.views.size} px; for a real encoder on a GPU: experiment=imagenet with the same data"
+        )
+    return lines
+
+
+def quiet_libraries() -> None:
+    """Lightning's banners say nothing about this run; two of its warnings are wrong for it."""
+    for name in ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    # Sets in memory are read by no worker; folders have their own key.
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    # Lightning 2.6 asks torch for this in an old way.
+    warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")
+    # The position is the optimiser step (ViewsDataModule), so the loader needs no state of its own.
+    warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")
+
+
+def _plain(cfg: DictConfig) -> dict[str, Any]:
+    plain = OmegaConf.to_container(cfg, resolve=True)
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in plain.items()}
