@@ -11,7 +11,8 @@ from torch import nn
 
 from conftest import SMALL, SmallEncoder, small_splits
 from simclr_lightning.data import Splits, TensorImages, ViewsDataModule
-from simclr_lightning.evaluation import Classifier, Diverged, extract, fit_classifier, predict_classes
+from simclr_lightning.evaluation import extract
+from simclr_lightning.evaluation.classifier import Classifier, Diverged, fit_classifier, predict_classes
 from simclr_lightning.simclr import SimCLR
 
 CPU = torch.device("cpu")

@@ -21,7 +21,8 @@ from simclr_lightning.cli.features import Parts
 from simclr_lightning.cli.protocols import Score, made_score, needs_held_out, share_of
 from simclr_lightning.data import Splits, ViewsDataModule
 from simclr_lightning.data.images import Rows
-from simclr_lightning.evaluation import Classifier, Diverged, balanced_subset, fit_classifier, predict_classes
+from simclr_lightning.evaluation import balanced_subset
+from simclr_lightning.evaluation.classifier import Classifier, Diverged, fit_classifier, predict_classes
 
 
 @dataclass(frozen=True)

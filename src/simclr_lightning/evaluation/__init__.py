@@ -1,6 +1,8 @@
-"""Judging h: features, neighbours, linear and full training on labels, intervals, and scores that need no labels."""
+"""Judging h: features, neighbours, linear probes, intervals, and scores that need no labels.
 
-from simclr_lightning.evaluation.classifier import Classifier, Diverged, fit_classifier, predict_classes
+What trains by Lightning is imported from `simclr_lightning.evaluation.classifier`, since that costs seconds.
+"""
+
 from simclr_lightning.evaluation.features import extract
 from simclr_lightning.evaluation.intervals import bootstrap_interval, seeds_interval
 from simclr_lightning.evaluation.knn import knn_accuracy, knn_predict, knn_sweep, pixels
@@ -28,8 +30,6 @@ from simclr_lightning.evaluation.subsets import balanced_subset
 __all__ = [
     "BETTER",
     "L2_GRID",
-    "Classifier",
-    "Diverged",
     "LinearWeights",
     "LogisticResult",
     "Pairs",
@@ -42,7 +42,6 @@ __all__ = [
     "exact",
     "extract",
     "faiss_index",
-    "fit_classifier",
     "fit_logistic",
     "groups",
     "judge_views",
@@ -54,7 +53,6 @@ __all__ = [
     "nearest",
     "neighbour_agreement",
     "pixels",
-    "predict_classes",
     "rankme",
     "seeds_interval",
     "uniformity",
