@@ -211,8 +211,9 @@ def test_the_plan_names_folders_and_skips_what_is_finished_in_the_same_configura
 
 def write_run(folder: Path, *, step: int, score: float, total: int = 40) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    name = "online/knn_top1" if score >= 0 else "online/held_out_loss"
-    rows = f"step,epoch,train/loss,{name}\n5,0,3.5,\n{step - 1},1,,{abs(score)}\n{step},1,3.2,\n"
+    knn, loss = (score, 4.25) if score >= 0 else ("", -score)  # the loss is there in every run
+    rows = f"step,epoch,train/loss,online/knn_top1,online/held_out_loss\n5,0,3.5,,\n{step - 1},1,,{knn},{loss}\n"
+    rows += f"{step},1,3.2,,\n"
     (folder / "metrics.csv").write_text(rows)
     (folder / "train.log").write_text(f"2026 INFO 64 images, 4 steps an epoch of 16 images, {total} steps\n")
 
@@ -224,6 +225,10 @@ def test_progress_is_read_from_what_a_run_writes(tmp_path: Path) -> None:
     with (tmp_path / "train.log").open("a") as file:
         file.write("2026 INFO epoch 2, step 12/80, 602 images/s\n")
     assert read_progress(tmp_path) == board.Progress(12, 80, 0.75)
+    (tmp_path / ".hydra").mkdir()
+    (tmp_path / ".hydra" / "config.yaml").write_text("select: held_out_loss\n")
+    assert read_progress(tmp_path).score == -4.25
+    (tmp_path / ".hydra" / "config.yaml").unlink()
     write_run(tmp_path, step=12, score=-3.5)
     assert read_progress(tmp_path).score == -3.5
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
+import yaml
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.table import Table
@@ -34,7 +35,7 @@ class Progress:
     Attributes:
         step: optimiser steps done, as of the last row of its metrics.
         total: of so many; None before it is known.
-        score: the latest score on the held-out part of train: kNN top-1, or minus the loss where there are no labels.
+        score: the latest score on the held-out part of train that ``select`` names, higher is better.
     """
 
     step: int = 0
@@ -43,21 +44,30 @@ class Progress:
 
 
 def read_progress(folder: Path) -> Progress:
-    """Read a run's progress from metrics.csv and train.log; what cannot be read is left out."""
+    """Read a run's progress from metrics.csv, train.log and its configuration; what cannot be read is left out."""
+    from simclr_lightning.callbacks import selected
+
     totals = _TOTAL.findall(_tail(folder / "train.log"))
     total = int("".join(totals[-1])) if totals else None
-    step, score = 0, None
+    step, online = 0, dict[str, float]()
     for row in _rows(folder / "metrics.csv"):
         step = int(row["step"] or 0)
-        for name, sign in (("online/knn_top1", 1), ("online/held_out_loss", -1)):
-            if row.get(name):
-                score = sign * float(row[name])
-    return Progress(step, total, score)
+        online |= {name[7:]: float(row[name]) for name in row if name and name.startswith("online/") and row[name]}
+    return Progress(step, total, selected(online, _select(folder)) if online else None)
 
 
 def shown_score(score: float | None) -> str:
-    """A score as a reader expects it: kNN top-1 in per cent, or the loss."""
-    return "" if score is None else f"{score:.1%}" if score >= 0 else f"loss {-score:.3f}"
+    """A score as a reader expects it: a share in per cent, a loss as it is."""
+    return "" if score is None else f"{score:.1%}" if 0 <= score <= 1 else f"{abs(score):.3f}"
+
+
+def _select(folder: Path) -> str:
+    """What ``select`` is in a run's saved configuration."""
+    try:
+        saved = yaml.safe_load((folder / ".hydra" / "config.yaml").read_text("utf-8"))
+        return str(saved["select"])
+    except (OSError, ValueError, yaml.YAMLError, KeyError, TypeError):
+        return "auto"
 
 
 def shown_time(seconds: float | None) -> str:
@@ -187,7 +197,7 @@ class Board:
             ("state", "left"),
             ("steps", "right"),
             ("left", "right"),
-            ("kNN", "right"),
+            ("score", "right"),
         ):
             table.add_column(name, justify=justify, no_wrap=True, overflow="ellipsis")  # type: ignore[arg-type]
         order = sorted(self.jobs, key=lambda number: (_ORDER.index(self.state[number]), -self._score(number), number))
@@ -218,7 +228,8 @@ def _rows(path: Path) -> list[dict[str, str]]:
     except OSError:
         return []
     lines = _tail(path).splitlines()[1:]  # the header, or a torn line
-    return [row for row in csv.DictReader([header, *lines]) if (row["step"] or "").isdigit()]
+    rows = [row for row in csv.DictReader([header, *lines]) if (row["step"] or "").isdigit()]
+    return [row for row in rows if None not in row and None not in row.values()]  # the last may be half written
 
 
 def _tail(path: Path) -> str:
