@@ -276,3 +276,32 @@ def test_a_failed_start_does_not_block_the_folder(npz: Path, simclr: object) -> 
     assert simclr("train", *words, "data.batch_size=128") != 0
     assert "larger than the 64 training images" in summary(Path("run"))["reason"]
     assert simclr("train", *words, "data.batch_size=16") == 0
+
+
+def test_optuna_gives_every_rank_the_same_temperature(
+    npz: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("optuna")
+    (tmp_path / "spy.py").write_text(
+        "import os\nfrom pathlib import Path\nfrom simclr_lightning import NTXent\n\n"
+        "class Spy(NTXent):\n"
+        "    def forward(self, z_a, z_b):\n"
+        f"        Path({str(tmp_path)!r}, f'{{self.temperature!r}} of {{os.environ.get(\"RANK\")}}').touch()\n"
+        "        return super().forward(z_a, z_b)\n"
+    )
+    path = os.pathsep.join(filter(None, (str(tmp_path), os.environ.get("PYTHONPATH"))))
+    monkeypatch.setenv("PYTHONPATH", path)
+    words = (
+        *WORDS,
+        f"data.path={npz}",
+        "trainer.devices=2",
+        "trainer.max_steps=2",
+    )
+    spied = ("trusted=[spy]", "loss._target_=spy.Spy", "loss.temperature=interval(0.1,1)")
+    study = ("-m", "hydra/sweeper=optuna", "hydra.sweeper.n_trials=2", "hydra.sweep.dir=study")
+    code, out, err = finish(start(tmp_path, *words, *spied, *study))
+    assert code == 0, out + err
+    tried = {summary(file.parent)["temperature"] for file in tmp_path.glob("study/*/summary.json")}
+    seen = {tuple(file.name.split(" of ")) for file in tmp_path.glob("* of [0-9]")}
+    assert len(tried) == 2
+    assert seen == {(repr(temperature), rank) for temperature in tried for rank in "01"}

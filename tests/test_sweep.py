@@ -299,7 +299,7 @@ def test_a_sweep_in_this_process(
 
 
 def test_optuna_tries_maximises_and_finds_its_trials_again(
-    npz: Path, simclr: Callable[..., int], monkeypatch: pytest.MonkeyPatch
+    npz: Path, simclr: Callable[..., int], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("optuna")
     tried: list[float] = []
@@ -323,3 +323,6 @@ def test_optuna_tries_maximises_and_finds_its_trials_again(
     first = list(tried)
     assert simclr(*words, space, "hydra.sweep.dir=again") == 0
     assert tried[3:] == first  # the same command makes the same choices
+    capsys.readouterr()
+    assert simclr(*words, space, "callbacks.online.every_n_epochs=0") == 2
+    assert "callbacks.online.every_n_epochs" in capsys.readouterr().err

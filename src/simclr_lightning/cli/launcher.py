@@ -115,6 +115,7 @@ def _launch(
     from simclr_lightning.cli.board import Board
     from simclr_lightning.cli.folder import locked
 
+    _check_objective(config)
     folder = Path(config.hydra.sweep.dir).absolute()
     passed_on = [word for word in config.hydra.overrides.hydra if _is_passed_on(word)]
     jobs = sweep.plan(job_overrides, first=first, sweep=folder, passed_on=passed_on, varied=_varied(config))
@@ -127,6 +128,15 @@ def _launch(
         _write_manifest(folder, config, jobs)
         codes = sweep.run([job for job in jobs if not job.finished], place.start, at_once=at_once, watcher=board)
     return [_result(job, codes.get(job.number, 0), checkpoint.read_summary(job.folder)) for job in jobs]
+
+
+def _check_objective(config: DictConfig) -> None:
+    """Refuse a search for the best of scores that no job will have."""
+    searches = not str(config.hydra.sweeper._target_).endswith(".BasicSweeper")
+    if searches and not config.callbacks.online.every_n_epochs:
+        raise UserError(
+            "the sweeper chooses by held-out scores: set callbacks.online.every_n_epochs to 1 or more", code=2
+        )
 
 
 def _result(job: sweep.Job, code: int, summary: dict[str, Any]) -> JobReturn:
