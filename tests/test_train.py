@@ -9,11 +9,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 
 from conftest import WORDS
 from simclr_lightning import checkpoint, load_encoder
-from simclr_lightning.cli import config
+from simclr_lightning.cli import config, folder
 from simclr_lightning.cli.build import make_data
+from simclr_lightning.cli.errors import UserError
 from simclr_lightning.views import ViewRecipe, recipe
 
 CONTRACT = {
@@ -101,6 +103,15 @@ def test_resuming_with_another_configuration_or_other_images_is_refused(
         said = capsys.readouterr().err
         assert "another configuration" in said, said
         assert word.split("=")[0].split(".")[0] in said
+    saved = Path("run/.hydra/config.yaml")
+    older = OmegaConf.load(saved)
+    for part, key in ((older, "tf32"), (older, "ema"), (older.callbacks, "hardness")):
+        part.pop(key)  # as a run that was saved before there were such keys
+    OmegaConf.save(older, saved)
+    assert folder.locate(["ckpt_path=run", "trainer.max_steps=4"]).cfg.callbacks.hardness.every_n_steps == 50
+    for word in ("ema=0.9", "tf32=false", "callbacks.hardness.every_n_steps=7", "seed=1", "optimizer=sgd"):
+        with pytest.raises(UserError, match="another configuration"):
+            folder.locate(["ckpt_path=run", word])
     import numpy as np
 
     arrays = dict(np.load(npz))

@@ -127,12 +127,19 @@ def from_plain(plain: Mapping[str, Any]) -> DictConfig:
     return cast(DictConfig, OmegaConf.create(_literal(dict(plain))))
 
 
-def diff(saved: DictConfig, fresh: DictConfig) -> list[str]:
+def diff(saved: DictConfig, fresh: DictConfig, *, usual: DictConfig | None = None) -> list[str]:
     """Return a line "key: saved -> now" for every resolved value that differs, sorted by key.
 
     Left out is what does not belong to the run: hydra, ckpt_path, force, debug, dry_run and trusted.
+
+    Args:
+        saved: a run's configuration.
+        fresh: another one.
+        usual: what stands for a key that ``saved`` lacks: the program had no such key when it was written.
     """
     before, now = _flat_run(saved), _flat_run(fresh)
+    if usual is not None:
+        before = {key: value for key, value in _flat_run(usual).items() if key in now} | before
     keys = sorted(before.keys() | now.keys())
     shown = {key: (before.get(key, _ABSENT), now.get(key, _ABSENT)) for key in keys}
     return [f"{key}: {old} -> {new}" for key, (old, new) in shown.items() if not _same(old, new)]

@@ -147,14 +147,33 @@ def saved_overrides(folder: Path) -> list[str]:
     return [str(word) for word in words or () if not _given([str(word)], *config.NOT_OF_THE_RUN)]
 
 
+def differences(folder: Path, fresh: DictConfig) -> list[str]:
+    """A line "key: saved -> now" for every value of a run's saved configuration that ``fresh`` changes.
+
+    A key that the program did not have when the run began is absent there. It is no difference where it has the value
+    that the run's own words give it today.
+
+    Raises:
+        UserError: when the folder holds no run.
+    """
+    saved = read_config(folder)
+    if not config.diff(saved, fresh):
+        return []
+    try:
+        usual = config.compose(saved_overrides(folder))
+    except UserError:  # one of the words is known no more
+        usual = None
+    return config.diff(saved, fresh, usual=usual)
+
+
 def _resumed(overrides: Sequence[str], full: DictConfig) -> Run:
     from simclr_lightning import checkpoint
 
     folder, chosen = _named(full, overrides)
-    saved = read_config(folder)
     words = _replaced(saved_overrides(folder), overrides)
     fresh = config.compose(words)
-    lines = [line for line in config.diff(saved, fresh) if not line.startswith(tuple(f"{k}:" for k in MAY_DIFFER))]
+    changed = differences(folder, fresh)
+    lines = [line for line in changed if not line.startswith(tuple(f"{key}:" for key in MAY_DIFFER))]
     if lines and not fresh.force:
         shown = lines[:3] + ([f"and {len(lines) - 3} more"] if len(lines) > 3 else [])
         raise UserError(

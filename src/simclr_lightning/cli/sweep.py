@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from simclr_lightning.cli import config
 from simclr_lightning.cli.quoting import literal, quoted
 
 if TYPE_CHECKING:
@@ -174,12 +173,12 @@ def run(
 
 def _job(number: int, words: tuple[str, ...], name: str, folder: Path) -> Job:
     from simclr_lightning import checkpoint
-    from simclr_lightning.cli.folder import read_config
+    from simclr_lightning.cli.folder import differences
     from simclr_lightning.cli.train import check
 
     if checkpoint.read_summary(folder).get("status") == "finished":
         cfg = check(words).cfg
-        if not config.diff(read_config(folder), cfg):
+        if not differences(folder, cfg):
             return Job(number, words, name, folder, cfg, finished=True)
     return Job(number, words, name, folder, check((*words, _where(folder))).cfg, finished=False)
 
