@@ -16,11 +16,10 @@ import pytest
 import torch
 import torchvision
 from PIL import Image
-from safetensors.torch import load_file
 
 from conftest import WORDS, SmallEncoder, small_data, small_images
-from simclr_lightning import load_encoder
-from simclr_lightning.cli import features, main, subject, trainings
+from simclr_lightning import checkpoint, load_encoder
+from simclr_lightning.cli import features, main, subject, supervised
 from simclr_lightning.cli.published import published
 from simclr_lightning.encoders import build
 from simclr_lightning.views import centre_view
@@ -131,7 +130,7 @@ def test_features_are_kept_and_used_again(simclr: Program, run: Path, monkeypatc
     assert scores[0] == scores[1] == scores[2]
 
     files = sorted((run / "features").iterdir())
-    h = load_file(next(path for path in files if path.name.startswith("test")))["h"]
+    h = np.load(next(path for path in files if path.match("test-*.npy")))
     assert h.shape == (24, load_encoder(run).feature_dim)
 
 
@@ -159,7 +158,7 @@ def test_other_weights_other_data_and_damage_are_no_hit(
     data.splits = replace(data.load(), identity="e" * 32)
     assert (made(), made()) == (2, 0)
     good = features.features(encoder, data, maker)
-    newest = sorted((run / "features").iterdir(), key=lambda path: path.stat().st_mtime_ns)[-2:]
+    newest = sorted((run / "features").glob("*.npy"), key=lambda path: path.stat().st_mtime_ns)[-2:]
     content = newest[0].read_bytes()
     for torn in (content[:-3], content[:40], b"", content[:-9] + bytes([content[-9] ^ 1]) + content[-8:]):
         newest[0].write_bytes(torn)
@@ -210,7 +209,7 @@ def test_ctrl_c_and_a_crash_leave_the_older_result(
     def interrupt(*a: object, **k: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(trainings, "fit_classifier", interrupt)
+    monkeypatch.setattr(supervised, "fit_classifier", interrupt)
     assert simclr("evaluate", run, "protocol=[knn,linear]", "knn.k=7") == 130
     assert (run / "evaluation.json").read_bytes() == before
     assert not list(run.glob(".evaluation*"))
@@ -254,13 +253,19 @@ def test_a_torchvision_state_dict(simclr: Program, trained: Path, capsys: pytest
     assert "model=resnet50" in capsys.readouterr().err
 
 
-def test_a_run_that_has_not_finished(simclr: Program, run: Path) -> None:
+def test_a_run_that_has_not_finished(simclr: Program, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert simclr("evaluate", run, "knn.k=5") == 0
     finished = result(run)
     shutil.rmtree(run / "exported")
     assert simclr("evaluate", run, "knn.k=5", "cache=false") == 0
     same = {key: value for key, value in result(run).items() if not key.endswith("seconds")}
     assert same == {key: finished[key] for key in same}
+    last = run / "checkpoints/last.ckpt"
+    last.write_bytes(last.read_bytes()[:-1] + b"x")
+    older = subject.load(run, subject.configure(run, [])).state_dict()
+    assert "damaged" in capsys.readouterr().out
+    want = checkpoint.load(run / "checkpoints/previous.ckpt")["state_dict"]
+    assert all(torch.equal(value, want[f"encoder.{name}"]) for name, value in older.items())
 
 
 def test_semi_starts_from_the_projectors_first_layer(run: Path) -> None:

@@ -14,6 +14,7 @@ from PIL import Image
 
 from conftest import small_images
 from simclr_lightning import export_encoder, load_encoder, resnet
+from simclr_lightning.cli import features as features_room
 from simclr_lightning.cli import gallery as gallery_room
 from simclr_lightning.evaluation import exact, faiss_index, groups, near_duplicates, near_duplicates_by, search
 
@@ -137,8 +138,9 @@ def test_a_query_and_the_second_one_quickly(
     assert Path("found/nearest.png").stat().st_size > 1000
     assert "a/4.png" in capsys.readouterr().out
     calls: list[int] = []
-    real = gallery_room.extract
-    monkeypatch.setattr(gallery_room, "extract", lambda *a, **k: calls.append(1) or real(*a, **k))
+    for room in (features_room, gallery_room):
+        real = room.extract
+        monkeypatch.setattr(room, "extract", lambda *a, real=real, **k: calls.append(1) or real(*a, **k))
     (outside := Path("other.png")).write_bytes(query.read_bytes())
     assert simclr("search", *made, "--query", outside, query, "-k", "50", "--index", "faiss") == 0
     assert calls == [1]  # the queries alone
@@ -147,6 +149,13 @@ def test_a_query_and_the_second_one_quickly(
     assert simclr("search", *made, "--query", outside) == 0
     assert len(calls) == 3  # another folder now: all images again, and the query
     assert not list(Path("exported/features").glob(".*"))
+    for path in Path("exported/features").glob("*.npy"):
+        content = path.read_bytes()
+        path.write_bytes(content[:-2] + bytes([content[-2] ^ 1]) + content[-1:])  # one bit, in the last number
+    capsys.readouterr()
+    assert simclr("search", *made, "--query", outside) == 0
+    assert len(calls) == 5
+    assert "made again" in capsys.readouterr().out
 
 
 def test_duplicates_of_a_folder(made: tuple[Path, Path], simclr: Program, capsys: pytest.CaptureFixture[str]) -> None:

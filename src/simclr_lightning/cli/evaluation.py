@@ -13,14 +13,13 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from simclr_lightning.cli import config, protocols, subject, trainings
-from simclr_lightning.cli import features as kept
+from simclr_lightning.cli import config, features, kept, protocols, subject, supervised
 from simclr_lightning.cli.build import make_data
 from simclr_lightning.cli.devices import accelerator
 from simclr_lightning.cli.errors import UserError
-from simclr_lightning.cli.features import FOLDER, Features, Maker, Parts
+from simclr_lightning.cli.features import Features, Maker, Parts
 from simclr_lightning.cli.protocols import Score
-from simclr_lightning.cli.trainings import Subject
+from simclr_lightning.cli.supervised import Subject
 from simclr_lightning.data import ViewsDataModule
 from simclr_lightning.encoders import Encoder
 
@@ -87,7 +86,7 @@ class Evaluation:
             "path": plain["data"]["path"],
             "seed": plain["seed"],
             "seeds": plain["seeds"],
-            "encoder": kept.fingerprint(self.encoder),
+            "encoder": features.fingerprint(self.encoder),
             "size": self.size,
             "feature_dim": self.encoder.feature_dim,
         }
@@ -121,15 +120,15 @@ class Evaluation:
         """Scores as they are found, a line each."""
         what = "untrained " if fresh else ""
         if own is not None:
-            features: Features | None = None
+            made: Features | None = None
             if {"knn", "lbfgs"} & set(asked):
-                features = self._features(encoder, own, plain, f"{what}features", fresh=fresh)
+                made = self._features(encoder, own, plain, f"{what}features", fresh=fresh)
             for name in asked:
-                for score in self._protocol(name, encoder, plain, own, features, fresh=fresh):
+                for score in self._protocol(name, encoder, plain, own, made, fresh=fresh):
                     yield self._said(score, what)
         for name, there in further.items():
-            features = self._features(encoder, there, plain, f"{what}features of {name}", fresh=fresh)
-            score = protocols.lbfgs(features, key=f"transfer_{name}", title=f"{name}: logistic regression")
+            made = self._features(encoder, there, plain, f"{what}features of {name}", fresh=fresh)
+            score = protocols.lbfgs(made, key=f"transfer_{name}", title=f"{name}: logistic regression")
             yield self._said(score, what)
 
     def _protocol(
@@ -138,12 +137,12 @@ class Evaluation:
         encoder: Encoder,
         plain: Mapping[str, Any],
         own: tuple[ViewsDataModule, Parts],
-        features: Features | None,
+        made: Features | None,
         *,
         fresh: bool,
     ) -> list[Score]:
-        if features is not None and name in ("knn", "lbfgs"):
-            return protocols.knn(features, plain["knn"]) if name == "knn" else [protocols.lbfgs(features)]
+        if made is not None and name in ("knn", "lbfgs"):
+            return protocols.knn(made, plain["knn"]) if name == "knn" else [protocols.lbfgs(made)]
         start = subject.start_of(encoder, self.run, plain["semi"]["start"] if name == "semi" else "h", fresh=fresh)
         with self._bar() as bar:
             given = Subject(
@@ -151,8 +150,8 @@ class Evaluation:
                 steps=_task_of(bar),
             )  # fmt: skip
             if name == "semi":
-                return trainings.semi(given, plain["semi"])
-            return [{"linear": trainings.linear, "finetune": trainings.finetune}[name](given, plain[name])]
+                return supervised.semi(given, plain["semi"])
+            return [{"linear": supervised.linear, "finetune": supervised.finetune}[name](given, plain[name])]
 
     def _features(
         self,
@@ -164,16 +163,15 @@ class Evaluation:
         fresh: bool,
     ) -> Features:
         data, parts = own
-        folder = self.run if self.run.is_dir() else self.run.parent
         with self._bar() as bar:
             task = bar.add_task(what, total=len(parts.bank) + len(parts.held_out) + len(parts.test))
             maker = Maker(
                 devices(plain), plain["precision"],
-                cache=folder / FOLDER if plain["cache"] and not fresh else None,
+                cache=kept.folder(self.run) if plain["cache"] and not fresh else None,
                 after_batch=lambda count: bar.advance(task, count),
                 say=lambda line: self.console.print(line, markup=False),
             )  # fmt: skip
-            return kept.features(encoder, data, maker)
+            return features.features(encoder, data, maker)
 
     @contextmanager
     def _bar(self) -> Iterator[Progress]:
@@ -198,7 +196,7 @@ def checked_parts(data: ViewsDataModule, k: int) -> Parts:
         UserError: there are no labels for train or test, one class, or fewer images than k.
     """
     splits = data.load()
-    parts = kept.labelled_parts(splits)
+    parts = features.labelled_parts(splits)
     if parts is None or not len(parts.test):
         raise UserError("there are no labels for test to score with; give labelled data: data=... data.path=...")
     assert splits.train.labels is not None

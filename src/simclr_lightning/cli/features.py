@@ -7,27 +7,23 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, cast
 
-import safetensors.torch
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from simclr_lightning import checkpoint
 from simclr_lightning.callbacks import bank_indices
+from simclr_lightning.cli import kept
 from simclr_lightning.data import FolderImages, Splits, ViewsDataModule
 from simclr_lightning.data.images import ImageSet, digest
 from simclr_lightning.encoders import Encoder
 from simclr_lightning.encoders import weights as encoder_weights
 from simclr_lightning.evaluation import extract
 
-FOLDER: Final = "features"  # in a run's folder
-_FORMAT: Final = "simclr-lightning features 1"
 _NO_ROWS: Final = torch.empty(0, dtype=torch.int64)
 
 
@@ -110,62 +106,65 @@ def fingerprint(encoder: Encoder) -> str:
     return encoder_weights.digest(encoder.body.state_dict(), json.dumps(encoder.spec, sort_keys=True))
 
 
+def shared_extract(
+    encoder: nn.Module,
+    batches: Callable[[Tensor], Iterable[Tensor]],
+    rows: Tensor,
+    devices: Sequence[torch.device],
+    *,
+    precision: str = "32-true",
+) -> Tensor:
+    """h (n, F) of some rows, shared among the devices.
+
+    Args:
+        encoder: copied where there are several devices, else moved to the one.
+        batches: gives batches (b, 3, S, S) of a part of the rows, in order; called from a thread of each device.
+        rows: (n,) int64.
+        devices: where to compute.
+        precision: of the forward pass.
+    """
+    devices = devices[: max(1, len(rows))]
+    if len(devices) == 1:
+        return extract(encoder, batches(rows), device=devices[0], precision=precision)
+    copies = [copy.deepcopy(encoder) for _ in devices]
+    with ThreadPoolExecutor(len(devices)) as threads:
+        made = threads.map(
+            lambda one, part, device: extract(one, batches(part), device=device, precision=precision),
+            copies, rows.tensor_split(len(devices)), devices,
+        )  # fmt: skip
+        return torch.cat(list(made))
+
+
 def _kept(encoder: nn.Module, data: ViewsDataModule, images: ImageSet, rows: Tensor, maker: Maker, part: str) -> Tensor:
     """h from the cache, or made and put there."""
     if maker.cache is None:
-        return _extract(encoder, data, images, rows, maker)
+        return _made(encoder, data, images, rows, maker)
+    own = cast(Encoder, encoder)
     key = digest(
-        _FORMAT, part, fingerprint(cast(Encoder, encoder)), data.load().fingerprint, _file_times(images), rows,
+        part, fingerprint(own), data.load().fingerprint, _file_times(images), rows,
         str(data.recipe.size), maker.precision,
     )  # fmt: skip
-    path = maker.cache / f"{part}-{key[:16]}.safetensors"
-    found = _read(path, key, len(rows), maker.say)
+    path, shape = maker.cache / f"{part}-{key[:16]}.npy", (len(rows), own.feature_dim)
+    found = kept.read(path, key, shape, maker.say)
     if found is not None:
         maker.after_batch(len(rows))
         return found
-    h = _extract(encoder, data, images, rows, maker)
+    h = _made(encoder, data, images, rows, maker)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        metadata = {"format": _FORMAT, "sha256": encoder_weights.digest({"h": h}, key)}
-        checkpoint.write_bytes(path, safetensors.torch.save({"h": h}, metadata=metadata))
+        with kept.writing(path, key, shape) as append:
+            append(h)
     except OSError as error:
         maker.say(f"the features are not kept: {path.parent}: {error.strerror}")
     return h
 
 
-def _read(path: Path, key: str, rows: int, say: Callable[[str], None]) -> Tensor | None:
-    """The features of a file that is whole and of this key; None for any other."""
-    if not path.is_file():
-        return None
-    try:
-        with safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
-            h: Tensor = file.get_tensor("h")
-        if metadata.get("sha256") == encoder_weights.digest({"h": h}, key):  # of the features and of their key
-            assert len(h) == rows  # the rows are part of the key
-            return h
-    except (SafetensorError, OSError):
-        pass
-    say(f"{path} is damaged or of something else; its features are made again")
-    return None
-
-
-def _extract(encoder: nn.Module, data: ViewsDataModule, images: ImageSet, rows: Tensor, maker: Maker) -> Tensor:
+def _made(encoder: nn.Module, data: ViewsDataModule, images: ImageSet, rows: Tensor, maker: Maker) -> Tensor:
     def batches(part: Tensor) -> Iterator[Tensor]:
         for x_b3SS in data.eval_batches(images, part):
             yield x_b3SS
             maker.after_batch(len(x_b3SS))
 
-    devices = maker.devices[: max(1, len(rows))]
-    if len(devices) == 1:
-        return extract(encoder, batches(rows), device=devices[0], precision=maker.precision)
-    copies = [copy.deepcopy(encoder) for _ in devices]
-    with ThreadPoolExecutor(len(devices)) as threads:
-        made = threads.map(
-            lambda one, part, device: extract(one, batches(part), device=device, precision=maker.precision),
-            copies, rows.tensor_split(len(devices)), devices,
-        )  # fmt: skip
-        return torch.cat(list(made))
+    return shared_extract(encoder, batches, rows, maker.devices, precision=maker.precision)
 
 
 def _file_times(images: ImageSet) -> Tensor | None:

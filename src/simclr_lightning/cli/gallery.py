@@ -5,10 +5,8 @@ Shapes: n = images, F = the encoder's feature_dim.
 
 from __future__ import annotations
 
-import copy
-import os
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,8 +17,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
+from simclr_lightning.cli import kept
 from simclr_lightning.cli.errors import UserError
-from simclr_lightning.cli.features import FOLDER, fingerprint
+from simclr_lightning.cli.features import fingerprint, shared_extract
 from simclr_lightning.data import FolderImages, PackedImages
 from simclr_lightning.data.datamodule import centred
 from simclr_lightning.data.decode import ImageError
@@ -73,14 +72,24 @@ def open_gallery(run: Path, images: Path, *, keep: bool) -> Gallery:
     assert size is not None  # an export always has it
     files = all_images(images)
     if not keep:
-        h = torch.empty(len(files), encoder.feature_dim)
-        _fill(encoder, files, size, h.__setitem__)
-        return Gallery(encoder, size, files, h, ())
-    path = _place(run) / f"images-{_key(encoder, size, files)}.npy"
-    found = _kept(path, len(files), encoder.feature_dim)
+        return Gallery(encoder, size, files, _whole(encoder, files, size), ())
+    key, notes = _key(encoder, size, files), list[str]()
+    path, shape = kept.folder(run) / f"images-{key}.npy", (len(files), encoder.feature_dim)
+    found = kept.read(path, key, shape, notes.append)
     if found is not None:
         return Gallery(encoder, size, files, found, (f"h of {len(files)} images was there: {path}",))
-    return _made(encoder, size, files, path)
+    with ExitStack() as stack:
+        try:
+            append = stack.enter_context(kept.writing(path, key, shape))
+        except OSError as error:
+            notes.append(f"h is not kept for the next time: {path.parent}: {error.strerror}")
+            return Gallery(encoder, size, files, _whole(encoder, files, size), tuple(notes))
+        for h in _parts(encoder, files, size):
+            append(h)
+    made = kept.read(path, key, shape, notes.append)
+    if made is None:
+        raise UserError(f"{path} was written and cannot be read again; look at the disk")
+    return Gallery(encoder, size, files, made, (*notes, f"h is kept for the next time: {path}"))
 
 
 def features(encoder: Encoder, size: int, paths: list[Path]) -> tuple[FolderImages, Tensor]:
@@ -98,32 +107,17 @@ def features(encoder: Encoder, size: int, paths: list[Path]) -> tuple[FolderImag
     return files, extract(encoder, [crops])
 
 
-def _made(encoder: Encoder, size: int, files: FolderImages | PackedImages, path: Path) -> Gallery:
-    fresh = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        table = np.lib.format.open_memmap(fresh, "w+", np.float32, (len(files), encoder.feature_dim))
-    except OSError as error:
-        h = torch.empty(len(files), encoder.feature_dim)
-        _fill(encoder, files, size, h.__setitem__)
-        return Gallery(encoder, size, files, h, (f"h is not kept for the next time: {path.parent}: {error.strerror}",))
-    try:
-        _fill(encoder, files, size, lambda rows, h: table.__setitem__(rows, h.numpy()))
-        table.flush()
-        fresh.replace(path)
-    finally:
-        fresh.unlink(missing_ok=True)
-    h_nF = _kept(path, len(files), encoder.feature_dim)
-    assert h_nF is not None
-    return Gallery(encoder, size, files, h_nF, (f"h is kept for the next time: {path}",))
+def _whole(encoder: Encoder, files: FolderImages | PackedImages, size: int) -> Tensor:
+    h_nF, start = torch.empty(len(files), encoder.feature_dim), 0
+    for h_mF in _parts(encoder, files, size):
+        h_nF[start : start + len(h_mF)] = h_mF
+        start += len(h_mF)
+    return h_nF
 
 
-def _fill(
-    encoder: Encoder, files: FolderImages | PackedImages, size: int, write: Callable[[slice, Tensor], None]
-) -> None:
-    """Give h to ``write`` in rounds, each shared among the devices."""
+def _parts(encoder: Encoder, files: FolderImages | PackedImages, size: int) -> Iterator[Tensor]:
+    """h in rounds (m, F), in order, each shared among the devices."""
     devices = [torch.device("cuda", i) for i in range(torch.cuda.device_count())] or [torch.device("cpu")]
-    copies = [encoder, *(copy.deepcopy(encoder) for _ in devices[1:])]
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar, _plain_mend():
         task = bar.add_task("embedding", total=len(files))
@@ -133,28 +127,17 @@ def _fill(
                 yield centred(files, part, size=size)
                 bar.advance(task, len(part))
 
-        with ThreadPoolExecutor(len(devices)) as threads:
-            for start in range(0, len(files), _ROUND * len(devices)):
-                rows = torch.arange(start, min(start + _ROUND * len(devices), len(files)))
-                shares = [share for share in rows.tensor_split(len(devices)) if len(share)]
-                made = threads.map(
-                    lambda one, share, device: extract(one, batches(share), device=device), copies, shares, devices
-                )
-                write(slice(start, start + len(rows)), torch.cat(list(made)))
+        for rows in torch.arange(len(files)).split(_ROUND * len(devices)):
+            yield shared_extract(encoder, batches, rows, devices)
 
 
-class _plain_mend:  # noqa: N801 - reads as a statement
-    """Says what to do about a broken image without the key of a training run."""
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, kind: object, error: object, trace: object) -> None:
-        if isinstance(error, ImageError):
-            raise UserError(f"{str(error).removesuffix(f'; {MEND}')}; mend or remove the file") from error
-
-
-def _place(run: Path) -> Path:
-    return (run if run.is_dir() else run.parent) / FOLDER
+@contextmanager
+def _plain_mend() -> Iterator[None]:
+    """Say what to do about a broken image without the key of a training run."""
+    try:
+        yield
+    except ImageError as error:
+        raise UserError(f"{str(error).removesuffix(f'; {MEND}')}; mend or remove the file") from error
 
 
 def _key(encoder: Encoder, size: int, files: FolderImages | PackedImages) -> str:
@@ -164,12 +147,3 @@ def _key(encoder: Encoder, size: int, files: FolderImages | PackedImages) -> str
         stats = [(files.root / name).stat() for name in files.names]
         state = torch.tensor([[stat.st_size for stat in stats], [stat.st_mtime_ns for stat in stats]])
     return digest(fingerprint(encoder), str(size), files.names, state)
-
-
-def _kept(path: Path, count: int, width: int) -> Tensor | None:
-    """The file's table, memory-mapped; None when there is none that fits."""
-    try:
-        table = np.load(path, mmap_mode="c", allow_pickle=False)
-    except (OSError, ValueError):
-        return None
-    return torch.from_numpy(table) if table.shape == (count, width) and table.dtype == np.float32 else None

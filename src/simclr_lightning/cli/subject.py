@@ -69,11 +69,16 @@ def load(run: Path, cfg: DictConfig) -> Encoder:
         return _build(cfg.model.encoder, run, size=int(cfg.views.size))
     if "model" in cfg:
         raise mistake(f"model: {run} knows its architecture; leave model out")
-    if not (run / "exported").is_dir() and (run / ".hydra").is_dir() and checkpoint.newest(run) is not None:
-        saved = read_config(run)  # a run that has not finished
-        checks.check_targets(saved, trusted=tuple(cfg.trusted))
-        return _build(config.from_plain(config.to_plain(saved)).model.encoder, run, size=int(saved.views.size))
-    return load_encoder(run)
+    unfinished = run.is_dir() and not (run / "exported").is_dir() and (run / ".hydra").is_dir()
+    found = checkpoint.newest(run) if unfinished else None
+    if found is None:
+        return load_encoder(run)
+    path, damaged = found
+    for other in damaged:
+        print(f"{other} is damaged; {path.name} is judged")
+    saved = read_config(run)
+    checks.check_targets(saved, trusted=tuple(cfg.trusted))
+    return _build(config.from_plain(config.to_plain(saved)).model.encoder, path, size=int(saved.views.size))
 
 
 def untrained(encoder: Encoder, *, seed: int) -> Encoder:
