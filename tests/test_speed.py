@@ -39,7 +39,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 def test_precision(gpu: dict[str, Any]) -> None:
     assert speed.precision(keys(), "cuda") == "bf16-mixed"
     gpu["bf16"] = False
-    assert [speed.precision(keys(), kind) for kind in ("cuda", "mps", "cpu")] == ["32-true"] * 3
+    assert [speed.precision(keys(), kind) for kind in ("cuda", "cpu")] == ["32-true"] * 2
     assert speed.precision(keys(trainer={"precision": "16-mixed"}), "cpu") == "16-mixed"
 
 

@@ -89,7 +89,7 @@ class Cluster:
             "name": f"simclr-{job.number}",
             "nodes": int(trainer.num_nodes),
             "tasks_per_node": 1,  # the ranks of a node are started by the run itself
-            "gpus_per_node": 0 if trainer.accelerator in ("cpu", "mps") else int(trainer.devices),
+            "gpus_per_node": 0 if trainer.accelerator == "cpu" else int(trainer.devices),
             "cpus_per_task": self.cpus or int(trainer.devices) * (2 + workers),
             "timeout_min": self.minutes,
             "mem_gb": self.memory_gb,

@@ -18,7 +18,7 @@ def precision(cfg: DictConfig, kind: str) -> str | int:
 
     Args:
         cfg: the run's configuration.
-        kind: cuda, mps or cpu.
+        kind: cuda or cpu.
     """
     asked: str | int = cfg.trainer.precision
     if asked != "auto":
@@ -36,7 +36,7 @@ def compiles(cfg: DictConfig, kind: str, steps: int) -> bool:
 
     Args:
         cfg: the run's configuration.
-        kind: cuda, mps or cpu.
+        kind: cuda or cpu.
         steps: optimiser steps that are left.
     """
     if cfg.compile != "auto":

@@ -46,6 +46,4 @@ def now(device: torch.device) -> float:
     """Seconds on a clock, once the device has done all it was given."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-    elif device.type == "mps":
-        torch.mps.synchronize()
     return time.perf_counter()
