@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import lightning as L
@@ -25,7 +26,7 @@ from simclr_lightning.callbacks import (
 )
 from simclr_lightning.callbacks import health as health_room
 from simclr_lightning.callbacks import online as online_room
-from simclr_lightning.data import ViewsDataModule
+from simclr_lightning.data import TensorImages, ViewsDataModule
 from simclr_lightning.evaluation import BETTER
 from simclr_lightning.ntxent import NTXent
 
@@ -154,7 +155,13 @@ def test_the_online_score_never_sees_test_nor_the_held_out_labels(
     assert online.latest["online/knn_top1"] == 0.0  # the poisoned labels are what it is scored on
 
 
-def test_a_signal_during_the_score_does_not_wait_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("labelled", [True, False])
+def test_a_signal_during_the_score_does_not_wait_for_it(
+    labelled: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = small_data()
+    if not labelled:
+        data.splits = replace(data.load(), train=TensorImages(data.load().train.tensor), class_names=None)
     at: list[L.Trainer] = []
 
     def stop() -> int:
@@ -165,9 +172,10 @@ def test_a_signal_during_the_score_does_not_wait_for_it(tmp_path: Path, monkeypa
 
     online = OnlineScore(k=3, stop=stop)
     monkeypatch.setattr(online_room, "knn_predict", never)
+    monkeypatch.setattr(online_room, "judge_views", never)
     at.append(small_trainer(tmp_path, stop=stop, extra=[online]))
     with pytest.raises(Stopped):
-        at[0].fit(small_module(), datamodule=small_data())
+        at[0].fit(small_module(), datamodule=data)
     assert (online.score, online.latest) == (None, {})
     assert checkpoint.load(tmp_path / "checkpoints" / "last.ckpt")["global_step"] == 4
 

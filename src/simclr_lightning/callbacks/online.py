@@ -15,6 +15,7 @@ from simclr_lightning.callbacks.averaging import averaged
 from simclr_lightning.callbacks.rows import LOG, log_row
 from simclr_lightning.data import ViewsDataModule
 from simclr_lightning.evaluation import BETTER, accuracy, extract, fit_logistic, judge_views, knn_predict
+from simclr_lightning.evaluation.features import evaluation_mode
 from simclr_lightning.simclr import SimCLR
 
 QUERIES_AT_MOST = 10_000  # images of the held-out tenth whose classes are predicted between epochs
@@ -107,7 +108,7 @@ class OnlineScore(L.Callback):
 
     def _scores(self, module: SimCLR, data: ViewsDataModule) -> dict[str, float]:
         found = self._labelled(module, data) if _is_labelled(data) else {}
-        found |= label_free(module, data, most=self.views_at_most, k=self.k)
+        found |= label_free(module, data, most=self.views_at_most, k=self.k, until_asked=self._until_asked)
         warn_if_collapsed(found["effective_rank"], getattr(module.encoder, "feature_dim", None))
         return found
 
@@ -128,6 +129,7 @@ class OnlineScore(L.Callback):
         return found
 
     def _until_asked(self, batches: Iterable[Tensor]) -> Iterator[Tensor]:
+        """The batches; gives up when a signal came."""
         for batch in batches:
             if self.stop():
                 raise _AskedToStop
@@ -190,21 +192,33 @@ def warn_if_collapsed(rank: float, width: int | None) -> None:
 
 
 @torch.no_grad()
-def label_free(module: SimCLR, data: ViewsDataModule, *, most: int, k: int) -> dict[str, float]:
-    """`judge_views` of at most so many held-out images, in evaluation mode; the same two views of each every time."""
+def label_free(
+    module: SimCLR,
+    data: ViewsDataModule,
+    *,
+    most: int,
+    k: int,
+    until_asked: Callable[[Iterable[Tensor]], Iterable[Tensor]] = iter,
+) -> dict[str, float]:
+    """`judge_views` of at most so many held-out images, in evaluation mode; the same two views of each every time.
+
+    Args:
+        module: nothing of it changes.
+        data: its training images; where none is held out, 64 of them are taken.
+        most: images.
+        k: neighbours that are compared.
+        until_asked: passes on the rows of a batch, or raises.
+    """
     held_out = data.load().held_out
     held_out = thinned(held_out, most) if len(held_out) else torch.arange(min(64, len(data.load().train)))
-    flags = [(part, part.training) for part in module.modules()]
-    module.eval()
     h: tuple[list[Tensor], list[Tensor]] = ([], [])
     z: tuple[list[Tensor], list[Tensor]] = ([], [])
-    for rows in held_out.split(256):
-        for view, x in enumerate(data.view_pairs(rows)):
-            features = module.encoder(x.to(module.device))
-            h[view].append(features.float())
-            z[view].append(module.projector(features).float())
-    for part, training in flags:
-        part.training = training
+    with evaluation_mode(module):
+        for rows in until_asked(held_out.split(256)):
+            for view, x in enumerate(data.view_pairs(rows)):
+                features = module.encoder(x.to(module.device))
+                h[view].append(features.float())
+                z[view].append(module.projector(features).float())
     h_a, h_b, z_a, z_b = (torch.cat(parts).cpu() for parts in (*h, *z))
     return judge_views(h_a, h_b, z_a, z_b, temperature=module.loss.temperature, k=k)
 
