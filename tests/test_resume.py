@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 
 from conftest import small_data, small_images, small_module, small_trainer
 from simclr_lightning.callbacks import StepMetrics, Stopped
-from simclr_lightning.data import datamodule, folder
+from simclr_lightning.data import folder, loading
 
 STEPS = 12  # three epochs of four
 
@@ -105,9 +105,7 @@ def test_from_every_step_of_a_run_on_files(
     workers: str, files: dict[str, object], whole_of_files: tuple[object, ...], tmp_path: Path, monkeypatch: object
 ) -> None:
     if workers == "new":
-        monkeypatch.setattr(
-            datamodule, "DataLoader", lambda *a, **k: DataLoader(*a, **{**k, "persistent_workers": False})
-        )
+        monkeypatch.setattr(loading, "DataLoader", lambda *a, **k: DataLoader(*a, **{**k, "persistent_workers": False}))
     options = {**files, "workers": 0 if workers == "none" else 2}
     want, images = whole_of_files
     for step in range(1, 9):

@@ -6,10 +6,8 @@ takes its contiguous part. The position is the number of images seen, so a resum
 
 from __future__ import annotations
 
-import multiprocessing
 import os
-import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -18,17 +16,14 @@ from typing import Any, Literal
 import lightning as L
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader
 
 from simclr_lightning import distributed
 from simclr_lightning.data.images import ImageSet, Splits
-from simclr_lightning.random import permutation
+from simclr_lightning.data.loading import Batch, train_loader
 from simclr_lightning.views import ViewRecipe, centre_view, crop_views, finish_views, make_views
 from simclr_lightning.views import recipe as named_recipe
 from simclr_lightning.views.kernels import onto
-
-# "epoch": int, "indices": (n,) int64 on the CPU, "crops": (n, 2, 3, S, S) uint8 for sets on disk, "device"
-Batch = dict[str, Any]
 
 
 class ViewsDataModule(L.LightningDataModule):
@@ -91,23 +86,7 @@ class ViewsDataModule(L.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Batches of this rank: keys only for sets in memory, two uint8 crops an image for the others."""
-        train = self.load().train
-        source = _Keys() if train.tensor is not None else _Crops(train, self.recipe, self.seed)
-        workers = 0 if train.tensor is not None else self.num_workers
-        if workers:
-            # Imported once in the server that workers are forked from, not again in each: a worker starts at once.
-            multiprocessing.set_forkserver_preload(["__main__", __name__])
-        return DataLoader(
-            source,
-            batch_sampler=_GlobalBatches(self),
-            num_workers=workers,
-            collate_fn=_collate,
-            persistent_workers=workers > 0,
-            worker_init_fn=_leave_signals_to_the_run if workers else None,
-            pin_memory=train.tensor is None and torch.cuda.is_available(),
-            # Workers are forked after threads exist in this process; a fresh interpreter is safe.
-            multiprocessing_context="forkserver" if workers else None,
-        )
+        return train_loader(self)
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """Move the bytes alone: the indices stay on the host, which plans the views with them and need not wait."""
@@ -266,59 +245,3 @@ def _fits(tensor: Tensor, device: torch.device) -> bool:
         return device.type == "cpu"
     free, _ = torch.cuda.mem_get_info(device)
     return tensor.numel() * tensor.element_size() <= free / 10
-
-
-def _leave_signals_to_the_run(worker: int) -> None:
-    """Ctrl-C reaches every process of a terminal: the run ends its step, for which it needs its workers."""
-    for signum in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(signum, signal.SIG_IGN)
-
-
-class _Keys(Dataset[tuple[int, int]]):
-    """For sets in memory: a sample is its (epoch, index); pixels are gathered on the device."""
-
-    def __getitem__(self, key: tuple[int, int]) -> tuple[int, int]:
-        return key
-
-
-class _Crops(Dataset[tuple[int, int, Tensor]]):
-    """For sets on disk: decode once, cut both crops, keep them uint8."""
-
-    def __init__(self, images: ImageSet, recipe: ViewRecipe, seed: int) -> None:
-        self.images = images
-        self.recipe = recipe
-        self.seed = seed
-
-    def __getitem__(self, key: tuple[int, int]) -> tuple[int, int, Tensor]:
-        epoch, index = key
-        image = self.images.load(index)
-        crops = crop_views(image, seed=self.seed, epoch=epoch, index=index, recipe=self.recipe)
-        return epoch, index, crops
-
-
-class _GlobalBatches(Sampler[Sequence[tuple[int, int]]]):
-    """This rank's part of every global batch from the module's position to the end of that epoch."""
-
-    def __init__(self, module: ViewsDataModule) -> None:
-        self.module = module
-
-    def __len__(self) -> int:
-        return self.module.steps_per_epoch
-
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        module, size = self.module, self.module.batch_size
-        epoch, done = divmod(module.samples_seen // size, len(self))
-        order = permutation(len(module.load().train), seed=module.seed, epoch=epoch)
-        local = size // distributed.world_size()
-        first = distributed.rank() * local
-        for step in range(done, len(self)):
-            start = step * size + first
-            yield [(epoch, index) for index in order[start : start + local].tolist()]
-
-
-def _collate(samples: list[tuple[Any, ...]]) -> Batch:
-    # The epoch stays a plain int: a tensor would travel to the device and have to be read back.
-    batch: Batch = {"epoch": samples[0][0], "indices": torch.tensor([sample[1] for sample in samples])}
-    if len(samples[0]) == 3:
-        batch["crops"] = torch.stack([sample[2] for sample in samples])
-    return batch
