@@ -19,8 +19,7 @@ if TYPE_CHECKING:
 
 def main(argv: Sequence[str]) -> int:
     """Embed as the words say; returns the exit code."""
-    words = [word for word in argv if word != "debug=true"]
-    return errors.guard(lambda: _main(words), debug="debug=true" in argv)
+    return errors.run(_main, argv)
 
 
 def _parser() -> Parser:

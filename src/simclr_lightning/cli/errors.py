@@ -7,7 +7,7 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 LINES = 5
@@ -70,6 +70,17 @@ def guard(function: Callable[[], int], *, debug: bool = False, log: Callable[[],
         message, code = describe(error, log=log(), debug=debug)
         print(f"error: {message}", file=sys.stderr)
         return code
+
+
+def run(command: Callable[[Sequence[str]], int], argv: Sequence[str]) -> int:
+    """`guard` a command that takes no configuration: ``debug=true`` among its words is taken out and shows tracebacks.
+
+    Args:
+        command: given the other words, returns its own exit code.
+        argv: the words.
+    """
+    words = [word for word in argv if word != "debug=true"]
+    return guard(lambda: command(words), debug=len(words) < len(argv))
 
 
 def describe(error: BaseException, *, log: Path | None = None, debug: bool = False) -> tuple[str, int]:

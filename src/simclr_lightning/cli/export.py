@@ -14,8 +14,7 @@ FORMATS = ("safetensors", "torchvision", "timm", "onnx", "hub")
 
 def main(argv: Sequence[str]) -> int:
     """Export as the words say; returns the exit code."""
-    words = [word for word in argv if word != "debug=true"]
-    return errors.guard(lambda: _main(words), debug="debug=true" in argv)
+    return errors.run(_main, argv)
 
 
 def _parser() -> Parser:

@@ -25,11 +25,10 @@ KEYS: Final[dict[str, Rule]] = {
 
 def main(argv: Sequence[str]) -> int:
     """Pack as the words say; returns the exit code."""
-    words = [word for word in argv if word != "debug=true"]
-    if words and words[0] in ("-h", "--help"):
+    if argv and argv[0] in ("-h", "--help"):
         print(USAGE)
         return 0
-    return errors.guard(lambda: _main(words), debug="debug=true" in argv)
+    return errors.run(_main, argv)
 
 
 def _main(words: Sequence[str]) -> int:

@@ -16,11 +16,10 @@ USAGE = "usage: simclr report DIR ['axes=[KEY,KEY]'] [logger=wandb]   (DIR: a ru
 
 def main(argv: Sequence[str]) -> int:
     """Report as the words say; returns the exit code."""
-    words = [word for word in argv if word != "debug=true"]
-    if words and words[0] in ("-h", "--help"):
+    if argv and argv[0] in ("-h", "--help"):
         print(USAGE)
         return 0
-    return errors.guard(lambda: _main(words), debug="debug=true" in argv)
+    return errors.run(_main, argv)
 
 
 def _main(words: Sequence[str]) -> int:

@@ -29,8 +29,7 @@ _HALF: Final = 0.5  # of the machine's memory, which the exact search may take
 
 def main(argv: Sequence[str]) -> int:
     """Search as the words say; returns the exit code."""
-    words = [word for word in argv if word != "debug=true"]
-    return errors.guard(lambda: _main(words), debug="debug=true" in argv)
+    return errors.run(_main, argv)
 
 
 def _parser() -> Parser:

@@ -35,11 +35,10 @@ def main(argv: Sequence[str]) -> int:
     """Train as the words say; returns the exit code (0 only when a run is finished, or asked to train nothing)."""
     started = time.time()
     words = config.quote_paths(argv)
-    debug = "debug=true" in (word.lower() for word in words)
     folder: list[Path] = []
     return errors.guard(
         lambda: _main(words, started, folder),
-        debug=debug,
+        debug=config.flag(words, "debug"),
         log=lambda: folder[0] / "train.log" if folder else None,
     )
 
