@@ -183,12 +183,12 @@ def test_weights_start_from_he_and_follow_the_seed() -> None:
 @pytest.mark.parametrize(
     ("arguments", "match"),
     [
-        ({"depth": 20}, r"model\.depth is 20; choose one of 10, 18"),
-        ({"stem": "mnist"}, r"model\.stem is 'mnist'; choose imagenet or cifar"),
-        ({"width": 0}, r"model\.width"),
-        ({"width": 0.3}, r"model\.width"),
-        ({"width": float("nan")}, r"model\.width"),
-        ({"width": 1e9}, r"model\.width"),
+        ({"depth": 20}, r"model\.encoder\.depth is 20; choose one of 10, 18"),
+        ({"stem": "mnist"}, r"model\.encoder\.stem is 'mnist'; choose imagenet or cifar"),
+        ({"width": 0}, r"model\.encoder\.width"),
+        ({"width": 0.3}, r"model\.encoder\.width"),
+        ({"width": float("nan")}, r"model\.encoder\.width"),
+        ({"width": 1e9}, r"model\.encoder\.width"),
         ({"mean": MEAN}, "go together"),
         ({"mean": MEAN, "std": (0.1, 0.0, 0.1)}, "std above 0"),
         ({"mean": (0.5, 0.5), "std": (0.1, 0.1)}, "three finite"),

@@ -48,12 +48,12 @@ class ResNet(nn.Module):
     ) -> None:
         super().__init__()
         if depth not in _STAGES:
-            raise ValueError(f"model.depth is {depth!r}; choose one of {', '.join(map(str, _STAGES))}")
+            raise ValueError(f"model.encoder.depth is {depth!r}; choose one of {', '.join(map(str, _STAGES))}")
         if stem not in ("imagenet", "cifar"):
-            raise ValueError(f"model.stem is {stem!r}; choose imagenet or cifar")
+            raise ValueError(f"model.encoder.stem is {stem!r}; choose imagenet or cifar")
         base = 64 * width
         if not 1 <= base <= 64 * 64 or base != int(base):
-            raise ValueError(f"model.width is {width}; 64 times it must be a whole number from 1 to 4096")
+            raise ValueError(f"model.encoder.width is {width}; 64 times it must be a whole number from 1 to 4096")
         block, blocks = _STAGES[depth]
         C = int(base)
         expansion: int = block.expansion

@@ -151,7 +151,7 @@ def _imagenet(encoder: "Encoder") -> dict[str, Tensor]:
     if encoder.spec["factory"] != "resnet" or depth == 10 or width != 1 or encoder.spec["stem"] != "imagenet":
         raise ValueError(
             "model.weights=imagenet: torchvision has them for ResNet 18, 34, 50, 101 and 152 with "
-            "model.width=1 and model.stem=imagenet; for timm's models set model.pretrained=true"
+            "model.encoder.width=1 and model.encoder.stem=imagenet; for timm's models set model.encoder.pretrained=true"
         )
     weights = torchvision.models.get_model_weights(f"resnet{depth}").DEFAULT
     try:
