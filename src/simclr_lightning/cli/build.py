@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
+from pathlib import Path
 
 import lightning as L
 import torch
@@ -11,7 +12,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 from torch import nn
 
-from simclr_lightning import encoders
+from simclr_lightning import checkpoint, encoders
 from simclr_lightning.data import ViewsDataModule
 from simclr_lightning.simclr import SimCLR
 
@@ -37,7 +38,7 @@ def build(cfg: DictConfig) -> Parts:
     L.seed_everything(cfg.seed, verbose=False)
     encoder = instantiate(cfg.model.encoder, _convert_="all")
     if cfg.model.weights is not None:
-        encoders.load_weights(encoder, cfg.model.weights)
+        encoders.load_weights(encoder, _valid(str(cfg.model.weights)))
     projector = instantiate(cfg.model.projector)(encoder.feature_dim)
     module = SimCLR(
         encoder,
@@ -63,3 +64,10 @@ def make_data(cfg: DictConfig) -> ViewsDataModule:
     make = instantiate(cfg.data, _partial_=True, seed=cfg.seed, lazy=lazy)
     data: ViewsDataModule = make(recipe=recipe)
     return data
+
+
+def _valid(weights: str) -> str | Path:
+    """The newest valid checkpoint where weights are the folder of a run that has exported nothing; else the same."""
+    run = Path(weights)
+    found = None if (run / "exported").is_dir() else checkpoint.newest(run)
+    return weights if found is None else found[0]
