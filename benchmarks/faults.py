@@ -19,6 +19,7 @@ import math
 import os
 import pickle
 import random
+import shlex
 import shutil
 import signal
 import struct
@@ -35,7 +36,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from conftest import WORDS, small_images, small_module
-from simclr_lightning import checkpoint
+from simclr_lightning import checkpoint, export_encoder, resnet
 from simclr_lightning.cli import main as simclr
 from simclr_lightning.cli import train  # noqa: F401  (the parent imports what its children need)
 from test_checks import BAD, hostile
@@ -59,6 +60,92 @@ ckpt_path=last
 ckpt_path=nowhere
 ckpt_path=s3://b/c
 trusted=[os]"""
+# Of the other commands: in a folder with pictures/, an encoder in exported/, file (a text), empty/ and x.npz/.
+WRONG_COMMANDS = """\
+serch exported pictures
+rank
+rank a b
+embed
+embed exported pictures
+embed exported pictures x.txt
+embed exported pictures x.npz
+embed exported pictures no/x.csv
+embed exported pictures file/x.csv
+embed exported pictures pictures/0.npz --map pca
+embed exported pictures y.npz --map som
+embed exported file y.npz
+embed exported empty y.npz
+embed exported folder-cut y.npz
+embed file pictures y.npz
+embed ~nobody-of-this-name pictures y.npz
+search exported
+search exported nowhere
+search exported empty
+search exported folder-zero
+search exported folder-one
+search exported pictures -k 0
+search exported pictures -k many
+search exported pictures --threshold nan
+search exported pictures --threshold 0
+search exported pictures --query
+search exported pictures --query file
+search exported pictures --query pictures
+search exported pictures --query pictures/0.png --duplicates
+search exported pictures --index annoy
+search exported pictures --out file
+search file pictures
+export exported
+export exported exported
+export exported new --format tflite
+export exported new --format timm
+export exported new --format torchvision
+export exported new --licence ''
+export exported file --force
+export file new
+export empty new
+report
+report nowhere
+report file
+report empty
+report exported
+report . axes=[a,b,c]
+report . logger=mlflow
+report . hello
+pack
+pack pictures
+pack nowhere new
+pack file new
+pack empty new
+pack pictures pictures
+pack pictures file
+pack pictures file/new
+pack pictures no/new
+pack folder-cut new
+pack folder-one new quality=0
+pack pictures new short_side=-1
+pack pictures new max_pixels=1e9
+pack pictures new on_corrupt=maybe
+pack pictures new qualty=90
+pack ~nobody-of-this-name new
+evaluate exported protocol=[knn,lineer]
+evaluate exported protocol=[]
+evaluate exported data=folder
+evaluate exported data=folder data.path=empty
+evaluate exported data=packed data.path=pictures
+evaluate exported transfer=[cifar11]
+evaluate exported transfer=[folder]
+evaluate exported select_on=test
+evaluate exported knn.k=1000000
+evaluate exported seeds=[0,0]
+evaluate exported semi.start=9
+evaluate exported protocol=semi semi.start=1
+evaluate exported accelerator=mps
+evaluate exported accelerator=tpu
+evaluate exported model=resnet18
+evaluate exported -m
+evaluate file
+evaluate empty
+evaluate file model=resnet18"""
 NOT_WRITTEN = (math.inf, -math.inf)  # JSON has no word for them
 LONGEST = 120  # seconds after which a child counts as hanging
 Failures = Iterator[str]
@@ -229,15 +316,29 @@ def flips(trials: int, folder: Path) -> Failures:
 def malformed(folder: Path) -> list[tuple[str, ...]]:
     """Command lines that must be refused: values, words, files, folders, archives, checkpoints."""
     path = images(folder)
+    things(folder)
     good = ("train", *WORDS, f"data.path={path}")
     values = [(key, json.dumps(value)) for key, wrong in BAD.items() for value in wrong if value not in NOT_WRITTEN]
     lines = [(*good, f"{key}={value}") for key, value in values]
     lines += [(*good, word) for word in WRONG_WORDS.splitlines()]
     lines += [("train", *WORDS, f"data.path={bad}") for bad in files(folder)]
-    lines += [("train", *WORDS, "data=folder", f"data.path={bad}") for bad in folders(folder)]
+    lines += [("train", *WORDS[1:], "data=folder", f"data.path={bad}") for bad in folders(folder)]
+    lines += [tuple(shlex.split(line)) for line in WRONG_COMMANDS.splitlines()]
     lines += [("evaluate",), ("evaluate", "nowhere"), ("embed", "a"), ("embed", "a", "b", "c"), ("tarin",)]
     lines += [("embed", str(folder), str(folder), str(folder / "x.npz"))]
     return lines
+
+
+def things(folder: Path) -> None:
+    """What `WRONG_COMMANDS` speak of."""
+    from PIL import Image
+
+    export_encoder(resnet(10, 0.125, "cifar"), folder / "exported", card={}, size=12)
+    for name in ("pictures", "empty", "x.npz"):
+        (folder / name).mkdir(exist_ok=True)
+    for number, pixels in enumerate(small_images(6)[0]):
+        Image.fromarray(pixels).save(folder / "pictures" / f"{number}.png")
+    (folder / "file").write_text("text")
 
 
 def files(folder: Path) -> list[Path]:
@@ -412,7 +513,7 @@ PARTS: dict[str, tuple[Callable[[int, Path], Failures], int]] = {
     "saves": (saves, 300),
     "chains": (chains, 50),
     "flips": (flips, 1000),
-    "inputs": (inputs, 400),
+    "inputs": (inputs, 500),
     "hostile checkpoints": (hostile_checkpoints, 25),
     "hostile configs": (hostile_configs, 25),
     "nan": (nan, 20),

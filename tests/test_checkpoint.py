@@ -140,3 +140,10 @@ def test_unfinished_runs_come_newest_first(tmp_path: Path) -> None:
     (tmp_path / "c/d/summary.json").write_text("{broken")
     found = [str(run.relative_to(tmp_path)) for run in checkpoint.unfinished(tmp_path)]
     assert found == ["e", "c/d", "a"]
+
+
+def test_texts_hold_names_that_are_no_text_and_a_nested_summary_is_none(tmp_path: Path) -> None:
+    checkpoint.write_text(tmp_path / "list", "n\udcff\n")
+    assert (tmp_path / "list").read_bytes() == b"n\xff\n"
+    (tmp_path / "summary.json").write_text("[" * 100_000)
+    assert checkpoint.read_summary(tmp_path) == {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -68,16 +69,33 @@ def test_three_formats_hold_the_same(made: tuple[Path, Path], simclr: Program) -
         (["exported", "images"], "required: OUT"),
         (["exported", "exported", "out.npz"], "no images"),
         (["exported", "images", "out.npz", "--map", "som"], "invalid choice"),
+        (["exported", "images", "images/a/0.npz", "--map", "pca"], "one of the images"),
+        (["exported", "images", "folder.npz"], "is a folder"),
     ],
 )
 def test_mistakes_are_short_and_nothing_is_written(
     made: tuple[Path, Path], simclr: Program, capsys: pytest.CaptureFixture[str], words: list[str], says: str
 ) -> None:
+    Path("folder.npz").mkdir()
     assert simclr("embed", *words) != 0
     said = capsys.readouterr().err
     assert says in said
     assert "Traceback" not in said
     assert not list(Path().glob("out*"))
+
+
+def test_names_of_bytes_that_are_no_text(made: tuple[Path, Path], simclr: Program) -> None:
+    odd = os.fsdecode(b"n\xff.png")
+    try:
+        (made[1] / odd).write_bytes((made[1] / "a/0.png").read_bytes())
+    except OSError:
+        pytest.skip("the file system takes UTF-8 alone")
+    for name in ("out.npz", "out.csv", "out.parquet"):
+        assert simclr("embed", *made, name) == 0
+    assert odd in np.load("out.npz")["files"].tolist()
+    assert b"\nn\xff.png," in Path("out.csv").read_bytes()
+    assert simclr("search", *made, "--threshold", "1", "--out", "found") == 0
+    assert b"n\xff.png" in Path("found/duplicates.csv").read_bytes()
 
 
 def test_a_map_beside_the_file(made: tuple[Path, Path], simclr: Program, capsys: pytest.CaptureFixture[str]) -> None:

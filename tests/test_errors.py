@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import io
 import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +18,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from simclr_lightning.cli import errors
+from simclr_lightning.cli import errors, main
 from simclr_lightning.cli.errors import LINES, UserError, describe, guard, mistake
 from simclr_lightning.data import ImageError
 from simclr_lightning.optim import scaled_lr
@@ -118,6 +122,34 @@ def test_interrupts_and_exits() -> None:
     assert stop.value.code == 7
 
 
+def test_sigterm_tidies_up_and_leaves_with_143() -> None:
+    before, tidied = signal.getsignal(signal.SIGTERM), []
+
+    def work() -> int:
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(5)
+        finally:
+            tidied.append(True)
+        return 0
+
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    try:
+        assert (guard(work), tidied) == (143, [True])
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+        def compiled() -> int:
+            with contextlib.suppress(KeyboardInterrupt):
+                signal.raise_signal(signal.SIGINT)
+            raise TypeError("what compiled code makes of it")
+
+        assert guard(lambda: guard(compiled)) == 130
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # who has taken it keeps it
+        assert guard(lambda: int(signal.getsignal(signal.SIGTERM) is signal.SIG_IGN)) == 1
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 @pytest.mark.parametrize(
     "error",
     [
@@ -141,6 +173,12 @@ def test_files_that_cannot_be_used_are_named(tmp_path: Path, capsys: pytest.Capt
     assert said(capsys) == f"error: {tmp_path / 'gone.npz'}: No such file or directory\n"
     assert guard(lambda: len(tmp_path.read_bytes())) == 1
     assert said(capsys) == f"error: {tmp_path}: Is a directory\n"
+    (tmp_path / "fresh").touch()
+    (tmp_path / "folder" / "full").mkdir(parents=True)
+    assert guard(lambda: int((tmp_path / "fresh").replace(tmp_path / "folder").exists())) == 1
+    assert said(capsys) == f"error: {tmp_path / 'folder'}: Is a directory\n"
+    assert guard(lambda: int(Path("~nobody-of-this-name/x").expanduser().exists())) == 1
+    assert "write the path in full" in said(capsys)
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="a full disk is /dev/full, on Linux")
@@ -159,8 +197,34 @@ def test_a_full_disk(capsys: pytest.CaptureFixture[str]) -> None:
 
     assert guard(fail) == 1
     assert said(capsys) == (
-        "error: the disk is full while writing /dev/full: make room there, then go on with ckpt_path=last\n"
+        "error: the disk is full while writing /dev/full: make room there and give the command again "
+        "(a run goes on: ckpt_path=last)\n"
     )
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a full disk is /dev/full, on Linux")
+def test_what_is_printed_onto_a_full_disk_is_no_success(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Path("/dev/full").open("w") as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        assert guard(lambda: print("the table") or 0) == 1  # type: ignore[func-returns-value]
+    assert "the disk is full" in capsys.readouterr().err
+
+
+def test_names_that_the_terminal_cannot_show_are_shown_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", terminal)
+    assert main(["--help"]) == 0
+    print("caf\u00e9 \udcff", flush=True)
+    assert terminal.buffer.getvalue().endswith(b"caf\\xe9 \\udcff\n")  # type: ignore[attr-defined]
+
+
+def test_the_programs_own_command_is_no_users(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["rank"]) == 2
+    assert "trainer.devices" in said(capsys)
+    assert main(["embed", "run", "", "out.npz"]) == 2
+    assert "an empty word" in said(capsys)
 
 
 class Unreadable(Dataset[int]):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import shutil
 from collections import Counter
 from collections.abc import Callable
@@ -316,6 +317,7 @@ def test_published_figures_stand_beside_the_same_data_and_architecture() -> None
         (("data=array", "data.path=untested.npz"), "no labels for test"),
         (("protocol=semi", "semi.start=3"), "1 to 2"),
         (("data=array", "data.path=none.npz"), "none.npz"),
+        (("accelerator=mps",), "one of auto, cpu, cuda"),
     ],
 )
 def test_a_mistake_is_said_in_few_lines_and_nothing_is_written(
@@ -331,6 +333,42 @@ def test_a_mistake_is_said_in_few_lines_and_nothing_is_written(
     assert says in said, said
     assert said.count("\n") <= 5
     assert not (run / "evaluation.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "says"),
+    [
+        ("config.yaml", "seed: 0\n", "is not a run's configuration"),
+        ("config.yaml", "data: 3\nmodel: 4\nviews: 5\ntrainer: 6\n", "is not a run's configuration"),
+        ("hydra.yaml", "a: [b: }", "say the images: data="),
+    ],
+)
+def test_a_damaged_run_is_named(
+    simclr: Program, run: Path, capsys: pytest.CaptureFixture[str], file: str, text: str, says: str
+) -> None:
+    (run / ".hydra" / file).write_text(text)
+    assert simclr("evaluate", run, "knn.k=5") == 1
+    said = capsys.readouterr().err
+    assert f"{run / '.hydra' / file}" in said
+    assert says in said
+
+
+def test_a_long_evaluation_is_refused_before_it_begins(
+    simclr: Program, run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*args: object) -> None:
+        raise AssertionError("worked for nothing")
+
+    monkeypatch.setattr(supervised, "linear", never)
+    (run / "checkpoints").rename(run / "elsewhere")
+    assert simclr("evaluate", run, "protocol=[linear,semi]", "semi.start=1") == 1
+    assert "semi.start=h" in capsys.readouterr().err
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert simclr("evaluate", run, "protocol=knn", "knn.k=5", "accelerator=cuda") == 1
+    assert "error: accelerator=cuda, but no GPU" in capsys.readouterr().err
+    monkeypatch.setattr(os, "access", lambda *args: False)  # permissions do not stop root
+    assert simclr("evaluate", run, "protocol=linear") == 1
+    assert "cannot be written" in capsys.readouterr().err
 
 
 def test_help_lists_the_keys(simclr: Program, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -11,11 +12,13 @@ import pytest
 import timm
 import torch
 import torchvision
+import yaml
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from simclr_lightning.encoders import Encoder, resnet, timm_encoder
-from simclr_lightning.export import ExportError, export_as, export_encoder, formats, load_encoder
+from simclr_lightning.export import ExportError, export_as, export_encoder, formats, load_encoder, own
 
 MEAN, STD = [0.4, 0.5, 0.6], [0.2, 0.25, 0.3]
 X = torch.rand(3, 3, 40, 40, generator=torch.Generator().manual_seed(9))
@@ -190,6 +193,8 @@ def test_the_command_carries_the_runs_card_over(
         (["run", "out", "--format", "torchvision"], "export it as safetensors, timm, onnx or hub"),
         (["run", "out", "--format", "tflite"], "invalid choice"),
         (["run"], "required: OUT"),
+        (["run", "out", "--licence", " "], "on one line"),
+        (["run", "out", "--licence", "MIT\nor not"], "on one line"),
         (["run", "run", "--format", "hub"], "exists"),
         (["run", "run/exported/card.md", "--force"], "is a file; safetensors takes a folder"),
     ],
@@ -202,3 +207,24 @@ def test_mistakes_are_short(
     assert says in said
     assert "Traceback" not in said
     assert not Path("out").exists()
+
+
+def test_any_licence_and_a_damaged_card_give_a_readme_that_a_hub_reads(exported: Path, simclr: Program) -> None:
+    (exported / "exported" / "card.md").write_bytes(b"## Data\n\n## Licence\n\n## Scores\n\xff\n")
+    assert simclr("export", exported, "out", "--format", "hub") == 0
+    assert "license" not in yaml.safe_load(Path("out/README.md").read_text().split("---")[1])
+    assert simclr("export", exported, "out", "--format", "hub", "--force", "--licence", "Mine: see #1 'x'") == 0
+    assert yaml.safe_load(Path("out/README.md").read_text().split("---")[1])["license"] == "mine: see #1 'x'"
+
+
+def test_a_full_disk_is_called_one_and_the_older_file_stays(tmp_path: Path) -> None:
+    (tmp_path / "m.safetensors").write_text("older")
+
+    def full(path: Path) -> None:
+        path.write_text("half")
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    with pytest.raises(OSError, match="No space left") as caught:
+        own.write(tmp_path / "m.safetensors", full)
+    assert caught.value.errno == errno.ENOSPC
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["older"]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import io
 import json
+import os
 import pickle
 import re
 import tarfile
@@ -319,6 +321,17 @@ def test_a_disk_too_small_is_found_early(made: tuple[Path, Path], tmp_path: Path
     assert not (tmp_path / "out").exists()
 
 
+def test_two_do_not_pack_into_one_folder(made: tuple[Path, Path], tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    other = os.open(tmp_path / "out", os.O_RDONLY)
+    fcntl.flock(other, fcntl.LOCK_EX)
+    with pytest.raises(ValueError, match="another process"):
+        pack(made[0], tmp_path / "out")
+    os.close(other)
+    assert list((tmp_path / "out").iterdir()) == []
+    assert pack(made[0], tmp_path / "out").images == 30
+
+
 # -- the command ---------------------------------------------------------------------------------------------
 
 
@@ -340,6 +353,7 @@ def test_a_disk_too_small_is_found_early(made: tuple[Path, Path], tmp_path: Path
         (["images", "half"], 1, "not finished"),
         (["half", "out"], 1, "is a packed folder already"),
         (["broken", "out"], 1, "on_corrupt=skip"),
+        (["~nobody-of-this-name", "out"], 1, "in full"),
     ],
 )
 def test_mistakes_are_short_and_nothing_is_written(

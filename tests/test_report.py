@@ -445,6 +445,18 @@ def test_a_table_cut_off_by_a_kill_is_read_as_far_as_it_goes(tmp_path: Path) -> 
     assert read.last("train/loss") == pytest.approx(SUMMARY["loss"] + 2 * math.exp(-2.5))
 
 
+def test_a_damaged_run_does_not_cost_the_others_their_report(tmp_path: Path) -> None:
+    make_run(tmp_path / "good")
+    (make_run(tmp_path / "words") / ".hydra/overrides.yaml").write_text("5")
+    (make_run(tmp_path / "long") / "metrics.csv").write_text('step\n"' + "x" * 200_000)
+    table = make_run(tmp_path / "table") / "metrics.csv"
+    table.unlink(missing_ok=True)
+    table.mkdir()
+    runs, notes = read_runs(tmp_path)
+    assert [run.name for run in runs] == ["good"]
+    assert [note.partition(" ")[0] for note in notes] == ["long", "table", "words"]
+
+
 def test_report_error_is_a_value_error_of_the_library(tmp_path: Path) -> None:
     with pytest.raises(ReportError, match="no such folder"):
         write_report(tmp_path / "gone")

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Callable
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +19,7 @@ from conftest import small_images
 from simclr_lightning import export_encoder, load_encoder, resnet
 from simclr_lightning.cli import features as features_room
 from simclr_lightning.cli import gallery as gallery_room
+from simclr_lightning.cli.features import shared_extract
 from simclr_lightning.evaluation import exact, faiss_index, groups, near_duplicates, near_duplicates_by, search
 
 Program = Callable[..., int]
@@ -229,3 +233,20 @@ def test_a_set_beyond_the_memory_is_sent_to_faiss(
     assert simclr("search", *made) == 1
     assert "--index faiss" in capsys.readouterr().err
     assert simclr("search", *made, "--index", "faiss", "--threshold", "1") == 0
+
+
+def test_ctrl_c_does_not_wait_for_the_threads_of_several_devices(made: tuple[Path, Path]) -> None:
+    encoder, begun = load_encoder(made[0]), []
+
+    def batches(rows: torch.Tensor) -> Iterator[torch.Tensor]:
+        for row in rows:
+            begun.append(int(row))
+            if len(begun) == 3:
+                signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+            time.sleep(0.05)
+            yield torch.rand(1, 3, 12, 12)
+
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    with pytest.raises(KeyboardInterrupt):
+        shared_extract(encoder, batches, torch.arange(60), [torch.device("cpu")] * 2)
+    assert len(begun) < 20

@@ -283,6 +283,8 @@ def test_a_sweep_in_this_process(
 
     monkeypatch.setattr(sweep, "command", stub)
     words = ("train", "-m", *WORDS, f"data.path={npz}", "hydra.sweep.dir=sweep", "hydra.launcher.jobs=2")
+    Path("sweep").mkdir()
+    Path("sweep/sweep.yaml").write_text("jobs: [}")  # damaged
     assert simclr(*words, "loss.temperature=0.1,0.9,0.3", "seed=5") == 1
     found = capsys.readouterr()
     assert "1 job(s) failed" in found.err

@@ -128,6 +128,9 @@ def test_the_exact_number_of_steps_even_below_an_epoch(simclr: Program, npz: Pat
     assert found["knn_top1"] is not None
     assert simclr("train", "ckpt_path=run", "trainer.max_steps=7") == 0
     assert summary(Path("run"))["steps"] == 7
+    Path("run/summary.json").write_text('{"status": "finished"}')
+    assert simclr("train", "ckpt_path=run") == 0  # the checkpoint tells
+    assert summary(Path("run"))["steps"] == 7
 
 
 def test_without_labels_scores_are_null_and_the_rest_is_there(

@@ -143,7 +143,7 @@ def read_summary(run: Path) -> dict[str, Any]:
     """The run's summary.json as a flat object; empty when there is none or it is not readable."""
     try:
         summary = json.loads((run / SUMMARY).read_text("utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return summary if isinstance(summary, dict) else {}
 
@@ -155,7 +155,7 @@ def write_summary(run: Path, summary: Mapping[str, Any]) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Write a file whole or not at all, synced to disk."""
-    write_bytes(path, text.encode("utf-8"))
+    write_bytes(path, text.encode("utf-8", "surrogateescape"))  # names of files may be no text
 
 
 def write_bytes(path: Path, content: bytes) -> None:

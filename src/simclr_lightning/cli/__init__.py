@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import io
 import sys
 from collections.abc import Sequence
 
@@ -29,11 +30,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         from simclr_lightning.cli.ranks import rank_main
 
         return rank_main(words[1:])
-    if command not in COMMANDS:
-        return _usage(command)
-    module = importlib.import_module(f"simclr_lightning.cli.{command}")
-    code: int = module.main(words[1:])
-    return code
+    from simclr_lightning.cli.errors import guard, mistake
+
+    def run() -> int:
+        if isinstance(sys.stdout, io.TextIOWrapper):  # file names may hold what the terminal's encoding lacks
+            sys.stdout.reconfigure(errors="backslashreplace")
+        if command not in COMMANDS:
+            return _usage(command)
+        if "" in words[1:]:  # as a path it would be the folder one is in
+            raise mistake(f"simclr {command} was given an empty word; is a variable of the shell not set?")
+        code: int = importlib.import_module(f"simclr_lightning.cli.{command}").main(words[1:])
+        return code
+
+    return guard(run)  # each command words its own errors: here it is Ctrl-C while it is imported, and --help
 
 
 def _usage(command: str) -> int:
@@ -43,9 +52,11 @@ def _usage(command: str) -> int:
 
         near = get_close_matches(command, COMMANDS, n=1)
         print(
-            f"error: unknown command {command!r}{f'; did you mean {near[0]}?' if near else ''}",
+            f"error: unknown command {command!r}{f'; did you mean {near[0]}?' if near else ''}\n"
+            f"the commands are {', '.join(COMMANDS)}; simclr --help says more",
             file=sys.stderr,
         )
+        return 2
     lines = ["usage: simclr COMMAND ...", "", *(f"  {line}" for line in COMMANDS.values())]
-    print("\n".join(lines), file=sys.stdout if asked else sys.stderr)
-    return 0 if asked else 2
+    print("\n".join(lines))
+    return 0

@@ -39,9 +39,12 @@ def _main(words: Sequence[str]) -> int:
         return 0
     if asked.map == "umap" and importlib.util.find_spec("umap") is None:
         raise UserError("--map umap needs a package: pip install 'simclr-lightning[umap]'")
-    h, names = embed(asked.run, asked.images, asked.out, _writer(asked.out))
+    write = _writer(asked.out)
+    picture = asked.out.with_suffix(".png")
+    if asked.map is not None and picture.exists() and picture.resolve().is_relative_to(asked.images.resolve()):
+        raise UserError(f"--map would be drawn over {picture}, one of the images; give an OUT elsewhere")
+    h, names = embed(asked.run, asked.images, asked.out, write)
     if asked.map is not None:
-        picture = asked.out.with_suffix(".png")
         _draw(h, names, picture, asked.map)
         print(f"the map is in {picture}")
     return 0
@@ -65,6 +68,8 @@ def embed(
 
     if not out.absolute().parent.is_dir():
         raise UserError(f"{out}: its folder does not exist; make it first")
+    if out.is_dir():
+        raise UserError(f"{out} is a folder; give a file to write")
     found = open_gallery(run, images, keep=False)
     names = list(found.files.names)
     fresh = out.with_name(f".{out.name}.{os.getpid()}.tmp{out.suffix}")
@@ -111,12 +116,13 @@ def _parquet(path: Path, h: Tensor, names: list[str]) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    names = [os.fsencode(name).decode("utf-8", "backslashreplace") for name in names]  # Parquet's texts are UTF-8
     rows = pa.FixedSizeListArray.from_arrays(pa.array(h.numpy().ravel()), h.shape[1])
     pq.write_table(pa.table({"file": names, "h": rows}), path)
 
 
 def _csv(path: Path, h: Tensor, names: list[str]) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
+    with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
         writer = csv.writer(file)
         writer.writerow(["file", *(f"h{i}" for i in range(h.shape[1]))])
         writer.writerows([name, *row] for name, row in zip(names, h.tolist(), strict=True))

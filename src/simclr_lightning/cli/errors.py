@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import re
+import signal
 import sys
+import threading
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 LINES = 5
 CONFIGURATION = 2
 INTERRUPTED = 130
 BROKEN_PIPE = 141
+TERMINATED = 143
 
+_DEFAULT: dict[int, Any] = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+_received: list[int] = []  # signals of this process's command
 _PACKAGE = __name__.partition(".")[0]
 _LAST_ERROR_LINE = re.compile(r"^[\w.]+: ", re.MULTILINE)
 
@@ -30,6 +38,10 @@ class UserError(Exception):
     def __init__(self, message: str, *, code: int = 1) -> None:
         super().__init__(message)
         self.code = code
+
+
+class Terminated(BaseException):
+    """SIGTERM came: what is under way is left as Ctrl-C leaves it, and temporary files are removed."""
 
 
 def mistake(message: str) -> UserError:
@@ -51,23 +63,36 @@ def guard(function: Callable[[], int], *, debug: bool = False, log: Callable[[],
             appended to its train.log.
 
     Returns:
-        The command's own code, ``UserError.code``, 130 after Ctrl-C, 141 when the reader of a pipe is gone,
-        else 1.
+        The command's own code, ``UserError.code``, 130 after Ctrl-C, 143 after SIGTERM, 141 when the reader of a
+        pipe is gone, else 1.
     """
     try:
-        return function()
-    except SystemExit:
+        with _stoppable():
+            code = function()
+            _flush()
+            return code
+    except SystemExit as stop:
+        if isinstance(stop.__context__, BrokenPipeError):  # rich met it, and leaves with 1
+            return BROKEN_PIPE
         raise
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)
         return INTERRUPTED
+    except Terminated:
+        print("\nstopped by SIGTERM", file=sys.stderr)
+        return TERMINATED
     except BrokenPipeError:
         _silence_stdout()
         return BROKEN_PIPE
     except Exception as error:
+        if _received:  # inside compiled code: it made an error of its own of what was raised there
+            print(f"\nstopped by {signal.Signals(_received[0]).name}", file=sys.stderr)
+            return 128 + _received[0]
         if debug:
             traceback.print_exc()
         message, code = describe(error, log=log(), debug=debug)
+        with contextlib.suppress(OSError):
+            _flush()
         print(f"error: {message}", file=sys.stderr)
         return code
 
@@ -114,7 +139,9 @@ def explain(error: BaseException) -> str | None:
         return f"out of memory: {mend}\n{_first_line(text)}"
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         where = f" while writing {error.filename}" if error.filename else ""
-        return f"the disk is full{where}: make room there, then go on with ckpt_path=last"
+        return f"the disk is full{where}: make room there and give the command again (a run goes on: ckpt_path=last)"
+    if isinstance(error, RuntimeError) and text.startswith("Could not determine home directory"):
+        return "a path begins with ~, and there is no such home folder; write the path in full"
     if isinstance(error, RuntimeError) and "DataLoader worker" in text and "killed by signal" in text:
         mend = "lower data.num_workers or data.batch_size"
         return f"{_first_line(text)}\na worker that is killed was mostly short of memory: {mend}"
@@ -125,7 +152,7 @@ def explain(error: BaseException) -> str | None:
     if _is_hydras(error):
         return _first_line(text)
     if isinstance(error, OSError) and error.strerror and error.filename is not None:
-        return f"{error.filename}: {error.strerror}"
+        return f"{error.filename2 or error.filename}: {error.strerror}"  # of a renaming, the name that was meant
     return None
 
 
@@ -191,6 +218,40 @@ def _shortened(message: str) -> str:
 
 def _first_line(text: str) -> str:
     return next((line.strip() for line in text.splitlines() if line.strip()), "no message")
+
+
+@contextlib.contextmanager
+def _stoppable() -> Iterator[None]:
+    """SIGINT and SIGTERM raise inside and are noted, where nobody else has taken them."""
+
+    def stop(signum: int, frame: FrameType | None) -> None:
+        _received.append(signum)
+        signal.signal(signum, _DEFAULT[signum])  # a second one ends what tidies up
+        raise KeyboardInterrupt if signum == signal.SIGINT else Terminated
+
+    taken = []
+    if threading.current_thread() is threading.main_thread():
+        taken = [signum for signum, usual in _DEFAULT.items() if signal.getsignal(signum) is usual]
+    if taken:  # by the outermost of those that are nested
+        _received.clear()
+    for signum in taken:
+        signal.signal(signum, stop)
+    try:
+        yield
+    finally:
+        for signum in taken:
+            signal.signal(signum, _DEFAULT[signum])
+
+
+def _flush() -> None:
+    """Write what is buffered: at its end the interpreter would speak of a full disk or a closed pipe in its own way."""
+    if sys.stdout is None:  # closed by the caller
+        return
+    try:
+        sys.stdout.flush()
+    except OSError:
+        _silence_stdout()
+        raise
 
 
 def _silence_stdout() -> None:

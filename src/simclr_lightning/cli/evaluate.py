@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -46,13 +47,15 @@ def _judge(run: Path, cfg: DictConfig, others: dict[str, DictConfig], *, sized: 
     from simclr_lightning.cli.training import quiet_libraries
 
     quiet_libraries()
+    folder = run if run.is_dir() else run.parent
     encoder = subject.load(run, cfg)
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise UserError(f"{folder} cannot be written, and evaluation.json is written there; copy the run elsewhere")
     assert encoder.size is not None
     size = int(cfg.views.size) if sized else encoder.size
     evaluation = Evaluation(run, encoder, size=size, console=Console(highlight=False))
     found = evaluation.judge(cfg, others)
     results.show(found, evaluation.console)
-    folder = run if run.is_dir() else run.parent
     for line in results.write(found, folder):
         print(line)
     return 0

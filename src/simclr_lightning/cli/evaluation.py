@@ -74,6 +74,8 @@ class Evaluation:
         plain = config.to_plain(cfg)
         asked = plain["protocol"] or (() if others else DEFAULT)
         asked = [asked] if isinstance(asked, str) else list(asked)
+        if "semi" in asked:  # refused before hours of other protocols
+            subject.start_of(self.encoder, self.run, plain["semi"]["start"])
         own = self._data(plain, plain["knn"]["k"] if "knn" in asked else 1) if asked else None
         further = {name: self._data(config.to_plain(other), 1) for name, other in others.items()}
         scores = list(self._scores(self.encoder, plain, asked, own, further, fresh=False))
@@ -212,7 +214,10 @@ def checked_parts(data: ViewsDataModule, k: int) -> Parts:
 
 def devices(plain: Mapping[str, Any]) -> list[torch.device]:
     """The devices that ``accelerator`` means: every GPU, or one other."""
-    kind = accelerator(config.from_plain({"trainer": {"accelerator": plain["accelerator"]}}))
+    try:
+        kind = accelerator(config.from_plain({"trainer": {"accelerator": plain["accelerator"]}}))
+    except UserError as error:
+        raise UserError(str(error).replace("trainer.accelerator", "accelerator")) from None
     if kind == "cuda":
         return [torch.device("cuda", index) for index in range(torch.cuda.device_count())]
     return [torch.device(kind)]

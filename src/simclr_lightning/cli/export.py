@@ -33,6 +33,8 @@ def _main(words: Sequence[str]) -> int:
         return 0
     if asked.out.exists() and not asked.force:  # before torch is waited for
         raise errors.UserError(f"{asked.out} exists; give another OUT, or --force to write over it")
+    if asked.licence is not None and not (asked.licence.strip() and asked.licence.isprintable()):
+        raise errors.mistake(f"--licence {asked.licence!r}: give its name on one line, such as apache-2.0")
     from simclr_lightning.export import export_as, load_encoder
 
     encoder = load_encoder(asked.run)
@@ -49,5 +51,5 @@ def _about(asked: Any) -> dict[str, str]:
     from simclr_lightning.export import CARD_NAME, read_sections
 
     card = find_export(asked.run).with_name(CARD_NAME)
-    about = read_sections(card.read_text("utf-8") if card.is_file() else "")
+    about = read_sections(card.read_text("utf-8", errors="replace") if card.is_file() else "")
     return about | ({"Licence": asked.licence} if asked.licence else {})

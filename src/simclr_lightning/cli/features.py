@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import copy
 import json
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Final, cast
 
@@ -127,12 +130,24 @@ def shared_extract(
     if len(devices) == 1:
         return extract(encoder, batches(rows), device=devices[0], precision=precision)
     copies = [copy.deepcopy(encoder) for _ in devices]
-    with ThreadPoolExecutor(len(devices)) as threads:
+    with ThreadPoolExecutor(len(devices)) as threads, _ending() as ended:
         made = threads.map(
-            lambda one, part, device: extract(one, batches(part), device=device, precision=precision),
+            lambda one, part, device: extract(
+                one, takewhile(lambda x: not ended.is_set(), batches(part)), device=device, precision=precision
+            ),
             copies, rows.tensor_split(len(devices)), devices,
         )  # fmt: skip
         return torch.cat(list(made))
+
+
+@contextmanager
+def _ending() -> Iterator[threading.Event]:
+    """Set when the body ends, by Ctrl-C too: threads that look at it end with the batch they are at."""
+    ended = threading.Event()
+    try:
+        yield ended
+    finally:
+        ended.set()
 
 
 def _kept(encoder: nn.Module, data: ViewsDataModule, images: ImageSet, rows: Tensor, maker: Maker, part: str) -> Tensor:

@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from simclr_lightning.cli import config
 from simclr_lightning.cli.errors import UserError
 
+GROUPS = ("data", "model", "views", "trainer")  # what is read of a saved configuration
 MAY_DIFFER = ("trainer.max_epochs", "trainer.max_steps", "trainer.devices")
 
 
@@ -128,8 +129,8 @@ def read_config(folder: Path) -> DictConfig:
         cfg = OmegaConf.load(path)
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise UserError(f"{folder} is not a run's folder: {path} cannot be read") from error
-    if not isinstance(cfg, DictConfig):
-        raise UserError(f"{path} is not a run's configuration")
+    if not isinstance(cfg, DictConfig) or not all(isinstance(cfg.get(name), DictConfig) for name in GROUPS):
+        raise UserError(f"{path} is not a run's configuration: it must have {', '.join(GROUPS)}")
     return cfg
 
 
@@ -144,6 +145,8 @@ def saved_overrides(folder: Path) -> list[str]:
         words = yaml.safe_load(path.read_text("utf-8"))
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise UserError(f"{folder} is not a run's folder: {path} cannot be read") from error
+    if words is not None and not isinstance(words, list):
+        raise UserError(f"{path} is not a list of words; how the run was started cannot be told")
     return [str(word) for word in words or () if not _given([str(word)], *config.NOT_OF_THE_RUN)]
 
 

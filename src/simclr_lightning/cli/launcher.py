@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
 import sys
@@ -151,10 +152,13 @@ def _write_manifest(folder: Path, config: DictConfig, jobs: Sequence[sweep.Job])
     from simclr_lightning.checkpoint import write_text
 
     path = folder / sweep.MANIFEST
-    known = yaml.safe_load(path.read_text("utf-8")) if path.exists() else {"jobs": {}}
-    known["words"] = list(config.hydra.overrides.task)
-    known["jobs"].update({job.folder.name: job.name for job in jobs})
-    write_text(path, yaml.safe_dump(known, allow_unicode=True, sort_keys=False))
+    known: Any = None
+    with contextlib.suppress(OSError, ValueError, yaml.YAMLError):  # there is none, or it is damaged
+        known = yaml.safe_load(path.read_text("utf-8"))
+    before = known.get("jobs") if isinstance(known, dict) else None
+    named = (before if isinstance(before, dict) else {}) | {job.folder.name: job.name for job in jobs}
+    told = {"jobs": named, "words": list(config.hydra.overrides.task)}
+    write_text(path, yaml.safe_dump(told, allow_unicode=True, sort_keys=False))
 
 
 def _varied(config: DictConfig) -> frozenset[str]:

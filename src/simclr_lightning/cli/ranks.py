@@ -68,6 +68,12 @@ def run_ranks(folder: Path, devices: int, *, checkpoint: Path | None, force: boo
 
 def rank_main(words: Sequence[str]) -> int:
     """Entry of one rank: ``rank FOLDER CHECKPOINT [force] [debug]``, started by `run_ranks`."""
+    if len(words) < 2 or "RANK" not in os.environ:
+        print(
+            "error: rank is the program's own; a run on several devices is simclr train trainer.devices=2",
+            file=sys.stderr,
+        )
+        return 2
     die_with_parent()
     folder, checkpoint = Path(words[0]), Path(words[1]) if words[1] else None
     from simclr_lightning.cli import errors

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
@@ -143,11 +144,11 @@ def _saved_data(run: Path, words: Sequence[str]) -> list[str]:
     saved = config.to_plain(read_config(run))
     try:
         choice = OmegaConf.load(run / ".hydra" / "hydra.yaml").runtime.choices.data
-    except (OSError, ValueError, AttributeError) as error:
+    except (OSError, ValueError, AttributeError, yaml.YAMLError) as error:
         raise UserError(f"{run / '.hydra' / 'hydra.yaml'} cannot be read; say the images: data=...") from error
     from simclr_lightning.cli.mistakes import flatten
 
-    leaves = {f"data.{key}": value for key, value in flatten(saved["data"]).items()} | {"seed": saved["seed"]}
+    leaves = {f"data.{key}": value for key, value in flatten(saved["data"]).items()} | {"seed": saved.get("seed", 0)}
     return [f"data={choice}", *(f"++{key}={_word(value)}" for key, value in leaves.items() if key not in given)]
 
 

@@ -157,11 +157,14 @@ def _finished(run: Run) -> bool:
     summary = checkpoint.read_summary(run.folder)
     if run.checkpoint is None or summary.get("status") != "finished":
         return False
-    by_epochs = run.cfg.trainer.max_epochs > summary["epochs"]
-    by_steps = run.cfg.trainer.max_steps < 0 or run.cfg.trainer.max_steps > summary["steps"]
+    epochs, steps = summary.get("epochs"), summary.get("steps")
+    if not isinstance(epochs, int | float) or not isinstance(steps, int):
+        return False  # not what a run writes: the checkpoint tells
+    by_epochs = run.cfg.trainer.max_epochs > epochs
+    by_steps = run.cfg.trainer.max_steps < 0 or run.cfg.trainer.max_steps > steps
     if by_epochs and by_steps:
         return False
-    print(f"{judge.shown(run.folder)} is finished: {summary['steps']} steps; to go on, raise trainer.max_epochs")
+    print(f"{judge.shown(run.folder)} is finished: {steps} steps; to go on, raise trainer.max_epochs")
     return True
 
 

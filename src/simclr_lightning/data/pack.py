@@ -1,7 +1,9 @@
 """A folder of images -> shards of small JPEGs, which decode in a fraction of the time and are read in one go."""
 
 import errno
+import fcntl
 import io
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
@@ -122,20 +124,36 @@ def _check_out(out: Path) -> None:
 
 @contextmanager
 def _all_or_nothing(out: Path) -> Iterator[None]:
-    """Make the folder; when the body does not come to its end, remove what was written there."""
+    """Make and hold the folder; when the body does not come to its end, remove what was written there."""
     made = not out.exists()
     out.mkdir(exist_ok=True)
+    with _held(out):
+        try:
+            yield
+        except BaseException as error:
+            for path in (out / INDEX, out / SAMPLES, *out.glob("shard-*.tar")):
+                path.unlink(missing_ok=True)
+            if made:
+                with suppress(OSError):
+                    out.rmdir()
+            if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise ValueError(f"{out}: the disk is full; make room or give another OUT (nothing was left)") from None
+            raise
+
+
+@contextmanager
+def _held(out: Path) -> Iterator[None]:
+    """Hold the folder for this process: two that pack into one would write over each other."""
+    handle = os.open(out, os.O_RDONLY)
     try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise ValueError(f"{out}: another process is packing there; wait for it, or give another OUT") from None
+        _check_out(out)  # it may have come to its end a moment ago
         yield
-    except BaseException as error:
-        for path in (out / INDEX, out / SAMPLES, *out.glob("shard-*.tar")):
-            path.unlink(missing_ok=True)
-        if made:
-            with suppress(OSError):
-                out.rmdir()
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise ValueError(f"{out}: the disk is full; make room or give another OUT (nothing was left)") from None
-        raise
+    finally:
+        os.close(handle)
 
 
 def _write(

@@ -32,7 +32,7 @@ def read_sections(text: str) -> dict[str, str]:
     about = text.partition(f"## {_PREPARE}\n")[0]
     parts = re.split(r"^## (.+)\n", about, flags=re.MULTILINE)[1:]
     found = {title: body.strip() for title, body in zip(parts[::2], parts[1::2], strict=True)}
-    return sections({}) | found
+    return sections({}) | {title: body or _NOT_STATED for title, body in found.items()}
 
 
 def card_text(

@@ -4,6 +4,7 @@ What a format cannot express is refused, naming the formats that can. Legend: F 
 """
 
 import json
+import re
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -251,8 +252,9 @@ def _pretrained(encoder: Encoder, size: int) -> dict[str, Any]:
 
 def _front_matter(about: Mapping[str, str], *, in_timm: bool) -> str:
     """The hub's metadata at the head of the README."""
-    licence = about["Licence"].splitlines()[0].lower()
-    named = [f"license: {licence}"] if licence != "not stated" else []
+    licence = about["Licence"].strip().splitlines()[0].lower()
+    plain = re.fullmatch("[a-z0-9.+-]+", licence) is not None  # else YAML may read something else into it
+    named = [] if licence == "not stated" else [f"license: {licence if plain else json.dumps(licence)}"]
     library = "timm" if in_timm else "simclr-lightning"
     tags = ["tags:", "- simclr", "- self-supervised", "- image-feature-extraction", f"library_name: {library}"]
     return "\n".join(["---", *named, *tags, "pipeline_tag: image-feature-extraction", "---", "", ""])

@@ -1,12 +1,15 @@
 """The encoder as a folder for this library: safetensors that know their architecture, and a card."""
 
+import errno
 import json
 import os
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -22,6 +25,7 @@ from simclr_lightning.encoders.weights import (
 from simclr_lightning.export.card import card_text, sections
 
 CARD_NAME: Final = "card.md"
+_FULL: Final = 1 << 20  # free bytes below which a disk is full
 
 
 def export_encoder(encoder: Encoder, folder: Path, *, card: Mapping[str, Any], size: int) -> Path:
@@ -111,9 +115,14 @@ def _check_fit(state: Mapping[str, Tensor], encoder: Encoder) -> None:
 def write(path: Path, fill: Callable[[Path], object]) -> None:
     """Let ``fill`` fill a temporary file beside the path, sync it, and move it over the path."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")  # the same each time: a killed export leaves one at most
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        fill(temporary)
+        try:
+            fill(temporary)
+        except (SafetensorError, RuntimeError) as error:  # of safetensors and torch, for a full disk
+            if shutil.disk_usage(path.parent).free < _FULL or "No space left" in str(error):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
+            raise
         temporary.chmod(0o666 & ~_umask())  # safetensors leaves its files to their owner alone
         _sync(temporary)
         temporary.replace(path)

@@ -104,7 +104,7 @@ def read_runs(folder: Path) -> tuple[list[Run], list[str]]:
     for path in sorted(found, key=lambda path: _natural(str(path.relative_to(folder)))):
         try:
             runs.append(_read(path, folder))
-        except ValueError as error:
+        except (ValueError, OSError, RecursionError, csv.Error) as error:
             notes.append(f"{path.relative_to(folder)} was skipped: {error}")
     if not runs:
         raise ReportError(f"no run in {folder} can be read; the first: {notes[0]}")
@@ -127,13 +127,20 @@ def _read(path: Path, root: Path) -> Run:
     relative = path.relative_to(root)
     return Run(
         name=root.absolute().name if relative == Path() else str(relative),
-        words=tuple(str(word) for word in _yaml(path / ".hydra" / "overrides.yaml") or ()),
+        words=_words(path / ".hydra" / "overrides.yaml"),
         config=dict(_flat(_yaml(path / ".hydra" / "config.yaml") or {})),
         summary=_summary(path / "summary.json"),
         metrics=tuple(_table(path / "metrics.csv")),
         similarity=tuple(_table(path / "similarity.csv")),
         log=_last_error(path / "output.log") or _last_error(path / "train.log"),
     )
+
+
+def _words(path: Path) -> tuple[str, ...]:
+    words = _yaml(path) or []
+    if not isinstance(words, list):
+        raise ValueError(f"its .hydra/{path.name} is not a list of words")
+    return tuple(map(str, words))
 
 
 def _summary(path: Path) -> dict[str, Any]:
