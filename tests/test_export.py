@@ -177,7 +177,8 @@ def test_files_are_synced_before_they_take_their_name(exported: Path, monkeypatc
     seen: list[str] = []
     monkeypatch.setattr(os, "fsync", lambda number: seen.append(Path(f"/dev/fd/{number}").resolve().name))
     export_encoder(resnet(10, 0.125), exported.parent, card={}, size=64)
-    assert seen == [".encoder.safetensors.tmp", "exported", ".card.md.tmp", "exported"]
+    temporary = [f".{name}.{os.getpid()}.tmp" for name in ("encoder.safetensors", "card.md")]
+    assert seen == [temporary[0], "exported", temporary[1], "exported"]
 
 
 def test_whoever_reads_the_older_export_keeps_reading_it(exported: Path) -> None:

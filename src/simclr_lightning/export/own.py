@@ -115,6 +115,9 @@ def _check_fit(state: Mapping[str, Tensor], encoder: Encoder) -> None:
 def write(path: Path, fill: Callable[[Path], object]) -> None:
     """Let ``fill`` fill a temporary file beside the path, sync it, and move it over the path."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    for left in path.parent.glob(f".{path.name}.*.tmp"):  # by a writer that was killed; two may write at once
+        if not _is_alive(left.suffixes[-2][1:]):
+            left.unlink(missing_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         try:
@@ -134,6 +137,17 @@ def write(path: Path, fill: Callable[[Path], object]) -> None:
 def write_text(path: Path, text: str) -> None:
     """Write a text file, whole or not at all."""
     write(path, lambda target: target.write_text(text, encoding="utf-8"))
+
+
+def _is_alive(pid: str) -> bool:
+    """Whether a process of this number runs; what is no number is left alone."""
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return False
+    except (ValueError, OSError):
+        return True
+    return True
 
 
 def _umask() -> int:
