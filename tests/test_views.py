@@ -2,6 +2,7 @@
 
 import math
 import random
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -13,6 +14,8 @@ from PIL import Image
 from scipy import stats
 from skimage import data
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torchvision.transforms import RandomResizedCrop
 
 from simclr_lightning.views import (
@@ -20,6 +23,7 @@ from simclr_lightning.views import (
     centre_view,
     crop_views,
     finish_views,
+    kernels,
     make_views,
     recipe,
     resize,
@@ -517,6 +521,40 @@ def test_views_do_not_depend_on_their_batch(chosen: ViewRecipe, height: int, wid
         torch.set_num_threads(threads)
     assert torch.equal(again[0], whole[0])
     assert torch.equal(again[1], whole[1])
+
+
+class _NoFloat64(TorchDispatchMode):
+    """Refuses float64 on the device "meta", as a device without it would."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for x in tree_leaves((args, kwargs, out)):
+            if isinstance(x, Tensor) and x.device.type == "meta" and x.dtype == torch.float64:
+                raise TypeError(f"float64 in {func}")
+        return out
+
+
+@pytest.mark.parametrize(("side", "size"), [(32, 32), (64, 40)])
+def test_a_device_without_float64_makes_the_same_views(side: int, size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    n = 40
+    images, indices = photographs(n, side, side), torch.arange(n)
+    chosen = replace(recipe("simclr"), size=size, solarise=0.2)
+    crops = sample_crops(side, side, indices=indices, recipe=chosen, **KEYS)
+    boxes = crops.box.unflatten(0, (2, n)), crops.flip.unflatten(0, (2, n))
+    cut, cut_without = torch.empty(2, n, 2, 3, size, size, dtype=torch.uint8)
+    resize._resize_batch(images, *boxes, "bicubic", cut)
+    expected = finish_views(cut, indices=indices, recipe=chosen, **KEYS)
+    monkeypatch.setattr(torch, "autocast", lambda *args, **kwargs: nullcontext())  # it does not know "meta"
+    with _NoFloat64(), pytest.raises(TypeError, match="float64"):
+        make_views(images.to("meta"), indices=indices, recipe=chosen, **KEYS)
+    monkeypatch.setattr(kernels, "has_float64", lambda device: False)
+    monkeypatch.setattr(resize, "has_float64", lambda device: False)
+    with _NoFloat64():
+        assert make_views(images.to("meta"), indices=indices, recipe=chosen, **KEYS)[0].shape == (n, 3, size, size)
+    resize._resize_batch(images, *boxes, "bicubic", cut_without)
+    assert torch.equal(cut_without, cut)
+    for ours, theirs in zip(finish_views(cut, indices=indices, recipe=chosen, **KEYS), expected, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=0)
 
 
 def test_views_of_224_do_not_depend_on_their_batch_or_threads() -> None:

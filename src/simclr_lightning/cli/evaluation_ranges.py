@@ -53,7 +53,7 @@ EVALUATION_RULES: Final[dict[str, Rule]] = {
     "semi.lr": Rule(POSITIVE.accepts, "one number above 0: with few labels none are left to choose on"),
     "semi.batch_size": whole(2),
     "semi.start": whole(1, 3).or_("h"),
-    "accelerator": one_of("auto", "cpu", "cuda"),
+    "accelerator": one_of("auto", "cpu", "cuda", "mps"),
     "precision": one_of("32-true", "bf16-mixed", "16-mixed"),
     "cache": SWITCH,
 }

@@ -183,7 +183,7 @@ RULES: Final[dict[str, Rule]] = {
     "trainer._target_": TARGET,
     "trainer.max_epochs": whole(1),
     "trainer.max_steps": whole(1).or_(-1),
-    "trainer.accelerator": one_of("auto", "cpu", "gpu", "cuda"),
+    "trainer.accelerator": one_of("auto", "cpu", "gpu", "cuda", "mps"),
     "trainer.devices": whole(1).or_(-1, "auto"),
     "trainer.num_nodes": whole(1),
     "trainer.precision": one_of("auto", *_PRECISIONS, 16, 32),

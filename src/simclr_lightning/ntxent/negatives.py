@@ -83,8 +83,8 @@ def hardness(
         s_RM = s_RC[negative_RC].view(2 * count, 2 * n - 2)
         hardest_RK, weights_2K = _hardest(s_RM)
         p_RK = s_RM.softmax(1).gather(1, hardest_RK)
-        share_1, share_10 = (p_RK @ weights_2K.T.to(p_RK)).mean(0)
-        same_1, same_10, same_all = _same_class(labels, own_R, negative_RC, hardest_RK, weights_2K).to(p_RK.dtype)
+        share_1, share_10 = (p_RK @ weights_2K.T).mean(0)
+        same_1, same_10, same_all = _same_class(labels, own_R, negative_RC, hardest_RK, weights_2K)
         positive_R = s_RC.gather(1, partner_R[:, None])
     return HardnessOutput(
         hardest_1=share_1,
@@ -102,8 +102,9 @@ def _hardest(s_RM: Tensor) -> tuple[Tensor, Tensor]:
     m = s_RM.shape[1]
     # By the logits: at a small temperature the softmax of all but a few is 0.
     hardest_RK = s_RM.topk(math.ceil(m / 10), dim=1).indices
-    rank_K = torch.arange(hardest_RK.shape[1], dtype=torch.float64, device=s_RM.device)
-    return hardest_RK, torch.stack([(m * part - rank_K).clamp(0, 1) for part in (0.01, 0.1)])
+    rank_K = torch.arange(hardest_RK.shape[1], dtype=torch.float64, device="cpu")
+    weights_2K = torch.stack([(m * part - rank_K).clamp(0, 1) for part in (0.01, 0.1)])
+    return hardest_RK, weights_2K.to(s_RM.dtype).to(s_RM.device)
 
 
 def _same_class(
@@ -114,7 +115,7 @@ def _same_class(
         return torch.full((3,), torch.nan, device=own_R.device)
     y_C = labels_N.to(own_R.device).repeat(2)
     y_RM = y_C.expand_as(negative_RC)[negative_RC].view(len(own_R), -1)
-    known_RM = ((y_RM >= 0) & (y_C[own_R, None] >= 0)).double()
+    known_RM = ((y_RM >= 0) & (y_C[own_R, None] >= 0)).to(weights_2K.dtype)
     same_RM = known_RM * (y_RM == y_C[own_R, None])
     share_3R = []
     for weights_K in weights_2K:

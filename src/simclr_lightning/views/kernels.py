@@ -2,7 +2,7 @@
 
 A row's bits do not depend on its batch: everything is element by element in single, correctly rounded operations (no
 fused multiply-add, no vector approximation of a function), and the one reduction sums multiples of 2**-22 in
-float64, which is exact in any order.
+float64, or as integers where a device has no float64 (Apple's), which is exact in any order.
 
 Shapes: R rows, P pixels of a plane, S side. Colours work on planes (3, R, P), parameters are (R, 1).
 """
@@ -13,9 +13,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["blur", "blur_radius", "blur_weights", "linear_step", "luma", "onto", "shift_hue"]
+__all__ = ["blur", "blur_radius", "blur_weights", "has_float64", "linear_step", "luma", "onto", "shift_hue"]
 
 _LUMA = (0.2989, 0.587, 0.114)  # ITU-R 601 as torchvision and TensorFlow round it
+_QUANTUM = 2.0**-22
+
+
+def has_float64(device: torch.device) -> bool:
+    """Whether the device computes in float64; Apple's GPUs do not."""
+    return device.type != "mps"
 
 
 def onto(x: Tensor, device: torch.device) -> Tensor:
@@ -43,12 +49,20 @@ def linear_step(x_3RP: Tensor, coefficients: Tensor, work: Tensor) -> None:
     """
     scale_R1, grey_R1, mean_R1, offset_R1 = coefficients
     y_RP = luma(x_3RP, work)
-    # Passing through [2, 4) rounds to multiples of 2**-22, whose sum in float64 is exact.
-    sum_R1 = torch.add(y_RP, 2.0, out=work[1]).sub_(2.0).sum(dim=1, keepdim=True, dtype=torch.float64)
-    # A divisor on the device: by a number, CUDA would multiply by its rounded reciprocal.
-    sum_R1.div_(sum_R1.new_full((), y_RP.shape[1]))
-    constant_R1 = sum_R1.float().mul_(mean_R1).add_(offset_R1)
+    constant_R1 = _mean(y_RP, work[1]).mul_(mean_R1).add_(offset_R1)
     x_3RP.mul_(scale_R1).add_(y_RP.mul_(grey_R1).add_(constant_R1)).clamp_(0.0, 1.0)
+
+
+def _mean(y_RP: Tensor, work_RP: Tensor) -> Tensor:
+    """Return the mean of each row's numbers in [0, 1], (R, 1) float32, summed exactly; `work_RP` is overwritten."""
+    # Passing through [2, 4) rounds to multiples of the quantum.
+    torch.add(y_RP, 2.0, out=work_RP).sub_(2.0)
+    if not has_float64(y_RP.device):
+        levels_RP = work_RP.mul_(1.0 / _QUANTUM).int()
+        return levels_RP.sum(dim=1, keepdim=True, dtype=torch.int64).float().mul_(_QUANTUM).div_(y_RP.shape[1])
+    sum_R1 = work_RP.sum(dim=1, keepdim=True, dtype=torch.float64)
+    # A divisor on the device: by a number, CUDA would multiply by its rounded reciprocal.
+    return sum_R1.div_(sum_R1.new_full((), y_RP.shape[1])).float()
 
 
 def shift_hue(x_3RP: Tensor, turns_R1: Tensor, work: Tensor) -> None:

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from simclr_lightning.views.kernels import onto
+from simclr_lightning.views.kernels import has_float64, onto
 from simclr_lightning.views.sampling import VIEWS, Crops
 
 __all__ = ["resize_crops", "resize_weights"]
@@ -73,8 +73,9 @@ def _resize_batch(images: Tensor, box_VN4: Tensor, flip_VN: Tensor, name: str, o
     """Resize all boxes as two batched matrix products, into (N, V, 3, S, S)."""
     count, _, height, width = images.shape
     size, device = out.shape[-1], images.device
-    # Where float32 products may be cut to fewer bits (TF32, bfloat16), float64 holds the same exact sums.
-    exact = device.type == "cpu" and torch.get_float32_matmul_precision() == "highest"
+    # Where float32 products may be cut to fewer bits (TF32, bfloat16), float64 holds the same exact sums. Apple's GPUs
+    # cut none, and have no float64.
+    exact = (device.type == "cpu" and torch.get_float32_matmul_precision() == "highest") or not has_float64(device)
     dtype = torch.float32 if exact else torch.float64
     top_VN, left_VN, h_VN, w_VN = box_VN4.unbind(2)
     across = _filters(left_VN, w_VN, flip_VN, _Line(width, size, name, _ACROSS_BITS, _BETWEEN), device, dtype)
@@ -124,11 +125,11 @@ def _filters(
         entry_VN = 2 * (shorter + start_VN) + flip_VN
         table = _table(line, device, dtype)
         return table.index_select(0, onto(entry_VN.flatten(), device)).view(*start_VN.shape, size_out, size_in)
-    weights = resize_weights(
-        onto(start_VN.flatten(), device), onto(length_VN.flatten(), device), size_in, size_out, name, bits
-    )
-    weights = torch.where(onto(flip_VN.flatten(), device)[:, None, None], weights.flip(1), weights)
-    return weights.mul_(scale).to(dtype).view(*start_VN.shape, size_out, size_in)
+    where = device if has_float64(device) else torch.device("cpu")
+    start, length, flip = (onto(x_VN.flatten(), where) for x_VN in (start_VN, length_VN, flip_VN))
+    weights = resize_weights(start, length, size_in, size_out, name, bits)
+    weights = torch.where(flip[:, None, None], weights.flip(1), weights)
+    return weights.mul_(scale).to(dtype).to(device).view(*start_VN.shape, size_out, size_in)
 
 
 @lru_cache(maxsize=16)
@@ -138,7 +139,7 @@ def _table(line: _Line, device: torch.device, dtype: torch.dtype) -> Tensor:
     boxes = [(start, length) for length in range(1, size_in + 1) for start in range(size_in - length + 1)]
     start, length = torch.tensor(boxes, device="cpu").T
     weights = resize_weights(start, length, size_in, size_out, name, bits).mul_(scale)
-    return torch.stack([weights, weights.flip(1)], dim=1).flatten(0, 1).to(device, dtype)
+    return torch.stack([weights, weights.flip(1)], dim=1).flatten(0, 1).to(dtype).to(device)
 
 
 def resize_weights(start: Tensor, length: Tensor, size_in: int, size_out: int, name: str, bits: int) -> Tensor:
