@@ -88,7 +88,7 @@ BAD: dict[str, list[Any]] = {
     "model.projector.layers": [*NOT_WHOLE, 4],
     "data.path": ["", 3, True],
     "data.batch_size": [*NOT_WHOLE, 0, 1],
-    "data.num_workers": NOT_WHOLE,
+    "data.num_workers": [*NOT_WHOLE, 1025],
     "data.resident": ["yes", 1, None],
     "data.dataset.labels": [1, "no", None],
     "data.dataset.on_corrupt": ["ignore", None, True],

@@ -71,6 +71,7 @@ def test_three_formats_hold_the_same(made: tuple[Path, Path], simclr: Program) -
         (["exported", "images", "out.npz", "--map", "som"], "invalid choice"),
         (["exported", "images", "images/a/0.npz", "--map", "pca"], "one of the images"),
         (["exported", "images", "folder.npz"], "is a folder"),
+        (["exported", "images", "/proc/out.npz"], "/proc/"),
     ],
 )
 def test_mistakes_are_short_and_nothing_is_written(

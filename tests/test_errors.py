@@ -206,10 +206,11 @@ def test_a_full_disk(capsys: pytest.CaptureFixture[str]) -> None:
 def test_what_is_printed_onto_a_full_disk_is_no_success(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with Path("/dev/full").open("w") as full:
-        monkeypatch.setattr(sys, "stdout", full)
-        assert guard(lambda: print("the table") or 0) == 1  # type: ignore[func-returns-value]
-    assert "the disk is full" in capsys.readouterr().err
+    for command in (lambda: guard(lambda: print("the table") or 0), lambda: main(["export", "--help"])):  # type: ignore[func-returns-value]
+        with Path("/dev/full").open("w") as full:
+            monkeypatch.setattr(sys, "stdout", full)
+            assert command() == 1
+        assert "the disk is full" in capsys.readouterr().err
 
 
 def test_names_that_the_terminal_cannot_show_are_shown_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:

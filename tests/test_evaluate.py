@@ -267,6 +267,8 @@ def test_a_run_that_has_not_finished(simclr: Program, run: Path, capsys: pytest.
     older = subject.load(run, subject.configure(run, [])).state_dict()
     assert "damaged" in capsys.readouterr().out
     want = checkpoint.load(run / "checkpoints/previous.ckpt")["state_dict"]
+    with pytest.raises(subject.UserError, match=r"last\.ckpt is damaged"):
+        make_parts(config.compose([*WORDS, "data.path=any.npz", f"model.weights={last}"]))
     assert all(torch.equal(value, want[f"encoder.{name}"]) for name, value in older.items())
     begun = make_parts(config.compose([*WORDS, "data.path=any.npz", f"model.weights={run}"])).module.encoder
     assert all(torch.equal(value, want[f"encoder.{name}"]) for name, value in begun.state_dict().items())
@@ -297,6 +299,7 @@ def test_published_figures_stand_beside_the_same_data_and_architecture() -> None
     assert figure is not None
     assert figure.top1 == 0.91
     assert published("cifar10", {**spec, "width": 2}, "linear") is None
+    assert published("cifar10", {**spec, "stem": "imagenet"}, "linear") is None
     assert published("stl10", spec, "linear") is None
     assert published("imagenet", {**spec, "depth": 50}, "knn") is None  # the known one is of another k
 

@@ -154,9 +154,9 @@ def test_a_failed_write_keeps_the_older_export(exported: Path, monkeypatch: pyte
 def test_a_kill_during_the_write_keeps_the_older_export(exported: Path) -> None:
     before = exported.read_bytes()
     code = (
-        "import os, sys, signal\nfrom pathlib import Path\nfrom simclr_lightning.export import own as export\n"
+        "import os, sys, signal\nfrom pathlib import Path\nfrom simclr_lightning import export, files\n"
         "from simclr_lightning.encoders import resnet\n"
-        "export._sync = lambda path: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "files.sync = lambda path: os.kill(os.getpid(), signal.SIGKILL)\n"
         "export.export_encoder(resnet(10, 0.125), Path(sys.argv[1]), card={}, size=64)\n"
     )
     environment = {

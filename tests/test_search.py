@@ -180,6 +180,9 @@ def test_duplicates_of_a_folder(made: tuple[Path, Path], simclr: Program, capsys
     (made[1] / "a" / "4.png").unlink()
     assert simclr("search", *made, "--threshold", "1") == 0
     assert "no two of the 5 images" in capsys.readouterr().out
+    assert simclr("search", *made, "--threshold", "1", "--out", "found") == 0
+    assert rows_of(Path("found/duplicates.csv")) == []  # not those of the search before
+    assert not Path("found/duplicates.png").exists()
 
 
 @pytest.mark.parametrize(
@@ -197,6 +200,7 @@ def test_duplicates_of_a_folder(made: tuple[Path, Path], simclr: Program, capsys
         (["exported", "images", "--threshold", "x"], "invalid float"),
         (["exported", "images", "-k", "0"], "at least 1"),
         (["exported", "images", "--out", "exported/card.md"], "is a file; give a folder"),
+        (["exported", "images", "--out", "/proc/found"], "/proc/found: No such file"),
         (["exported", "one"], "one image"),
         (["exported", "one", "--query", "one/0.png"], "the query alone"),
         (["exported", "images", "--index", "annoy"], "invalid choice"),

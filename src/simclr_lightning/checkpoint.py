@@ -7,7 +7,6 @@ between the two leaves a file that one of the listed digests still vouches for.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
@@ -19,6 +18,9 @@ from typing import Any
 
 import torch
 from lightning.fabric.plugins.io.checkpoint_io import CheckpointIO
+
+from simclr_lightning import files
+from simclr_lightning.files import write_text
 
 LAST, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.ckpt"
 SUMMARY = "summary.json"
@@ -39,26 +41,20 @@ def save(checkpoint: Mapping[str, Any], path: Path) -> None:
         CheckpointError: when the disk is full or the folder is not writable; the older file is left intact.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with fresh.open("wb") as file:
-            torch.save(checkpoint, file)
-            file.flush()
-            os.fsync(file.fileno())
-        digest = _sha256(fresh)
-        if path.name == LAST and path.exists():
-            copy(path, path.with_name(PREVIOUS))
-        write_text(_digest_file(path), "\n".join((digest, *_digests(path)[:3])) + "\n")
-        fresh.replace(path)
-        _sync_folder(path.parent)
+        with files.whole(path) as fresh:
+            with fresh.open("wb") as file:
+                torch.save(checkpoint, file)
+            files.sync(fresh)  # before a digest vouches for it
+            digest = _sha256(fresh)
+            if path.name == LAST and path.exists():
+                copy(path, path.with_name(PREVIOUS))
+            write_text(_digest_file(path), "\n".join((digest, *_digests(path)[:3])) + "\n")
     except (OSError, RuntimeError) as error:  # torch.save reports a full disk as RuntimeError
         raise CheckpointError(
             f"the checkpoint {path} could not be written ({error}); the older one is intact. "
             "Free some space or make the folder writable, then resume with ckpt_path=last"
         ) from error
-    finally:
-        with contextlib.suppress(OSError):
-            fresh.unlink(missing_ok=True)
 
 
 def load(path: Path) -> dict[str, Any]:
@@ -90,19 +86,23 @@ def intact(path: Path) -> bool:
     return path.is_file() and _sha256(path) in _digests(path)
 
 
+def has_digest(path: Path) -> bool:
+    """Whether a digest lies beside the file, as beside each that this program saved."""
+    return bool(_digests(path))
+
+
 def copy(source: Path, target: Path) -> None:
     """Make ``target`` the same file as ``source``; neither is missing or torn at any moment.
 
     A hard link where the disk has them: saves replace files and never write into them, so the copy stays as it is.
     """
     write_text(_digest_file(target), "\n".join((*_digests(source)[:3], *_digests(target)[:3])) + "\n")
-    fresh = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    fresh.unlink(missing_ok=True)
-    try:
-        os.link(source, fresh)
-    except OSError:
-        shutil.copyfile(source, fresh)
-    fresh.replace(target)
+    with files.whole(target) as fresh:
+        fresh.unlink(missing_ok=True)
+        try:
+            os.link(source, fresh)
+        except OSError:
+            shutil.copyfile(source, fresh)
 
 
 def newest(run: Path) -> tuple[Path, tuple[Path, ...]] | None:
@@ -151,25 +151,6 @@ def read_summary(run: Path) -> dict[str, Any]:
 def write_summary(run: Path, summary: Mapping[str, Any]) -> None:
     """Write summary.json whole or not at all."""
     write_text(run / SUMMARY, json.dumps(dict(summary), indent=2, allow_nan=False) + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all, synced to disk."""
-    write_bytes(path, text.encode("utf-8", "surrogateescape"))  # names of files may be no text
-
-
-def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all, synced to disk."""
-    fresh = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with fresh.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        fresh.replace(path)
-    finally:
-        with contextlib.suppress(OSError):
-            fresh.unlink(missing_ok=True)
 
 
 def rewind(checkpoint: dict[str, Any], *, batches: int, steps_per_epoch: int) -> None:
@@ -239,17 +220,9 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
 def _newest_time(run: Path) -> float:
-    files = [run / "checkpoints" / name for name in (LAST, PREVIOUS)]
-    return max(path.stat().st_mtime for path in files if path.exists())
+    paths = [run / "checkpoints" / name for name in (LAST, PREVIOUS)]
+    return max(path.stat().st_mtime for path in paths if path.exists())
 
 
 def _first_line(error: Exception) -> str:

@@ -15,8 +15,8 @@ from torch.utils.hooks import RemovableHandle
 from simclr_lightning import distributed
 from simclr_lightning.callbacks.metrics import MeanOverRanks
 from simclr_lightning.callbacks.rows import log_row
-from simclr_lightning.checkpoint import write_text
 from simclr_lightning.data import ViewsDataModule
+from simclr_lightning.files import write_text
 from simclr_lightning.ntxent import HardnessOutput, hardness
 from simclr_lightning.simclr import SimCLR
 

@@ -13,6 +13,7 @@ from omegaconf import DictConfig
 from torch import nn
 
 from simclr_lightning import checkpoint, encoders
+from simclr_lightning.cli.errors import UserError
 from simclr_lightning.data import ViewsDataModule
 from simclr_lightning.simclr import SimCLR
 
@@ -67,7 +68,13 @@ def make_data(cfg: DictConfig) -> ViewsDataModule:
 
 
 def _valid(weights: str) -> str | Path:
-    """The newest valid checkpoint where weights are the folder of a run that has exported nothing; else the same."""
-    run = Path(weights)
-    found = None if (run / "exported").is_dir() else checkpoint.newest(run)
+    """The newest valid checkpoint where weights are the folder of a run that has exported nothing; else the same.
+
+    Raises:
+        UserError: a run's checkpoint is named that is not what was saved.
+    """
+    path = Path(weights)
+    if path.is_file() and checkpoint.has_digest(path) and not checkpoint.intact(path):
+        raise UserError(f"model.weights={weights} is damaged: its SHA-256 is not the one it was saved with")
+    found = None if (path / "exported").is_dir() else checkpoint.newest(path)
     return weights if found is None else found[0]

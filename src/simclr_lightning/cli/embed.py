@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from simclr_lightning import files
 from simclr_lightning.cli import errors
 from simclr_lightning.cli.errors import UserError
 from simclr_lightning.cli.parser import Parser
@@ -70,14 +71,11 @@ def embed(
         raise UserError(f"{out}: its folder does not exist; make it first")
     if out.is_dir():
         raise UserError(f"{out} is a folder; give a file to write")
+    files.check_folder(out.absolute().parent)
     found = open_gallery(run, images, keep=False)
     names = list(found.files.names)
-    fresh = out.with_name(f".{out.name}.{os.getpid()}.tmp{out.suffix}")
-    try:
+    with files.whole(out) as fresh:
         write(fresh, found.h, names)
-        fresh.replace(out)
-    finally:
-        fresh.unlink(missing_ok=True)
     print(f"{len(names)} images, h of {found.h.shape[1]} numbers each, in {out}")
     return found.h, names
 
@@ -109,7 +107,8 @@ def _writer(out: Path) -> Callable[[Path, Tensor, list[str]], None]:
 def _npz(path: Path, h: Tensor, names: list[str]) -> None:
     import numpy as np
 
-    np.savez(path, h=h.numpy(), files=np.array(names, dtype=np.str_))
+    with path.open("wb") as file:  # given a path, it would add to its name
+        np.savez(file, h=h.numpy(), files=np.array(names, dtype=np.str_))
 
 
 def _parquet(path: Path, h: Tensor, names: list[str]) -> None:

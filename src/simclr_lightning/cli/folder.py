@@ -107,7 +107,7 @@ def locked(folder: Path) -> Iterator[None]:
 
 def write_config(run: Run) -> None:
     """Write .hydra/config.yaml (resolved), overrides.yaml and hydra.yaml."""
-    from simclr_lightning.checkpoint import write_text
+    from simclr_lightning.files import write_text
 
     target = run.folder / ".hydra"
     target.mkdir(exist_ok=True)

@@ -6,7 +6,6 @@ Shapes: n = images, m = images of a part, F = the encoder's feature_dim.
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from io import BufferedWriter
@@ -17,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from simclr_lightning import checkpoint
+from simclr_lightning import files
 
 FOLDER: Final = "features"
 
@@ -57,15 +56,11 @@ def writing(path: Path, key: str, shape: tuple[int, int]) -> Iterator[Callable[[
         OSError: at once where the folder cannot be written, later where the disk is full.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with files.whole(path) as fresh:
         with fresh.open("wb") as file:
             np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": shape})
             yield lambda h_mF: _append(file, h_mF)
-        checkpoint.write_text(_digest_file(path), _digest(fresh, key) + "\n")
-        fresh.replace(path)
-    finally:
-        fresh.unlink(missing_ok=True)
+        files.write_text(_digest_file(path), _digest(fresh, key) + "\n")
 
 
 def _append(file: BufferedWriter, h_mF: Tensor) -> None:

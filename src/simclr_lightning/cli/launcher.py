@@ -149,7 +149,7 @@ def _result(job: sweep.Job, code: int, summary: dict[str, Any]) -> JobReturn:
 
 def _write_manifest(folder: Path, config: DictConfig, jobs: Sequence[sweep.Job]) -> None:
     """Say what the sweep's folders are; a sweeper that launches several times adds to it."""
-    from simclr_lightning.checkpoint import write_text
+    from simclr_lightning.files import write_text
 
     path = folder / sweep.MANIFEST
     known: Any = None

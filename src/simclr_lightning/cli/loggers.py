@@ -13,8 +13,8 @@ import lightning as L
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
-from simclr_lightning.checkpoint import write_text
 from simclr_lightning.cli.errors import UserError
+from simclr_lightning.files import write_text
 
 
 class MetricsCSV(Logger):

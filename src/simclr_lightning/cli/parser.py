@@ -24,6 +24,10 @@ class Parser(argparse.ArgumentParser):
         """Raise instead of printing and leaving."""
         raise mistake(f"{message}\n{' '.join(self.format_usage().split())}")
 
+    def print_help(self, file: Any = None) -> None:
+        """Print the help; unlike argparse's, a full disk is an error."""
+        print(self.format_help(), end="", file=file, flush=True)
+
     def parse(self, words: Sequence[str]) -> Any:
         """The words' values by name; None after --help.
 

@@ -20,6 +20,8 @@ _BEST_CIFAR_KNN: Final = Published(0.914, "best public kNN, 1000 epochs")
 _PAPER_CIFAR_50: Final = Published(0.940, "paper, appendix B.9, 1000 epochs")
 _PAPER_IMAGENET: Final = Published(0.691, "paper, table B.1, batch 8192, 800 epochs")
 
+# CIFAR's figures are of its own stem, without the first pooling, and ImageNet's of ImageNet's.
+_STEMS: Final = {"cifar10": "cifar", "imagenet": "imagenet"}
 # (data, depth of a ResNet of width 1, key of evaluation.json without _top1)
 _FIGURES: Final[dict[tuple[str, int, str], Published]] = {
     ("cifar10", 18, "linear"): _AUTHORS_CIFAR,
@@ -34,6 +36,6 @@ _FIGURES: Final[dict[tuple[str, int, str], Published]] = {
 
 def published(data: str, spec: Mapping[str, Any], key: str) -> Published | None:
     """The figure for a data set's name, an encoder's ``spec`` and a score's key; None where there is none."""
-    if spec.get("factory") != "resnet" or spec.get("width") != 1:
+    if spec.get("factory") != "resnet" or spec.get("width") != 1 or spec.get("stem") != _STEMS.get(data):
         return None
     return _FIGURES.get((data, int(spec["depth"]), key))

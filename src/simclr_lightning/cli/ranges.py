@@ -142,7 +142,7 @@ RULES: Final[dict[str, Rule]] = {
     "data.batch_size": whole(2),
     **optional(
         {
-            "data.num_workers": whole(0),
+            "data.num_workers": whole(0, 1024),
             "data.resident": one_of("auto", True, False),
             "data.dataset.labels": SWITCH,
             "data.dataset.on_corrupt": one_of("fail", "skip"),

@@ -10,7 +10,7 @@ from typing import Any, Final
 from rich.console import Console
 from rich.table import Table
 
-from simclr_lightning import checkpoint, pictures
+from simclr_lightning import files, pictures
 from simclr_lightning.cli.evaluation import Found
 from simclr_lightning.cli.published import published
 
@@ -49,7 +49,7 @@ def write(found: Found, folder: Path) -> Iterator[str]:
     """
     for score in found.scores:
         for name, text in score.files.items():
-            checkpoint.write_text(folder / name, text)
+            files.write_text(folder / name, text)
             yield f"written to {folder / name}"
     by_key = {score.key: score for score in found.scores}
     shown = next((by_key[key] for key in _CONFUSION_OF if key in by_key), None)
@@ -60,7 +60,7 @@ def write(found: Found, folder: Path) -> Iterator[str]:
         bars = by_key.get("knn", shown)
         path = folder / "per_class.png"
         yield f"written to {pictures.per_class(bars.predicted, found.test_labels, names, path, title=bars.title)}"
-    checkpoint.write_text(folder / FILE, json.dumps(flat(found), indent=2, allow_nan=False) + "\n")
+    files.write_text(folder / FILE, json.dumps(flat(found), indent=2, allow_nan=False) + "\n")
     yield f"written to {folder / FILE}"
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from simclr_lightning import files
 from simclr_lightning.cli import errors
 from simclr_lightning.cli.errors import UserError, mistake
 from simclr_lightning.cli.parser import Parser
@@ -65,6 +66,8 @@ def _main(words: Sequence[str]) -> int:
     missing = [path for path in asked.query or () if not path.is_file()]
     if missing:
         raise UserError(f"--query {missing[0]}: there is no such image file")
+    if asked.out is not None:
+        files.check_folder(asked.out)
     gallery = open_gallery(asked.run, asked.images, keep=True)
     for note in gallery.notes:
         print(note)
@@ -143,7 +146,7 @@ def _duplicates(gallery: Gallery, find: Finder | None, asked: Any) -> int:
         pairs = near_duplicates_by(find, gallery.h, asked.threshold)
     group = groups(pairs, len(names))
     _report(pairs, names, group, asked.threshold)
-    if asked.out is not None and len(pairs.first):
+    if asked.out is not None:
         order = group[pairs.first].argsort(stable=True).tolist()  # by group, within one the most similar first
         columns = [group[pairs.first] + 1, pairs.first, pairs.second, pairs.similarity]
         found = zip(*(column.tolist() for column in columns), strict=True)
@@ -151,8 +154,11 @@ def _duplicates(gallery: Gallery, find: Finder | None, asked: Any) -> int:
         path = _csv(
             asked.out / "duplicates.csv", ("group", "file", "other", "similarity"), (lines[place] for place in order)
         )
-        _draw_groups(gallery, pairs, group, asked)
-        print(f"written: {path} and {asked.out / 'duplicates.png'}")
+        picture = asked.out / "duplicates.png"
+        picture.unlink(missing_ok=True)
+        if len(pairs.first):
+            _draw_groups(gallery, pairs, group, asked)
+        print(f"written: {path}{f' and {picture}' if picture.exists() else ''}")
     return 0
 
 
@@ -225,13 +231,11 @@ def _table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) ->
 
 def _csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with fresh.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
-            writer = csv.writer(file)
-            writer.writerow(columns)
-            writer.writerows(rows)
-        fresh.replace(path)
-    finally:
-        fresh.unlink(missing_ok=True)
+    with (
+        files.whole(path) as fresh,
+        fresh.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file,
+    ):
+        writer = csv.writer(file)
+        writer.writerow(columns)
+        writer.writerows(rows)
     return path

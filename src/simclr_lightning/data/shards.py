@@ -23,6 +23,8 @@ from zlib import crc32
 import numpy as np
 from numpy.typing import NDArray
 
+from simclr_lightning import files
+
 INDEX, SAMPLES = "index.json", "samples.npz"
 SHARD_BYTES = 512 * 1024 * 1024
 FORMAT, VERSION = "simclr-lightning packed images", 1
@@ -79,26 +81,10 @@ def write_index(out: Path, index: Index, facts: dict[str, Any]) -> None:
         shard_sizes=index.shard_sizes,
     )
     samples = buffer.getvalue()
-    _write(out / SAMPLES, samples)
+    with files.whole(out / SAMPLES) as fresh:
+        fresh.write_bytes(samples)
     head = {"format": FORMAT, "version": VERSION, "sha256": hashlib.sha256(samples).hexdigest()}
-    _write(out / INDEX, (json.dumps({**head, **facts}, indent=2) + "\n").encode())
-
-
-def _write(path: Path, data: bytes) -> None:
-    fresh = path.with_name(f".{path.name}.tmp")
-    try:
-        with fresh.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        fresh.replace(path)
-    finally:
-        fresh.unlink(missing_ok=True)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    files.write_text(out / INDEX, json.dumps({**head, **facts}, indent=2) + "\n")
 
 
 def read_index(root: Path) -> Index:

@@ -45,13 +45,15 @@ def judge_views(
     Raises:
         ValueError: as the functions that it calls.
     """
+    n = len(z_a_nD)
     losses, accuracies = [], []
-    for part_a, part_b in zip(z_a_nD.split(_CANDIDATES), z_b_nD.split(_CANDIDATES), strict=True):
+    # Parts of even size: one image alone would have no negatives.
+    even = -(-n // -(-n // _CANDIDATES))
+    for part_a, part_b in zip(z_a_nD.split(even), z_b_nD.split(even), strict=True):
         # The views lie in this process alone: it must not wait for the rows of others.
         out = nt_xent(part_a, part_b, temperature, gather=False)
         losses.append(out.loss.item() * len(part_a))
         accuracies.append(out.accuracy.item() * len(part_a))
-    n = len(z_a_nD)
     found = {
         "held_out_loss": sum(losses) / n,
         "contrastive_accuracy": sum(accuracies) / n,

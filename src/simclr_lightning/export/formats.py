@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from simclr_lightning.encoders import Encoder
 from simclr_lightning.export.card import card_text, sections, title_of
-from simclr_lightning.export.own import CARD_NAME, load_encoder, plain_state, write, write_encoder, write_text
+from simclr_lightning.export.own import CARD_NAME, load_encoder, plain_state, write, write_encoder
+from simclr_lightning.files import write_text
 
 _TOLERANCE: Final = 1e-5  # of the outputs, relative to the largest where that is above 1
 

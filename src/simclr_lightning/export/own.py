@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
+from simclr_lightning import files
 from simclr_lightning.encoders import Encoder, build
 from simclr_lightning.encoders.weights import (
     FILE_NAME,
@@ -51,7 +52,7 @@ def export_encoder(encoder: Encoder, folder: Path, *, card: Mapping[str, Any], s
     folder = Path(folder)
     path = folder / FILE_NAME
     write_encoder(encoder, path, size=size)
-    write_text(folder / CARD_NAME, card_text(encoder, sections(card), size))
+    files.write_text(folder / CARD_NAME, card_text(encoder, sections(card), size))
     return path
 
 
@@ -113,41 +114,20 @@ def _check_fit(state: Mapping[str, Tensor], encoder: Encoder) -> None:
 
 
 def write(path: Path, fill: Callable[[Path], object]) -> None:
-    """Let ``fill`` fill a temporary file beside the path, sync it, and move it over the path."""
+    """Let ``fill`` fill a file that appears whole or not at all; its folder is made.
+
+    Raises:
+        OSError: the folder cannot be written, or the disk is full, which safetensors and torch say otherwise.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    for left in path.parent.glob(f".{path.name}.*.tmp"):  # by a writer that was killed; two may write at once
-        if not _is_alive(left.suffixes[-2][1:]):
-            left.unlink(missing_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        try:
-            fill(temporary)
-        except (SafetensorError, RuntimeError) as error:  # of safetensors and torch, for a full disk
-            if shutil.disk_usage(path.parent).free < _FULL or "No space left" in str(error):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
-            raise
-        temporary.chmod(0o666 & ~_umask())  # safetensors leaves its files to their owner alone
-        _sync(temporary)
-        temporary.replace(path)
-        _sync(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file, whole or not at all."""
-    write(path, lambda target: target.write_text(text, encoding="utf-8"))
-
-
-def _is_alive(pid: str) -> bool:
-    """Whether a process of this number runs; what is no number is left alone."""
-    try:
-        os.kill(int(pid), 0)
-    except ProcessLookupError:
-        return False
-    except (ValueError, OSError):
-        return True
-    return True
+        with files.whole(path) as fresh:
+            fill(fresh)
+            fresh.chmod(0o666 & ~_umask())  # safetensors leaves its files to their owner alone
+    except (SafetensorError, RuntimeError) as error:
+        if shutil.disk_usage(path.parent).free < _FULL or "No space left" in str(error):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
+        raise
 
 
 def _umask() -> int:
@@ -155,11 +135,3 @@ def _umask() -> int:
     mask = os.umask(0o077)
     os.umask(mask)
     return mask
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
+
+from simclr_lightning import files
 
 # Matplotlib takes a second to import: only those who draw wait for it.
 if TYPE_CHECKING:
@@ -30,18 +31,13 @@ def figure(width: float, height: float, *, layout: Literal["constrained"] | None
 
 
 def save(figure: Figure, path: Path) -> Path:
-    """Write beside the target and rename, so that a reader never meets half a picture."""
+    """Write a picture as PNG, whole or not at all; its folder is made."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with warnings.catch_warnings():
-            # Letters for which no font is installed are drawn as boxes: no reason to stop or to talk.
-            warnings.filterwarnings("ignore", message="Glyph")
-            figure.savefig(unfinished, format="png", dpi=DPI)
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    with files.whole(path) as fresh, warnings.catch_warnings():
+        # Letters for which no font is installed are drawn as boxes: no reason to stop or to talk.
+        warnings.filterwarnings("ignore", message="Glyph")
+        figure.savefig(fresh, format="png", dpi=DPI)
     return path
 
 

@@ -67,7 +67,7 @@ def write_report(folder: Path, axes: Sequence[str] | None = None) -> Report:
         "report.md": blocks.markdown(title, body),
         "report.html": blocks.html(title, body, folder),
     }
-    from simclr_lightning.checkpoint import write_text
+    from simclr_lightning.files import write_text
 
     for name, text in texts.items():
         write_text(folder / name, text)
