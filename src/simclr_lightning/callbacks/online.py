@@ -125,7 +125,9 @@ class OnlineScore(L.Callback):
         predicted = knn_predict(h_bank, labels[bank], h_asked, k=min(self.k, len(bank)))
         found = {"knn_top1": (predicted == labels[asked]).float().mean().item()}
         if self.probe:
-            found |= probe_scores(h_bank.to(module.device), labels[bank], h_asked.to(module.device), labels[asked])
+            if module.device.type == "cuda":
+                h_bank, h_asked = h_bank.to(module.device), h_asked.to(module.device)
+            found |= probe_scores(h_bank, labels[bank], h_asked, labels[asked])
         return found
 
     def _until_asked(self, batches: Iterable[Tensor]) -> Iterator[Tensor]:

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from simclr_lightning import checkpoint as checkpoints
 from simclr_lightning.callbacks import LOG, Stopped
-from simclr_lightning.cli import ahead, judge, speed
+from simclr_lightning.cli import ahead, closing, judge, speed
 from simclr_lightning.cli.build import Parts, build
 from simclr_lightning.cli.devices import accelerator, device_count
 from simclr_lightning.cli.errors import UserError, describe
@@ -138,7 +138,7 @@ def _stopped(folder: Path, cfg: DictConfig, signum: int, console: Console) -> No
         checkpoints.write_summary(folder, {**judge.blank_summary(cfg), "status": "stopped", "steps": steps})
     name = signal.Signals(signum).name
     console.print(f"stopped by {name}; saved at step {steps}. Go on with:")
-    console.print(f"  python train.py ckpt_path='{judge.shown(folder)}'", soft_wrap=True, markup=False)
+    console.print(f"  python train.py ckpt_path='{closing.shown(folder)}'", soft_wrap=True, markup=False)
 
 
 def _saved_step(folder: Path) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,17 +11,16 @@ import lightning as L
 import torch
 from omegaconf import DictConfig
 from rich.console import Console
-from rich.table import Table
 from torch import Tensor, nn
 
 from simclr_lightning import checkpoint as checkpoints
 from simclr_lightning import export, pictures
-from simclr_lightning.callbacks import RunProgress, selected
+from simclr_lightning.callbacks import RunProgress
 from simclr_lightning.cli import protocols
+from simclr_lightning.cli.closing import METRICS, closing_block, last_metrics
 from simclr_lightning.cli.devices import world_size
 from simclr_lightning.cli.features import Maker, features, labelled_parts
 from simclr_lightning.cli.loggers import close_loggers
-from simclr_lightning.cli.tracker import sync_command
 from simclr_lightning.data import ViewsDataModule
 from simclr_lightning.data.datamodule import centred
 from simclr_lightning.data.images import ImageSet
@@ -100,7 +98,7 @@ def finish(
         "epochs": int(epochs) if epochs == int(epochs) else epochs,
         "images_seen": seen,
         "images_per_second": round(progress.images_per_second, 2) or None,
-        **_last_metrics(folder / "metrics.csv", cfg.select),
+        **last_metrics(folder / METRICS, cfg.select),
         **scores.__dict__,
         "devices": trainer.world_size,
         "seconds": round(time.time() - started, 1),
@@ -111,42 +109,6 @@ def finish(
         logger.log_metrics({f"final/{k}": v for k, v in scores.__dict__.items() if v is not None}, step=step)
     close_loggers(trainer, folder, summary)
     closing_block(folder, summary, console)
-
-
-def closing_block(folder: Path, summary: dict[str, Any], console: Console) -> None:
-    """The table of scores and the commands to go on with."""
-    table = Table(title="top-1 on test", title_justify="left")
-    table.add_column("what")
-    table.add_column("score", justify="right")
-    rows = {
-        "kNN on raw pixels": "knn_top1_pixels",
-        "kNN on the untrained encoder": "knn_top1_untrained",
-        "kNN on the trained encoder": "knn_top1",
-        "linear probe on the trained encoder": "linear_top1",
-    }
-    for name, key in rows.items():
-        value = summary.get(key)
-        table.add_row(name, "no labels" if value is None else f"{value:.1%}")
-    console.print(table)
-    run = shown(folder)
-    commands = {
-        "resume": f"python train.py ckpt_path='{run}' trainer.max_epochs=N",
-        "evaluate": f"simclr evaluate '{run}'",
-        "embed": f"simclr embed '{run}' IMAGES OUT.npz",
-        "sync": sync_command(folder),
-    }
-    console.print(f"everything is in {run}", soft_wrap=True, markup=False)
-    for name, command in commands.items():
-        if command:
-            console.print(f"  {name:9} {command}", soft_wrap=True, markup=False)
-
-
-def shown(folder: Path) -> str:
-    """The folder as a user here would type it."""
-    try:
-        return str(folder.relative_to(Path.cwd()))
-    except ValueError:
-        return str(folder)
 
 
 def _scores(
@@ -208,27 +170,6 @@ def _spread(count: int, wanted: int) -> Tensor:
     """At most ``wanted`` indices at even distances over ``count``."""
     wanted = min(count, wanted)
     return torch.arange(wanted) * count // max(wanted, 1)
-
-
-def _last_metrics(path: Path, select: str) -> dict[str, float | None]:
-    """The last epoch's figures from metrics.csv, which also holds what earlier processes of the run measured.
-
-    Every ``online/NAME`` becomes ``online_NAME``. ``held_out_score`` is what sweepers maximise: the score that
-    ``select`` names, on the held-out part of train, with the sign under which higher is better.
-    """
-    names = {
-        "loss": "train/loss",
-        "contrastive_accuracy": "train/contrastive_accuracy",
-        "contrastive_entropy": "train/contrastive_entropy",
-    }
-    found: dict[str, float | None] = dict.fromkeys(names)
-    online: dict[str, float] = {}
-    if path.exists():
-        with path.open(newline="", encoding="utf-8") as file:
-            for row in csv.DictReader(file):
-                found.update({key: float(row[name]) for key, name in names.items() if row.get(name)})
-                online |= {k[7:]: float(v) for k, v in row.items() if k and k.startswith("online/") and v}
-    return {**found, "held_out_score": selected(online, select), **{f"online_{k}": v for k, v in online.items()}}
 
 
 def _card(cfg: DictConfig, data: ViewsDataModule, summary: dict[str, Any]) -> dict[str, Any]:

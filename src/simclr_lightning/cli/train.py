@@ -152,7 +152,7 @@ def _external(run: Run, started: float, known: list[Path]) -> int:
 def _finished(run: Run) -> bool:
     """Whether the run that is to be resumed has nothing left to do; said once."""
     from simclr_lightning import checkpoint
-    from simclr_lightning.cli import judge
+    from simclr_lightning.cli import closing
 
     summary = checkpoint.read_summary(run.folder)
     if run.checkpoint is None or summary.get("status") != "finished":
@@ -164,7 +164,7 @@ def _finished(run: Run) -> bool:
     by_steps = run.cfg.trainer.max_steps < 0 or run.cfg.trainer.max_steps > steps
     if by_epochs and by_steps:
         return False
-    print(f"{judge.shown(run.folder)} is finished: {steps} steps; to go on, raise trainer.max_epochs")
+    print(f"{closing.shown(run.folder)} is finished: {steps} steps; to go on, raise trainer.max_epochs")
     return True
 
 
