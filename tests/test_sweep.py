@@ -316,6 +316,9 @@ def test_optuna_tries_maximises_and_finds_its_trials_again(
     monkeypatch.setattr(sweep, "command", stub)
     words = ("train", "-m", *WORDS, f"data.path={npz}", "hydra/sweeper=optuna", "hydra.sweeper.n_trials=3")
     space = "loss.temperature=tag(log,interval(0.05,1))"
+    assert simclr(*words, space, "hydra.sweep.dir=dry", "dry_run=true") == 0
+    assert tried == []
+    assert "stopped" not in capsys.readouterr().err
     assert simclr(*words, space, "hydra.sweep.dir=sweep") == 0
     assert len(set(tried)) == 3
     assert all(0.05 <= value <= 1 for value in tried)

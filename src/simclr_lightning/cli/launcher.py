@@ -124,6 +124,8 @@ def _launch(
     print(f"{len(jobs)} jobs in {folder}", flush=True)
     if any(flag(job.words, "dry_run") for job in jobs):
         print("dry_run=true: all jobs are checked, and none is started")
+        if _searches(config):  # which would wait for scores
+            raise sweep.SweepStopped(0)
         return [JobReturn(overrides=job.words, status=JobStatus.COMPLETED) for job in jobs]
     with locked(folder), Board(jobs) as board:
         _write_manifest(folder, config, jobs)
@@ -133,11 +135,15 @@ def _launch(
 
 def _check_objective(config: DictConfig) -> None:
     """Refuse a search for the best of scores that no job will have."""
-    searches = not str(config.hydra.sweeper._target_).endswith(".BasicSweeper")
-    if searches and not config.callbacks.online.every_n_epochs:
+    if _searches(config) and not config.callbacks.online.every_n_epochs:
         raise UserError(
             "the sweeper chooses by held-out scores: set callbacks.online.every_n_epochs to 1 or more", code=2
         )
+
+
+def _searches(config: DictConfig) -> bool:
+    """Whether the sweeper chooses jobs by the scores of those before."""
+    return not str(config.hydra.sweeper._target_).endswith(".BasicSweeper")
 
 
 def _result(job: sweep.Job, code: int, summary: dict[str, Any]) -> JobReturn:

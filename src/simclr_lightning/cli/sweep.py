@@ -78,7 +78,7 @@ class Watcher(Protocol):
 
 
 class SweepStopped(Exception):
-    """The sweep was stopped by a signal, after all its jobs."""
+    """The sweep was stopped by a signal, after all its jobs; with code 0, it had nothing to do."""
 
     def __init__(self, code: int) -> None:
         super().__init__(f"stopped, exit code {code}")

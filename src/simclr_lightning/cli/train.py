@@ -185,7 +185,8 @@ def _sweep(words: list[str]) -> int:
     try:
         _hydra(["--multirun", *rest])
     except SweepStopped as stop:
-        print("stopped; the same command goes on with what is not finished", file=sys.stderr)
+        if stop.code:
+            print("stopped; the same command goes on with what is not finished", file=sys.stderr)
         return stop.code
     except Exception:  # a sweeper raises what it likes for a failed job, which is reported below
         if not launcher.failed:
