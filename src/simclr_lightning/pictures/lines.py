@@ -39,7 +39,7 @@ def curves(
     if not lines:
         raise ValueError(f"there is nothing to draw: no row has {x} and a finite value beside it")
     styles = _styles(list(runs))
-    figure, panels = _panels(len(lines), width=4.2, lines=len(runs))
+    figure, panels = _panels(len(lines), width=4.2, names=list(runs))
     for panel, (name, found) in zip(panels, lines.items(), strict=True):
         for key, line in found.items():
             panel.plot(*zip(*line, strict=True), marker="o", markersize=3, linewidth=1.5, **styles[key])
@@ -68,7 +68,7 @@ def trends(
     values = sorted({point[0] for lines in panels.values() for line in lines.values() for point in line}, key=_order)
     place = {value: i for i, value in enumerate(values)}
     styles = _styles(names)
-    figure, axes = _panels(len(panels), width=max(4.2, 0.5 * len(values)), lines=len(names))
+    figure, axes = _panels(len(panels), width=max(4.2, 0.5 * len(values)), names=list(names))
     for panel, (title, lines) in zip(axes, panels.items(), strict=True):
         for key, line in lines.items():
             at, means = [place[value] for value, _, _ in line], [mean for _, mean, _ in line]
@@ -90,22 +90,33 @@ def _styles(names: Sequence[tuple[str, ...]]) -> dict[tuple[str, ...], dict[str,
         name: {
             "color": colours[firsts.index(name[:1])],
             "linestyle": _DASHES[rests.index(name[1:]) % len(_DASHES)],
-            "label": canvas.plain_name(", ".join(name), 48) or None,
+            "label": _label(name) or None,
         }
         for name in names
     }
 
 
-def _panels(count: int, *, width: float, lines: int) -> tuple[Figure, list[Axes]]:
+def _panels(count: int, *, width: float, names: Sequence[tuple[str, ...]]) -> tuple[Figure, list[Axes]]:
     """A figure with so many panels, at most three beside each other so that a page can be read."""
     columns = min(count, 2 if count in (2, 4) else 3)
     rows = math.ceil(count / columns)
-    legend = 0.28 * math.ceil(min(lines, _MOST_LINES) / _LEGEND_COLUMNS) if lines > 1 else 0
+    beside = _legend_columns(names, width * columns)
+    legend = 0.28 * math.ceil(min(len(names), _MOST_LINES) / beside) if len(names) > 1 else 0
     figure = canvas.figure(width * columns, 3.1 * rows + 0.1 + legend)
     panels = list(figure.subplots(rows, columns, squeeze=False).flat)
     for panel in panels[count:]:
         panel.set_axis_off()
     return figure, panels[:count]
+
+
+def _legend_columns(names: Any, inches: float) -> int:
+    """How many entries of a legend fit beside each other."""
+    longest = max((len(_label(name)) for name in names), default=0)
+    return max(1, min(_LEGEND_COLUMNS, len(names), int(inches / (0.55 + 0.075 * longest))))
+
+
+def _label(name: tuple[str, ...]) -> str:
+    return canvas.plain_name(", ".join(name), 48)
 
 
 def _legend(figure: Any, panels: Any, names: Any) -> None:
@@ -120,7 +131,7 @@ def _legend(figure: Any, panels: Any, names: Any) -> None:
         shown.values(),
         shown.keys(),
         loc="outside lower center",
-        ncols=min(_LEGEND_COLUMNS, len(shown)),
+        ncols=_legend_columns(names, figure.get_figwidth()),
         fontsize=8,
         frameon=False,
     )
