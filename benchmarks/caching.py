@@ -13,10 +13,8 @@ GPU rows: not yet run.
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
 import os
-import platform
 import statistics
 import weakref
 from functools import partial
@@ -27,6 +25,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
+from machine import machine, processor
 from simclr_lightning import LARS, NTXent, Projector, Schedule, SimCLR, resnet
 from simclr_lightning.preflight.copies import now, views
 
@@ -135,11 +134,6 @@ def measure(name: str, *, turns: int, small: bool) -> list[dict[str, Any]]:
     ]
 
 
-def processor() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    return next((line.split(":")[1].strip() for line in lines if "model name" in line), platform.processor())
-
-
 def table(rows: list[dict[str, Any]]) -> str:
     lines = ["| task | device | batch | micro-batch | s a step | times plain | peak MB |", "|---" * 7 + "|"]
     for row in rows:
@@ -161,13 +155,7 @@ def main() -> None:
     turns = 1 if options.quick else options.turns
     rows = [row for name in chosen for row in measure(name, turns=turns, small=options.quick)]
     print(table(rows))
-    head = {
-        "date": datetime.date.today().isoformat(),
-        "processor": processor(),
-        "threads": options.threads,
-        "python": platform.python_version(),
-        "versions": {"torch": torch.__version__},
-    }
+    head = {**machine("torch"), "threads": options.threads}
     options.out.write_text(json.dumps({**head, "rows": rows}, indent=1) + "\n")
 
 

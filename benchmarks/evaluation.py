@@ -12,10 +12,8 @@ two take turns, and the figure is the median of the turns' ratios. The sweep fit
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
 import os
-import platform
 import statistics
 import time
 import warnings
@@ -23,15 +21,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import sklearn
 import torch
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 
+from machine import machine
 from simclr_lightning import ViewsDataModule, resnet
 from simclr_lightning.data import Splits, TensorImages
 from simclr_lightning.evaluation import L2_GRID, choose_l2, extract
-from step import processor
 
 ENCODERS = {"ResNet-10, width 1/4 (the default run's)": (10, 0.25, 4096), "ResNet-18": (18, 1.0, 1024)}
 
@@ -115,13 +112,7 @@ def main() -> None:
     swept = sweep(50_000 // part, 512 // part)
     print(f"{swept['l2s']} l2 on {swept['features']} features: {swept['seconds']} s; ", end="")
     print(f"scikit-learn, one of them: {swept['sklearn_one_fit_seconds']} s")
-    head = {
-        "date": datetime.date.today().isoformat(),
-        "processor": processor(),
-        "threads": options.threads,
-        "python": platform.python_version(),
-        "versions": {"torch": torch.__version__, "scikit-learn": sklearn.__version__},
-    }
+    head = {**machine("torch", "scikit-learn"), "threads": options.threads}
     if not options.quick:
         options.out.write_text(json.dumps({**head, "extraction": rows, "sweep": swept}, indent=1) + "\n")
 

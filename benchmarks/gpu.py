@@ -16,26 +16,24 @@ from __future__ import annotations
 
 import argparse
 import copy
-import datetime
 import json
-import platform
 import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from machine import machine, processor
 from simclr_lightning import LARS, Projector, finish_views, make_views, nt_xent, parameter_groups, resnet
 from simclr_lightning.cli import training
 from simclr_lightning.preflight.copies import now, views
-from step import FEW_SAVES, JPEGS, processor
+from step import FEW_SAVES, JPEGS
 from step import measure as measure_step
 
 Row = dict[str, Any]
@@ -261,14 +259,9 @@ def table(rows: list[Row]) -> str:
 
 
 def surroundings(device: torch.device, quick: bool) -> dict[str, Any]:
-    installed = {d.metadata["Name"]: d.version for d in metadata.distributions()}
-    names = ("torch", "torchvision", "lightning", "lightly")
     return {
-        "date": datetime.date.today().isoformat(),
+        **machine("torch", "torchvision", "lightning", "lightly"),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else processor(),
-        "processor": processor(),
-        "python": platform.python_version(),
-        "versions": {name: installed[name] for name in names if name in installed},
         "quick": quick,
     }
 

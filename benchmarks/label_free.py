@@ -19,15 +19,11 @@ import copy
 import json
 import logging
 import math
-import os
-import platform
 import time
 import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
-from datetime import date
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +34,7 @@ from rich.progress import Progress
 from rich.table import Table
 from scipy.stats import spearmanr
 
+from machine import machine
 from simclr_lightning import NTXent, Projector, Schedule, SimCLR, ViewRecipe, ViewsDataModule, resnet
 from simclr_lightning.callbacks import SELECTABLE, bank_indices, label_free, probe_scores
 from simclr_lightning.data import array, photos
@@ -202,10 +199,11 @@ def main() -> None:
         result[name] = columns
         show(f"{name}: Spearman's correlation with the linear probe on test", own, columns, console)
     about = {
-        "date": date.today().isoformat(), "processor": platform.processor() or platform.machine(),
-        "cores": os.cpu_count(), "threads": torch.get_num_threads(), "seconds": round(time.time() - started),
-        "versions": {name: version(name) for name in ("torch", "lightning", "scipy")}, "steps": options.steps,
-    }  # fmt: skip
+        **machine("torch", "lightning", "scipy"),
+        "threads": torch.get_num_threads(),
+        "seconds": round(time.time() - started),
+        "steps": options.steps,
+    }
     options.output.write_text(
         json.dumps(about | {"correlations": result, "encoders": [asdict(row) for row in rows]}, indent=1) + "\n"
     )

@@ -9,18 +9,15 @@ machine does not lengthen. After the listing come the other parts of a start tha
 """
 
 import argparse
-import datetime
 import json
 import os
-import platform
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-import torch
-
+from machine import machine
 from simclr_lightning.data.images import PackedNames, choose_held_out, digest
 from simclr_lightning.data.layout import lay_out
 from simclr_lightning.data.listing import Listing, list_images, sizes_now
@@ -62,21 +59,6 @@ def measure(root: Path) -> list[dict[str, object]]:
     return rows
 
 
-def machine() -> dict[str, object]:
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    cpu = next(
-        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.processor()
-    )
-    return {
-        "date": datetime.date.today().isoformat(),
-        "cpu": cpu,
-        "cores": os.cpu_count(),
-        "load": round(os.getloadavg()[0], 1),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-    }
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folders", type=int, default=1000)
@@ -94,7 +76,14 @@ def main() -> None:
     print("| | seconds | of them CPU |\n|---|---|---|")
     for row in rows:
         print(f"| {row['what']} | {row['seconds']} | {row['cpu_seconds']} |")
-    found = {**machine(), "folders": options.folders, "files": options.files, "rows": rows}
+    found = {
+        **machine("torch"),
+        "cores": os.cpu_count(),
+        "load": round(os.getloadavg()[0], 1),
+        "folders": options.folders,
+        "files": options.files,
+        "rows": rows,
+    }
     options.out.write_text(json.dumps(found, indent=1) + "\n")
 
 

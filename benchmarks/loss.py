@@ -13,21 +13,20 @@ as large as the loss's.
 """
 
 import argparse
-import datetime
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable
-from importlib import metadata
 from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.profiler import profile
+
+from machine import machine
 
 TEMPERATURE = 0.1
 WIDTH = 128
@@ -152,22 +151,6 @@ def in_process(method: str, pairs: list[int], repeats: int, threads: int, tuned:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def machine(threads: int) -> dict[str, object]:
-    names = ("torch", "lightly", "pytorch-metric-learning")
-    installed = {d.metadata["Name"]: d.version for d in metadata.distributions()}
-    processor = next(
-        (line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
-        platform.processor(),
-    )
-    return {
-        "date": datetime.date.today().isoformat(),
-        "processor": processor,
-        "threads": threads,
-        "python": platform.python_version(),
-        "versions": {name: installed[name] for name in names if name in installed},
-    }
-
-
 def table(rows: list[dict[str, object]], pairs: list[int]) -> str:
     """Milliseconds (milliseconds with the tuned allocator) / peak megabytes."""
     lines = ["| ms (tuned) / MB | " + " | ".join(f"N {n}" for n in pairs) + " |", "|---" * (len(pairs) + 1) + "|"]
@@ -228,7 +211,8 @@ def main() -> None:
             if not found:
                 break
     print(table(rows, options.pairs))
-    options.out.write_text(json.dumps({**machine(options.threads), "rows": rows}, indent=1) + "\n")
+    head = {**machine("torch", "lightly", "pytorch-metric-learning"), "threads": options.threads}
+    options.out.write_text(json.dumps({**head, "rows": rows}, indent=1) + "\n")
     if options.picture:
         picture(rows, options.picture)
 

@@ -19,11 +19,9 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import datetime
 import io
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -38,6 +36,7 @@ import lightning as L
 import torch
 from rich.console import Console
 
+from machine import machine, processor
 from simclr_lightning.cli import build, speed, training
 from simclr_lightning.cli.folder import locate
 from simclr_lightning.cli.signals import StopSignals
@@ -256,11 +255,6 @@ def first_step_seconds(words: list[str], threads: int) -> float:
         return took
 
 
-def processor() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    return next((line.split(":")[1].strip() for line in lines if "model name" in line), platform.processor())
-
-
 def table(rows: list[dict[str, Any]]) -> str:
     head = ("task", "device", "batch", "whole, images/s", "bare, images/s", "efficiency", *PIECES)
     lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
@@ -291,11 +285,8 @@ def main() -> None:
     print(table(rows))
     print(f"import to first step: {first:.1f} s")
     head = {
-        "date": datetime.date.today().isoformat(),
-        "processor": processor(),
+        **machine("torch", "lightning"),
         "threads": options.threads,
-        "python": platform.python_version(),
-        "versions": {"torch": torch.__version__, "lightning": L.__version__},
         "import_to_first_step_s": round(first, 2),
     }
     options.out.write_text(json.dumps({**head, "rows": rows}, indent=1) + "\n")

@@ -14,14 +14,11 @@ through HSV. The last column says for what the order of the jitter's operations 
 import argparse
 import io
 import json
-import platform
 import time
 import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from datetime import date
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -37,6 +34,7 @@ from torchvision import transforms as T
 from torchvision.io import decode_jpeg
 from torchvision.transforms import v2
 
+from machine import machine
 from simclr_lightning.views import ViewRecipe, crop_views, finish_views, make_views, recipe, resize
 from simclr_lightning.views.finish import finish_rows
 from simclr_lightning.views.sampling import Colours, Crops
@@ -386,28 +384,7 @@ def table(rows: list[Row]) -> str:
     return "\n".join(lines)
 
 
-def surroundings() -> dict[str, object]:
-    names = (
-        "torch",
-        "torchvision",
-        "pillow",
-        "lightly",
-        "kornia",
-        "albumentations",
-        "opencv-python-headless",
-    )
-    versions = {}
-    for name in names:
-        try:
-            versions[name] = version(name)
-        except PackageNotFoundError:
-            versions[name] = "not installed"
-    info = Path("/proc/cpuinfo")
-    model = (
-        [x.split(":")[1].strip() for x in info.read_text().splitlines() if "model name" in x] if info.exists() else []
-    )
-    processor = model[0] if model else platform.processor()
-    return {"date": date.today().isoformat(), "processor": processor, "threads": 1, "versions": versions}
+PACKAGES = ("torch", "torchvision", "pillow", "lightly", "kornia", "albumentations", "opencv-python-headless")
 
 
 def main() -> None:
@@ -423,7 +400,7 @@ def main() -> None:
         rows = measure("32 px", installed(32), patches(options.images), options.rounds)
         rows += measure("224 px from JPEG", installed(224), jpegs(options.photographs), options.rounds)
     print(table(rows))
-    about = surroundings()
+    about = {**machine(*PACKAGES), "threads": 1}
     output = options.output
     output.parent.mkdir(parents=True, exist_ok=True)
     settings = {"images": options.images, "photographs": options.photographs, "rounds": options.rounds}

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -40,16 +41,18 @@ def write_text(path: Path, text: str) -> None:
         fresh.write_bytes(text.encode("utf-8", "surrogateescape"))  # names of files may be no text
 
 
-def check_folder(folder: Path) -> None:
-    """Make a folder that is not there and try to write into it, before work whose results go there.
+def check_writable(path: Path) -> None:
+    """Try whether a file or folder can be written, before work whose results go there; nothing is left or made.
 
     Raises:
-        OSError: it cannot be made or written.
+        OSError: it cannot: neither in the folder nor in the nearest one above it that is there.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with whole(folder / ".check") as fresh:
-        fresh.touch()
-    (folder / ".check").unlink(missing_ok=True)
+    there = next(folder for folder in (path.absolute(), *path.absolute().parents) if folder.is_dir())
+    try:
+        with tempfile.TemporaryFile(dir=there):
+            pass
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def sync(path: Path) -> None:

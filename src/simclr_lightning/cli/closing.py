@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,10 +15,10 @@ from simclr_lightning.cli.tracker import sync_command
 
 METRICS: Final = "metrics.csv"
 _WITHOUT_LABELS: Final = {  # docs/label_free.md
-    "loss (NT-Xent)": ("online_held_out_loss", "{:.3f}"),
-    "the other view is the nearest": ("online_contrastive_accuracy", "{:.1%}"),
-    "neighbours that the views share": ("online_neighbour_agreement", "{:.1%}"),
-    "effective rank of h": ("online_effective_rank", "{:.1f}"),
+    "loss (NT-Xent)": ("held_out_loss", "{:.3f}"),
+    "the other view is the nearest": ("contrastive_accuracy", "{:.1%}"),
+    "neighbours that the views share": ("neighbour_agreement", "{:.1%}"),
+    "effective rank of h": ("effective_rank", "{:.1f}"),
 }
 
 
@@ -60,9 +61,10 @@ def _unlabelled(folder: Path) -> Table:
     table.add_column("what")
     for name in ("first", "last"):
         table.add_column(name, justify="right")
-    first, last = _first_metrics(folder / METRICS), last_metrics(folder / METRICS, "auto")
+    scored = [scores for row in _rows(folder / METRICS) if (scores := _online(row))]
+    ends: tuple[dict[str, float], dict[str, float]] = (scored[0], scored[-1]) if scored else ({}, {})
     for name, (key, form) in _WITHOUT_LABELS.items():
-        cells = (form.format(value) if value is not None else "-" for value in (first.get(key), last.get(key)))
+        cells = (form.format(scores[key]) if key in scores else "-" for scores in ends)
         table.add_row(name, *cells)
     return table
 
@@ -88,20 +90,20 @@ def last_metrics(path: Path, select: str) -> dict[str, float | None]:
     }
     found: dict[str, float | None] = dict.fromkeys(names)
     online: dict[str, float] = {}
-    if path.exists():
-        with path.open(newline="", encoding="utf-8") as file:
-            for row in csv.DictReader(file):
-                found.update({key: float(row[name]) for key, name in names.items() if row.get(name)})
-                online |= {k[7:]: float(v) for k, v in row.items() if k and k.startswith("online/") and v}
+    for row in _rows(path):
+        found.update({key: row[name] for key, name in names.items() if name in row})
+        online |= _online(row)
     return {**found, "held_out_score": selected(online, select), **{f"online_{k}": v for k, v in online.items()}}
 
 
-def _first_metrics(path: Path) -> dict[str, float]:
-    """Every ``online/NAME`` of metrics.csv as it was first, as ``online_NAME``."""
-    found: dict[str, float] = {}
+def _rows(path: Path) -> Iterator[dict[str, float]]:
+    """What each row of metrics.csv holds, by its columns; nothing where there is no file."""
     if path.exists():
         with path.open(newline="", encoding="utf-8") as file:
             for row in csv.DictReader(file):
-                scored = {f"online_{k[7:]}": float(v) for k, v in row.items() if k and k.startswith("online/") and v}
-                found = scored | found
-    return found
+                yield {name: float(value) for name, value in row.items() if name and value}
+
+
+def _online(row: Mapping[str, float]) -> dict[str, float]:
+    """The scores of a row, without the ``online/`` before their names."""
+    return {name.removeprefix("online/"): value for name, value in row.items() if name.startswith("online/")}

@@ -71,7 +71,7 @@ def embed(
         raise UserError(f"{out}: its folder does not exist; make it first")
     if out.is_dir():
         raise UserError(f"{out} is a folder; give a file to write")
-    files.check_folder(out.absolute().parent)
+    files.check_writable(out)
     found = open_gallery(run, images, keep=False)
     names = list(found.files.names)
     with files.whole(out) as fresh:

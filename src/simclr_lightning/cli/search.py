@@ -67,7 +67,7 @@ def _main(words: Sequence[str]) -> int:
     if missing:
         raise UserError(f"--query {missing[0]}: there is no such image file")
     if asked.out is not None:
-        files.check_folder(asked.out)
+        files.check_writable(asked.out)
     gallery = open_gallery(asked.run, asked.images, keep=True)
     for note in gallery.notes:
         print(note)
