@@ -2,7 +2,8 @@
 
 Rows are sorted by the place that hue has in their random order (and those without jitter apart, those turned grey
 last in each group), so that a group runs one program: three steps of brightness, contrast and saturation, which
-share a form whatever their order, and hue where the group has it.
+share a form whatever their order, and hue where the group has it. Brightness alone would be cheaper by far: where a
+CPU has enough rows to fill three times as many groups, its place tells them apart too.
 
 Shapes: N images, V = 2 views, R = V N rows (view 0 first), G rows of a group, P pixels of a plane, S side.
 """
@@ -19,9 +20,12 @@ from simclr_lightning.views.sampling import BRIGHTNESS, CONTRAST, HUE, SATURATIO
 __all__ = ["finish_rows"]
 
 _STEPS = 4
-_NO_JITTER = _STEPS  # the group of rows that skip all steps
+_ANY_STEP = _STEPS  # the place of brightness in a group that does not tell
+# A group's key is 5 times hue's place plus brightness's; this one is of the rows that skip all steps.
+_NO_JITTER = _STEPS * (_STEPS + 1)
+_ROWS_TO_TELL = 512
 # Values of a group treated at once: what a core's cache holds, or what a device is glad to have.
-_CHUNK_VALUES = {"cpu": 1 << 20}
+_CHUNK_VALUES = {"cpu": 1 << 18}
 _CHUNK_VALUES_DEVICE = 1 << 27
 _PLANES = 3 + 4  # red, green, blue, and what the colour operations write to
 
@@ -32,7 +36,7 @@ class _Plan:
 
     Attributes:
         rows: (R,) int64 on the device.
-        groups: for each group its hue place, first position, first grey position and end, within `rows`.
+        groups: for each group its key, first position, first grey position and end, within `rows`.
         coefficients: (4 steps, 4 coefficients, R, 1) float32 on the device, in the order of `rows`.
     """
 
@@ -79,14 +83,14 @@ def _colour(crops_R3P: Tensor, out_R3P: Tensor, colours: Colours, recipe: ViewRe
     chunk = min(_chunk_rows(out_R3P.device, 3 * pixels), rows)
     planes = out_R3P.new_empty((_PLANES, chunk * pixels))
     divisor = planes.new_full((), 255.0)  # on the device: by a number, CUDA would multiply by its reciprocal
-    for hue_place, start, grey_start, end in plan.groups:
+    for key, start, grey_start, end in plan.groups:
         for at in range(start, end, chunk):
             part = slice(at, min(at + chunk, end))
             crop_G3P = crops_R3P.index_select(0, source[part])
             work = planes[:, : len(crop_G3P) * pixels].unflatten(1, (-1, pixels))
             x_3GP = work[:3].copy_(crop_G3P.transpose(0, 1)).div_(divisor)
-            if hue_place != _NO_JITTER:
-                _jitter(x_3GP, plan.coefficients[:, :, part], hue_place, work[3:])
+            if key != _NO_JITTER:
+                _jitter(x_3GP, plan.coefficients[:, :, part], key, recipe.brightness, work[3:])
             grey_from = max(grey_start - at, 0)
             if grey_from < len(crop_G3P):
                 x_3GP[:, grey_from:] = kernels.luma(x_3GP[:, grey_from:], work[3:, grey_from:])
@@ -98,21 +102,27 @@ def _wide(x: Tensor) -> Tensor:
     return x.view(torch.complex128) if x.device.type == "cpu" and x.shape[-1] % 4 == 0 else x
 
 
-def _jitter(x_3GP: Tensor, coefficients: Tensor, hue_place: int, work: Tensor) -> None:
+def _jitter(x_3GP: Tensor, coefficients: Tensor, key: int, brightness: str, work: Tensor) -> None:
+    hue_place, brightness_place = divmod(key, _STEPS + 1)
     for step in range(_STEPS):
         if step == hue_place:
             kernels.shift_hue(x_3GP, coefficients[step, 3], work)
+        elif step == brightness_place:
+            kernels.brighten(x_3GP, coefficients[step], brightness)
         else:
-            kernels.linear_step(x_3GP, coefficients[step], work)
+            kernels.mix(x_3GP, coefficients[step], work)
 
 
 def _plan(colours: Colours, recipe: ViewRecipe, device: torch.device) -> _Plan:
     """Sort the rows into groups and lay out their coefficients; all on the host but the last copy."""
-    hue_place = (colours.order == HUE).to(torch.uint8).argmax(dim=1)
-    key = torch.where(colours.jitter, hue_place, _NO_JITTER) * 2 + colours.grey
+    hue_place, brightness_place = ((colours.order == op).to(torch.uint8).argmax(dim=1) for op in (HUE, BRIGHTNESS))
+    if device.type != "cpu" or len(hue_place) < _ROWS_TO_TELL:
+        brightness_place.fill_(_ANY_STEP)
+    place = (_STEPS + 1) * hue_place + brightness_place
+    key = torch.where(colours.jitter, place, _NO_JITTER) * 2 + colours.grey
     rows = key.argsort(stable=True)
-    bounds = [0, *key.bincount(minlength=2 * (_STEPS + 1)).cumsum(0).tolist()]
-    groups = [(place, *bounds[2 * place : 2 * place + 3]) for place in range(_STEPS + 1)]
+    bounds = [0, *key.bincount(minlength=2 * (_NO_JITTER + 1)).cumsum(0).tolist()]
+    groups = [(at, *bounds[2 * at : 2 * at + 3]) for at in range(_NO_JITTER + 1)]
     factor = colours.factor
     rest = 1.0 - factor
     one, zero = torch.ones_like(factor[:, 0]), torch.zeros_like(factor[:, 0])

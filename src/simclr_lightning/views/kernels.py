@@ -8,12 +8,13 @@ Shapes: R rows, P pixels of a plane, S side. Colours work on planes (3, R, P), p
 """
 
 import math
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["blur", "blur_radius", "blur_weights", "has_float64", "linear_step", "luma", "onto", "shift_hue"]
+__all__ = ["blur", "blur_radius", "blur_weights", "brighten", "has_float64", "luma", "mix", "onto", "shift_hue"]
 
 _LUMA = (0.2989, 0.587, 0.114)  # ITU-R 601 as torchvision and TensorFlow round it
 _QUANTUM = 2.0**-22
@@ -29,14 +30,25 @@ def onto(x: Tensor, device: torch.device) -> Tensor:
     return x.to(device, non_blocking=device.type == "cuda")
 
 
+@lru_cache(maxsize=32)
+def _by_channel(values: tuple[float, ...], device: torch.device) -> Tensor:
+    return torch.tensor(values, dtype=torch.float32, device="cpu").to(device)[:, None, None]
+
+
 def luma(x_3RP: Tensor, work: Tensor) -> Tensor:
-    """Return the grey value of each pixel, (R, P), written to `work[0]`; `work` is (2 or more, R, P)."""
-    y_RP, term_RP = work[0], work[1]
-    torch.mul(x_3RP[0], _LUMA[0], out=y_RP).add_(torch.mul(x_3RP[1], _LUMA[1], out=term_RP))
-    return y_RP.add_(torch.mul(x_3RP[2], _LUMA[2], out=term_RP))
+    """Return the grey value of each pixel, (R, P), written to `work[0]`; `work` is (3 or more, R, P)."""
+    terms_3RP = torch.mul(x_3RP, _by_channel(_LUMA, x_3RP.device), out=work[:3])
+    r_RP, g_RP, b_RP = terms_3RP.unbind()
+    return r_RP.add_(g_RP).add_(b_RP)
 
 
-def linear_step(x_3RP: Tensor, coefficients: Tensor, work: Tensor) -> None:
+def brighten(x_3RP: Tensor, coefficients: Tensor, rule: str) -> None:
+    """Apply what `mix` would to rows of brightness, by the rule "multiply" or "add": the same to the bit."""
+    scale_R1, _, _, offset_R1 = coefficients.unbind()
+    (x_3RP.add_(offset_R1) if rule == "add" else x_3RP.mul_(scale_R1)).clamp_(0.0, 1.0)
+
+
+def mix(x_3RP: Tensor, coefficients: Tensor, work: Tensor) -> None:
     """Apply clamp(scale x + grey luma(x) + mean E[luma(x)] + offset, 0, 1) in place.
 
     Brightness, contrast and saturation are all of this form, by torchvision's definitions: brightness by a factor f
@@ -45,9 +57,9 @@ def linear_step(x_3RP: Tensor, coefficients: Tensor, work: Tensor) -> None:
     Args:
         x_3RP: (3, R, P) float32 in [0, 1].
         coefficients: (4, R, 1) float32: scale, grey, mean, offset.
-        work: (2 or more, R, P) float32, overwritten; allocating planes anew costs more than the arithmetic.
+        work: (3 or more, R, P) float32, overwritten; allocating planes anew costs more than the arithmetic.
     """
-    scale_R1, grey_R1, mean_R1, offset_R1 = coefficients
+    scale_R1, grey_R1, mean_R1, offset_R1 = coefficients.unbind()
     y_RP = luma(x_3RP, work)
     constant_R1 = _mean(y_RP, work[1]).mul_(mean_R1).add_(offset_R1)
     x_3RP.mul_(scale_R1).add_(y_RP.mul_(grey_R1).add_(constant_R1)).clamp_(0.0, 1.0)
@@ -55,12 +67,12 @@ def linear_step(x_3RP: Tensor, coefficients: Tensor, work: Tensor) -> None:
 
 def _mean(y_RP: Tensor, work_RP: Tensor) -> Tensor:
     """Return the mean of each row's numbers in [0, 1], (R, 1) float32, summed exactly; `work_RP` is overwritten."""
-    # Passing through [2, 4) rounds to multiples of the quantum.
-    torch.add(y_RP, 2.0, out=work_RP).sub_(2.0)
+    # A number in [2, 4) is rounded to a multiple of the quantum.
+    torch.add(y_RP, 2.0, out=work_RP)
     if not has_float64(y_RP.device):
-        levels_RP = work_RP.mul_(1.0 / _QUANTUM).int()
+        levels_RP = work_RP.sub_(2.0).mul_(1.0 / _QUANTUM).int()
         return levels_RP.sum(dim=1, keepdim=True, dtype=torch.int64).float().mul_(_QUANTUM).div_(y_RP.shape[1])
-    sum_R1 = work_RP.sum(dim=1, keepdim=True, dtype=torch.float64)
+    sum_R1 = work_RP.sum(dim=1, keepdim=True, dtype=torch.float64).sub_(2.0 * y_RP.shape[1])
     # A divisor on the device: by a number, CUDA would multiply by its rounded reciprocal.
     return sum_R1.div_(sum_R1.new_full((), y_RP.shape[1])).float()
 
@@ -68,29 +80,33 @@ def _mean(y_RP: Tensor, work_RP: Tensor) -> Tensor:
 def shift_hue(x_3RP: Tensor, turns_R1: Tensor, work: Tensor) -> None:
     """Turn the hue of RGB planes in [0, 1] in place, by up to half a circle; the same map as through HSV and back.
 
-    With the largest channel M, the smallest m and the hue at an angle (in sixths of a circle) from red, a channel
-    becomes m + (M - m) clamp(2 - d, 0, 1), where d is the distance on the circle from the new hue to the channel's
-    own: red at 0, green at 2, blue at -2. The old angle from red is (g + b - r - m) / (M - m) + 1, a form that holds
-    in all six sextants, on green's side when g > b and on blue's otherwise: no branches.
+    With the largest channel M, the smallest m, C = M - m and the hue h in circles, 0 to 1, a channel is
+    m + C clamp(2 - 6 d, 0, 1), where d is the distance on the circle from h to the channel's own hue: 0 for red, 1/3
+    for green, 2/3 for blue. For green and blue |h - own| may stand for d, as it differs only where the clamp gives 0
+    for both; for red d is 1/2 - |h - 1/2|. So green and blue are m + 2 C - 6 C clamp(|h - own|, 1/6, 1/3), and red is
+    m - C + 6 C clamp(|h - 1/2|, 1/6, 1/3).
+
+    The old hue lies 1/6 + (g + b - r - m) / 6 C from red's, a form that holds all around the circle, on green's side
+    when g > b and on blue's otherwise: no branches.
 
     Args:
         x_3RP: (3, R, P) float32 in [0, 1].
         turns_R1: (R, 1) float32, the shift in circles, -0.5 to 0.5.
         work: (4 or more, R, P) float32, overwritten.
     """
-    r_RP, g_RP, b_RP = x_3RP
-    low_RP, chroma_RP, hue_RP, scratch_RP = work[:4]
+    r_RP, g_RP, b_RP = x_3RP.unbind()
+    low_RP, chroma6_RP, hue_RP, scratch_RP = work[:4].unbind()
     torch.minimum(torch.minimum(r_RP, g_RP, out=low_RP), b_RP, out=low_RP)
-    torch.maximum(torch.maximum(r_RP, g_RP, out=chroma_RP), b_RP, out=chroma_RP).sub_(low_RP)
-    torch.add(g_RP, b_RP, out=hue_RP).sub_(r_RP).sub_(low_RP)
+    torch.maximum(torch.maximum(r_RP, g_RP, out=chroma6_RP), b_RP, out=chroma6_RP).sub_(low_RP)
     # A grey pixel has no hue, and needs none.
-    hue_RP.div_(torch.clamp(chroma_RP, min=1e-30, out=scratch_RP)).add_(1.0)
-    hue_RP.copysign_(torch.sub(g_RP, b_RP, out=scratch_RP)).add_(turns_R1 * 6.0)
-    for channel_RP, own in zip(x_3RP, (0.0, 2.0, -2.0), strict=True):
-        torch.sub(hue_RP, own, out=channel_RP)
-    # The new hue is within 8 of each channel's; folding twice at 3 gives their distance on a circle of 6.
-    x_3RP.abs_().sub_(3.0).abs_().sub_(3.0).abs_()
-    x_3RP.neg_().add_(2.0).clamp_(0.0, 1.0).mul_(chroma_RP).add_(low_RP)
+    chroma6_RP.mul_(6.0).clamp_(min=1e-30)
+    torch.add(g_RP, b_RP, out=hue_RP).sub_(r_RP).sub_(low_RP).div_(chroma6_RP).add_(1.0 / 6.0)
+    hue_RP.copysign_(torch.sub(g_RP, b_RP, out=scratch_RP)).add_(turns_R1 + 1.0).frac_()
+    middle_311 = _by_channel((1.0 / 2.0, 1.0 / 3.0, 2.0 / 3.0), x_3RP.device)
+    torch.sub(hue_RP, middle_311, out=x_3RP).abs_().clamp_(1.0 / 6.0, 1.0 / 3.0).mul_(chroma6_RP)
+    r_RP.sub_(torch.mul(chroma6_RP, 1.0 / 6.0, out=scratch_RP)).add_(low_RP)
+    top_RP = chroma6_RP.mul_(1.0 / 3.0).add_(low_RP)
+    torch.sub(top_RP, x_3RP[1:], out=x_3RP[1:])
 
 
 def blur_radius(sigma_R: Tensor, limit: int) -> Tensor:

@@ -1,10 +1,11 @@
 """Cut, flip and resize boxes of uint8 images: antialiased filters, results rounded to uint8.
 
-Small images are resized as matrix products, all boxes at once. Their sums are exact: pixels are 8-bit numbers, the
-filter weights multiples of 2**-15 (across) and 2**-12 (down), what lies between the two passes multiples of 1/8
-level, so every partial sum fits the 24 bits of a float32. The order of summation, the batch and the device then
-change nothing, and the result is within one level of Pillow's. Larger images go one by one through torch's own
-uint8 resize, integer arithmetic with Pillow's filters, several times faster there.
+Small images are resized all boxes at once, as matrix products, or down on a CPU as sums of the few lines that a filter
+does not leave out. All sums are exact: pixels are 8-bit numbers, the filter weights multiples of 2**-15 (across) and
+2**-12 (down), what lies between the two passes multiples of 1/8 level, so every partial sum fits the 24 bits of a
+float32. The order of summation, the batch and the device then change nothing, and the result is within one level of
+Pillow's. Larger images go one by one through torch's own uint8 resize, integer arithmetic with Pillow's filters,
+several times faster there.
 
 Shapes: N images, V = 2 views, R = V N rows (view 0 first), S side of the result, H and W of the image,
 I samples of a line, O samples wanted.
@@ -70,7 +71,7 @@ def _resize_singly(images: Tensor, crops: Crops, size: int, interpolation: str, 
 
 
 def _resize_batch(images: Tensor, box_VN4: Tensor, flip_VN: Tensor, name: str, out: Tensor) -> None:
-    """Resize all boxes as two batched matrix products, into (N, V, 3, S, S)."""
+    """Resize all boxes, first across and then down, into (N, V, 3, S, S)."""
     count, _, height, width = images.shape
     size, device = out.shape[-1], images.device
     # Where float32 products may be cut to fewer bits (TF32, bfloat16), float64 holds the same exact sums. Apple's GPUs
@@ -78,21 +79,23 @@ def _resize_batch(images: Tensor, box_VN4: Tensor, flip_VN: Tensor, name: str, o
     exact = (device.type == "cpu" and torch.get_float32_matmul_precision() == "highest") or not has_float64(device)
     dtype = torch.float32 if exact else torch.float64
     top_VN, left_VN, h_VN, w_VN = box_VN4.unbind(2)
-    across = _filters(left_VN, w_VN, flip_VN, _Line(width, size, name, _ACROSS_BITS, _BETWEEN), device, dtype)
-    line = _Line(height, size, name, _DOWN_BITS, 1.0 / _BETWEEN)
-    down = _filters(top_VN, h_VN, torch.zeros_like(flip_VN), line, device, dtype)
-    # A row of each channel side by side: both products then read and write whole, contiguous matrices.
-    x_NH3W = torch.empty((count, height, 3, width), dtype=dtype, device=device).copy_(images.transpose(1, 2))
-    y_NH3S, z_NS3S = x_NH3W.new_empty(count, height, 3, size), x_NH3W.new_empty(count, size, 3, size)
-    level_NS3S = torch.empty_like(z_NS3S, dtype=torch.int16)
+    line = _Line(width, size, name, _ACROSS_BITS, _BETWEEN)
+    across_VNSW = _filters(left_VN, w_VN, flip_VN, line, device, dtype)
+    x_NHW = torch.empty((count, 3 * height, width), dtype=dtype, device=device).copy_(images.flatten(1, 2))
+    y_VNHS = x_NHW.new_empty(VIEWS, count, 3 * height, size)
+    down = _Line(height, size, name, _DOWN_BITS, 1.0 / _BETWEEN)
     with torch.autocast(device.type, enabled=False):
         for view in range(VIEWS):
-            torch.bmm(x_NH3W.flatten(1, 2), across[view].transpose(1, 2), out=y_NH3S.flatten(1, 2))
-            y_NH3S.round_().clamp_(0.0, 255.0 * _BETWEEN)
-            torch.bmm(down[view], y_NH3S.flatten(2), out=z_NS3S.flatten(2))
-            # By way of int16: float to uint8 is five times slower on the CPU.
-            level_NS3S.copy_(z_NS3S.round_().clamp_(0.0, 255.0))
-            out[:, view].copy_(level_NS3S.transpose(1, 2))
+            torch.bmm(x_NHW, across_VNSW[view].transpose(1, 2), out=y_VNHS[view])
+        y_R3HS = y_VNHS.round_().clamp_(0.0, 255.0 * _BETWEEN).view(-1, 3, height, size)
+        if device.type == "cpu" and _has_table(height, size):
+            z_R3SS = _take(y_R3HS.float(), _entry(top_VN, h_VN, height).flatten(), down)
+        else:
+            filters_VNSH = _filters(top_VN, h_VN, torch.zeros_like(flip_VN), down, device, dtype)
+            z_R3SS = filters_VNSH.flatten(0, 1)[:, None] @ y_R3HS
+    # By way of int16: float to uint8 is five times slower on the CPU.
+    levels_R3SS = z_R3SS.round_().clamp_(0.0, 255.0).to(torch.int16)
+    out.copy_(levels_R3SS.view(VIEWS, count, 3, size, size).transpose(0, 1))
 
 
 class _Line(NamedTuple):
@@ -109,6 +112,11 @@ def _has_table(size_in: int, size_out: int) -> bool:
     return 4 * size_in * (size_in + 1) * size_in * size_out <= _TABLE_BYTES
 
 
+def _entry(start: Tensor, length: Tensor, size_in: int) -> Tensor:
+    """Return the number of each box in a table: by length, then start."""
+    return size_in * (length - 1) - (length - 1) * (length - 2) // 2 + start
+
+
 def _filters(
     start_VN: Tensor,
     length_VN: Tensor,
@@ -120,9 +128,7 @@ def _filters(
     """Return the filters of boxes along one axis: (V, N, O, I)."""
     size_in, size_out, name, bits, scale = line
     if _has_table(size_in, size_out):
-        # Boxes are numbered by length, then start; see `_table`.
-        shorter = size_in * (length_VN - 1) - (length_VN - 1) * (length_VN - 2) // 2
-        entry_VN = 2 * (shorter + start_VN) + flip_VN
+        entry_VN = 2 * _entry(start_VN, length_VN, size_in) + flip_VN
         table = _table(line, device, dtype)
         return table.index_select(0, onto(entry_VN.flatten(), device)).view(*start_VN.shape, size_out, size_in)
     where = device if has_float64(device) else torch.device("cpu")
@@ -130,6 +136,39 @@ def _filters(
     weights = resize_weights(start, length, size_in, size_out, name, bits)
     weights = torch.where(flip[:, None, None], weights.flip(1), weights)
     return weights.mul_(scale).to(dtype).to(device).view(*start_VN.shape, size_out, size_in)
+
+
+def _take(y_R3IS: Tensor, entry_R: Tensor, line: _Line) -> Tensor:
+    """Resize down as weighted sums of whole lines, (R, 3, O, S): the filters' zeros, seven of eight, cost nothing.
+
+    On a CPU five times as fast as the product with the whole filters, and the same sums to the bit, being exact.
+    """
+    rows, _, size_in, width = y_R3IS.shape
+    index_EOK, weight_EOK = _taps(line)
+    first_R311 = torch.arange(3 * rows, dtype=torch.int32, device="cpu").mul_(size_in).view(rows, 3, 1, 1)
+    index_R3OK = index_EOK.index_select(0, entry_R)[:, None] + first_R311
+    weight_R3OK = weight_EOK.index_select(0, entry_R)[:, None].expand_as(index_R3OK)
+    lines, taps = y_R3IS.reshape(-1, width), index_EOK.shape[2]
+    sums = F.embedding_bag(
+        index_R3OK.view(-1, taps), lines, per_sample_weights=weight_R3OK.reshape(-1, taps), mode="sum"
+    )
+    return sums.view(rows, 3, line.size_out, width)
+
+
+@lru_cache(maxsize=16)
+def _taps(line: _Line) -> tuple[Tensor, Tensor]:
+    """Return where the unflipped filters of a line begin to differ from zero and what they hold from there on.
+
+    Two tensors (size_in (size_in + 1) / 2, O, K), int32 and float32; K suffices for all of them.
+    """
+    table_EOI = _table(line, torch.device("cpu"), torch.float32)[::2]
+    used_EOI = table_EOI != 0
+    at_I = torch.arange(line.size_in, device="cpu")
+    first_EO1 = torch.where(used_EOI, at_I, line.size_in).amin(dim=2, keepdim=True)
+    taps = int((torch.where(used_EOI, at_I, -1).amax(dim=2, keepdim=True) - first_EO1).max()) + 1
+    # What would lie past the end is moved back: the filter then begins with zeros.
+    index_EOK = first_EO1.clamp(max=line.size_in - taps) + torch.arange(taps, device="cpu")
+    return index_EOK.int(), table_EOI.gather(2, index_EOK)
 
 
 @lru_cache(maxsize=16)
