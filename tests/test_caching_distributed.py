@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import multiprocessing
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from simclr_lightning.optim import LARS, parameter_groups
 
 BATCH, STEPS = 24, 10
 MICRO = (4, 12, 24)
+STATIC = (False, True)
 
 
 def smooth(*extra: nn.Module) -> nn.Sequential:
@@ -118,34 +120,37 @@ def work(rank: int, world: int, folder: str) -> None:
         done = dist.all_reduce(bucket.buffer().div_(world), async_op=True)
         return done.get_future().then(lambda future: future.value()[0])
 
-    result: dict[int, Any] = {}
-    for micro in MICRO:
-        ddp = DistributedDataParallel(Cached(smooth(), BATCH // micro), gradient_as_bucket_view=True)
+    result: dict[Any, Any] = {}
+    for micro, static in itertools.product(MICRO, STATIC):
+        network = Cached(smooth(), BATCH // micro)
+        ddp = DistributedDataParallel(network, gradient_as_bucket_view=True, static_graph=static)
         ddp.register_comm_hook(None, count)
         reduced.clear()
-        result[micro] = train(ddp, share), list(reduced)
+        result[micro, static] = train(ddp, share), list(reduced)
     torch.save(result, f"{folder}/{rank}.pt")
     dist.destroy_process_group()
 
 
 @pytest.fixture(scope="module")
-def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[int, Any]]:
+def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[Any, Any]]:
     folder: Path = tmp_path_factory.mktemp("caching")
     multiprocessing.set_forkserver_preload(["torch.distributed", "simclr_lightning.ntxent"])
     mp.start_processes(work, args=(2, str(folder)), nprocs=2, start_method="forkserver")
     return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
 
 
+@pytest.mark.parametrize("static", STATIC)
 @pytest.mark.parametrize("micro", MICRO)
 def test_two_processes_are_the_large_batch_of_one(
-    ranks: list[dict[int, Any]], micro: int, whole: dict[str, Tensor]
+    ranks: list[dict[Any, Any]], micro: int, static: bool, whole: dict[str, Tensor]
 ) -> None:
     for rank in ranks:
-        close(rank[micro][0], whole, 1e-12)
+        close(rank[micro, static][0], whole, 1e-12)
 
 
+@pytest.mark.parametrize("static", STATIC)
 @pytest.mark.parametrize("micro", MICRO)
-def test_every_gradient_is_reduced_once_a_step(ranks: list[dict[int, Any]], micro: int) -> None:
+def test_every_gradient_is_reduced_once_a_step(ranks: list[dict[Any, Any]], micro: int, static: bool) -> None:
     size = sum(p.numel() for p in smooth().parameters())
     for rank in ranks:
-        assert rank[micro][1] == [size] * STEPS  # all parameters fit one bucket
+        assert rank[micro, static][1] == [size] * STEPS  # all parameters fit one bucket

@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from conftest import small_data, small_module, small_trainer
 from simclr_lightning.callbacks import AveragedWeights, StepMetrics
 from simclr_lightning.callbacks import health as health_room
-from simclr_lightning.cli import speed
+from simclr_lightning.cli import config, speed, training
 from simclr_lightning.ntxent import loss as loss_room
 from simclr_lightning.ntxent import nt_xent
 
@@ -64,6 +64,20 @@ def test_tf32_is_allowed_while_training_alone(asked: object, inside: str, gpu: d
     with speed.products(speed.uses_tf32(keys(tf32=asked), "cpu"), "cpu"):
         assert torch.get_float32_matmul_precision() == before[0]
     assert (torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32) == before
+
+
+def test_channels_last() -> None:
+    asked = {"auto": [True, True, False], True: [True] * 3, False: [False] * 3}
+    for value, expected in asked.items():
+        cfg = keys(model={"channels_last": value})
+        assert [speed.channels_last(cfg, kind) for kind in ("cuda", "cpu", "mps")] == expected
+
+
+@pytest.mark.parametrize(("asked", "static"), [("auto", True), (True, True), (False, False)])
+def test_static_graph_and_bucket_views_reach_ddp(asked: object, static: bool) -> None:
+    cfg = config.compose(["trainer.devices=2", "trainer.accelerator=cpu", f"static_graph={asked}"])
+    options = training.trainer_options(cfg, 2, 10)
+    assert options["strategy"]._ddp_kwargs == {"gradient_as_bucket_view": True, "static_graph": static}
 
 
 def test_the_loss_keeps_all_bits(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,8 @@ from omegaconf import DictConfig
 from torch import nn
 
 from simclr_lightning import checkpoint, encoders
+from simclr_lightning.cli import speed
+from simclr_lightning.cli.devices import accelerator
 from simclr_lightning.cli.errors import UserError
 from simclr_lightning.data import ViewsDataModule
 from simclr_lightning.simclr import SimCLR
@@ -50,7 +52,7 @@ def build(cfg: DictConfig) -> Parts:
         global_batch_size=cfg.data.batch_size,
         micro_batch_size=cfg.micro_batch_size,
     )
-    if cfg.model.channels_last:
+    if speed.channels_last(cfg, accelerator(cfg)):
         module.to(memory_format=torch.channels_last)
     return Parts(module, data, copy.deepcopy(encoder))
 

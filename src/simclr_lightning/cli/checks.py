@@ -30,7 +30,6 @@ SET_BY_PROGRAM: Final[dict[str, str]] = {
     "trainer.num_sanity_val_steps": "",
     "trainer.plugins": "",
     "trainer.strategy": "trainer.devices",
-    "trainer.sync_batchnorm": "",
     "trainer.use_distributed_sampler": "",
     "trainer.fast_dev_run": "dry_run or trainer.max_steps",
     "trainer.min_epochs": "trainer.max_epochs",

@@ -59,6 +59,28 @@ def world_size(cfg: DictConfig) -> int:
     return int(here * cfg.trainer.num_nodes)
 
 
+def devices_of_a_batchnorm(cfg: DictConfig) -> int:
+    """Devices that share one set of BatchNorm's statistics, by ``trainer.sync_batchnorm``; 1: none do.
+
+    Raises:
+        UserError: for what the devices cannot share.
+    """
+    asked, world = cfg.trainer.sync_batchnorm, device_count(cfg) * int(cfg.trainer.num_nodes)
+    if accelerator(cfg) != "cuda" or world == 1:
+        if asked is True or (asked not in ("auto", False) and asked > 1):
+            why = "torch has synchronised BatchNorm for several NVIDIA GPUs only"
+            raise UserError(f"trainer.sync_batchnorm={asked}: {why}; use trainer.sync_batchnorm=auto")
+        return 1
+    if isinstance(asked, bool) or asked == "auto":
+        return 1 if asked is False else world
+    if world % asked:
+        raise UserError(
+            f"trainer.sync_batchnorm={asked}: {world} devices are no whole number of groups of {asked}; "
+            f"use {next(size for size in range(min(asked, world), 0, -1) if world % size == 0)}, for example"
+        )
+    return int(asked)
+
+
 def gpus() -> list[str]:
     """The names by which CUDA_VISIBLE_DEVICES knows this process's GPUs."""
     import torch

@@ -107,6 +107,7 @@ RULES: Final[dict[str, Rule]] = {
     "micro_batch_size": whole(1).or_(None),
     "select": one_of(*SELECTABLE),
     "compile": one_of("auto", True, False),
+    "static_graph": one_of("auto", True, False),
     "tf32": one_of("auto", True, False),
     "ema": number("above 0 and below 1", lambda v: 0 < v < 1).or_(None),
     "ckpt_path": PATH,
@@ -119,7 +120,7 @@ RULES: Final[dict[str, Rule]] = {
     "model.projector._target_": TARGET,
     "model.projector._partial_": one_of(True),
     "model.weights": PATH,
-    "model.channels_last": SWITCH,
+    "model.channels_last": one_of("auto", True, False),
     **optional(
         {
             "model.encoder.depth": one_of(10, 18, 34, 50, 101, 152),
@@ -187,6 +188,7 @@ RULES: Final[dict[str, Rule]] = {
     "trainer.devices": whole(1).or_(-1, "auto"),
     "trainer.num_nodes": whole(1),
     "trainer.precision": one_of("auto", *_PRECISIONS, 16, 32),
+    "trainer.sync_batchnorm": whole(1).or_("auto", True, False),
     "trainer.deterministic": SWITCH.or_("warn", None),
     "callbacks.online.every_n_epochs": whole(0),
     "callbacks.online.k": whole(1),

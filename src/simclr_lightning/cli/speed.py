@@ -26,6 +26,16 @@ def precision(cfg: DictConfig, kind: str) -> str | int:
     return "bf16-mixed" if kind == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
 
 
+def channels_last(cfg: DictConfig, kind: str) -> bool:
+    """Whether weights lie with their channels last: ``auto`` on a CPU and on NVIDIA's GPUs.
+
+    Args:
+        cfg: the run's configuration.
+        kind: cuda, mps or cpu.
+    """
+    return kind != "mps" if cfg.model.channels_last == "auto" else bool(cfg.model.channels_last)
+
+
 def uses_tf32(cfg: DictConfig, kind: str) -> bool:
     """Whether float32 products of the training step may be cut to TF32: ``auto`` allows it on a GPU."""
     return kind == "cuda" and cfg.tf32 in ("auto", True)

@@ -23,8 +23,9 @@ from simclr_lightning.callbacks import (
     StepMetrics,
 )
 from simclr_lightning.cli import speed
+from simclr_lightning.cli.batchnorm import SharedBatchNorm
 from simclr_lightning.cli.build import Parts
-from simclr_lightning.cli.devices import accelerator, device_count
+from simclr_lightning.cli.devices import accelerator, device_count, devices_of_a_batchnorm
 from simclr_lightning.cli.loggers import make_loggers
 from simclr_lightning.cli.signals import KeepSignals, StopSignals
 
@@ -70,7 +71,10 @@ def make_trainer(
             KeepSignals(signals),
             *more,
         ],
-        plugins=[checkpoints.AtomicCheckpointIO()],
+        plugins=[
+            checkpoints.AtomicCheckpointIO(),
+            *([SharedBatchNorm(shared)] if (shared := devices_of_a_batchnorm(cfg)) > 1 else []),
+        ],
     )
     return trainer, progress
 
@@ -78,7 +82,8 @@ def make_trainer(
 def trainer_options(cfg: DictConfig, devices: int, steps_per_epoch: int) -> dict[str, Any]:
     """What the Trainer is made with, apart from its folder, loggers, callbacks and plugins."""
     options = _plain(cfg.trainer)
-    options.pop("_target_", None)
+    for ours in ("_target_", "sync_batchnorm"):
+        options.pop(ours, None)
     kind = accelerator(cfg)
     world = devices * cfg.trainer.num_nodes
     strategy: Any = "auto"
@@ -87,7 +92,8 @@ def trainer_options(cfg: DictConfig, devices: int, steps_per_epoch: int) -> dict
 
         # The CPU side of the group carries signals and flags, so that no rank reads a device for them.
         backend = "cpu:gloo,cuda:nccl" if kind == "cuda" else "gloo"
-        strategy = DDPStrategy(process_group_backend=backend, gradient_as_bucket_view=True)
+        static = cfg.static_graph in ("auto", True)
+        strategy = DDPStrategy(process_group_backend=backend, gradient_as_bucket_view=True, static_graph=static)
     return {
         "benchmark": kind == "cuda" and not cfg.trainer.deterministic,  # sizes never change: the fastest kernels pay
         **options,
@@ -95,7 +101,6 @@ def trainer_options(cfg: DictConfig, devices: int, steps_per_epoch: int) -> dict
         "accelerator": kind,
         "devices": devices,
         "strategy": strategy,
-        "sync_batchnorm": world > 1 and kind == "cuda",
         "use_distributed_sampler": False,  # the data module gives every rank its part of the global batch
         "enable_checkpointing": False,  # Checkpoints writes them
         "enable_progress_bar": False,  # RunProgress shows it
@@ -119,8 +124,12 @@ def opening_notes(cfg: DictConfig, parts: Parts, total: int) -> list[str]:
         f"{images} images, {parts.data.steps_per_epoch} steps an epoch of {batch} images on {devices} "
         f"{accelerator(cfg)} device(s), {2 * batch - 2} negatives a view, {total} steps"
     ]
+    shared = devices_of_a_batchnorm(cfg)
     if devices > 1 and accelerator(cfg) == "cpu":
         lines.append("BatchNorm statistics are per process on the CPU (synchronised BatchNorm exists on GPUs only)")
+    elif devices > shared:
+        whose = f"shared by groups of {shared} devices" if shared > 1 else "per device"
+        lines.append(f"BatchNorm statistics are {whose}: those of {shared * batch // devices} images")
     lines += [line] if (line := speed.note(cfg, accelerator(cfg), total)) else []
     if cfg.micro_batch_size is not None:
         lines.append(
