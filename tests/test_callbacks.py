@@ -112,7 +112,7 @@ def test_a_save_between_two_looks_of_an_accelerator_is_finite_too(
     assert all(value.isfinite().all() for value in saved["state_dict"].values())
 
 
-@pytest.mark.parametrize("name", ["SGD", "AdamW"])
+@pytest.mark.parametrize("name", ["SGD", "Adam", "AdamW", "Adagrad"])
 def test_the_fused_optimisers_mask_too(tmp_path: Path, name: str) -> None:
     from functools import partial
 

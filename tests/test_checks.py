@@ -180,10 +180,12 @@ def test_a_wrong_value_of_a_sweep_is_refused_with_its_key(key: str, sweeping: Di
 
 
 def test_an_optimiser_that_lets_nan_pass_is_refused(cfg: DictConfig) -> None:
-    for name in ("SGD", "Adam", "AdamW"):
+    for name in ("SGD", "Adam", "AdamW", "Adagrad"):
         put(cfg, "optimizer", {"_target_": f"torch.optim.{name}", "_partial_": True, "lr": 0.1})
         assert "optimizer.fused must be true" in refusal(cfg)
         checks.check_config(put(cfg, "optimizer.fused", True))
+    with pytest.raises(UserError, match=r"torch\.optim\.NAdam"):  # it has no fused step
+        checks.check_targets(put(cfg, "optimizer", {"_target_": "torch.optim.NAdam", "_partial_": True, "lr": 0.1}))
 
 
 def test_every_key_has_wrong_values_above() -> None:
