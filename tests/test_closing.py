@@ -38,10 +38,12 @@ def test_a_run_that_scored_nothing_still_ends_with_its_commands(tmp_path: Path) 
     text = said(tmp_path, {})
     assert "effective rank of h" in text
     assert f"simclr embed '{tmp_path}' IMAGES OUT.npz" in text
+    assert f"simclr evaluate '{tmp_path}' data=folder data.path=LABELLED\n" in text  # the run's own data have no labels
 
 
 def test_with_labels_the_scores_on_test_are_shown(tmp_path: Path) -> None:
     text = said(tmp_path, {"knn_top1": 0.815, "knn_top1_pixels": 0.3, "knn_top1_untrained": 0.4})
     assert "81.5%" in text
     assert "kNN on raw pixels" in text
+    assert f"simclr evaluate '{tmp_path}'\n" in text
     assert "the other view" not in text

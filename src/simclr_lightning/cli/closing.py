@@ -24,11 +24,12 @@ _WITHOUT_LABELS: Final = {  # docs/label_free.md
 
 def closing_block(folder: Path, summary: dict[str, Any], console: Console) -> None:
     """The table of scores and the commands to go on with."""
-    console.print(_unlabelled(folder) if summary.get("knn_top1") is None else _labelled(summary))
+    unlabelled = summary.get("knn_top1") is None
+    console.print(_unlabelled(folder) if unlabelled else _labelled(summary))
     run = shown(folder)
     commands = {
         "resume": f"python train.py ckpt_path='{run}' trainer.max_epochs=N",
-        "evaluate": f"simclr evaluate '{run}'",
+        "evaluate": f"simclr evaluate '{run}'" + " data=folder data.path=LABELLED" * unlabelled,
         "embed": f"simclr embed '{run}' IMAGES OUT.npz",
         "sync": sync_command(folder),
     }
