@@ -13,12 +13,17 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from lightning.pytorch.strategies import DDPStrategy
 from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
 from torch import nn
 
+from simclr_lightning.cli import build, checks, config, training
 from simclr_lightning.cli.batchnorm import SharedBatchNorm
 from simclr_lightning.cli.devices import devices_of_a_batchnorm
 from simclr_lightning.cli.errors import UserError
+from simclr_lightning.cli.folder import locate
+from simclr_lightning.cli.signals import StopSignals
 from simclr_lightning.encoders import resnet
 
 
@@ -35,26 +40,54 @@ def four_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("four_gpus")
 @pytest.mark.parametrize(
-    ("asked", "shared"), [("auto", 8), (True, 8), (False, 1), (1, 1), (2, 2), (4, 4), (8, 8)], ids=str
+    ("asked", "shared"), [("auto", 8), (True, 8), (False, 1), (1, 1), (2, 2), (4, 4), (8, 8), (16, 8)], ids=str
 )
 def test_devices_that_share_statistics(asked: object, shared: int) -> None:
     assert devices_of_a_batchnorm(keys(asked)) == shared
 
 
 @pytest.mark.usefixtures("four_gpus")
-@pytest.mark.parametrize(("asked", "better"), [(3, 2), (5, 4), (16, 8)])
+@pytest.mark.parametrize(("asked", "better"), [(3, 2), (5, 4), (7, 4)])
 def test_groups_that_do_not_come_out_even_are_refused(asked: int, better: int) -> None:
     with pytest.raises(UserError, match=rf"sync_batchnorm={asked}: 8 devices .* use {better}, for example"):
         devices_of_a_batchnorm(keys(asked))
 
 
-@pytest.mark.usefixtures("four_gpus")
 @pytest.mark.parametrize("where", [{"accelerator": "cpu"}, {"devices": 1, "nodes": 1}])
-def test_one_device_or_a_cpu_shares_nothing(where: dict[str, Any]) -> None:
-    assert [devices_of_a_batchnorm(keys(asked, **where)) for asked in ("auto", False, 1)] == [1, 1, 1]
-    for asked in (True, 2):
-        with pytest.raises(UserError, match=r"for several NVIDIA GPUs only; use trainer\.sync_batchnorm=auto"):
-            devices_of_a_batchnorm(keys(asked, **where))
+@pytest.mark.parametrize("asked", ["auto", True, False, 1, 2])
+@pytest.mark.usefixtures("four_gpus")
+def test_one_device_or_a_cpu_shares_nothing(asked: object, where: dict[str, Any]) -> None:
+    assert devices_of_a_batchnorm(keys(asked, **where)) == 1
+
+
+def test_groups_are_checked_before_any_work() -> None:
+    words = ["trainer.devices=3", "trainer.num_nodes=2", "data.batch_size=60", "trainer.sync_batchnorm="]
+    checks.check_config(config.compose([*words[:-1], words[-1] + "2"]))
+    with pytest.raises(UserError, match="6 devices are no whole number of groups of 4; use 3"):
+        checks.check_config(config.compose([*words[:-1], words[-1] + "4"]))
+
+
+@pytest.mark.filterwarnings("ignore:GPU available but not used")
+@pytest.mark.usefixtures("four_gpus")
+@pytest.mark.parametrize(("asked", "devices"), [("auto", 4), (2, 2), (False, None)])
+def test_the_trainer_is_given_it_and_the_opening_says_so(
+    asked: object, devices: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["trainer.devices=4", "trainer.precision=32-true", "micro_batch_size=32"]
+    cfg = locate([*words, f"trainer.sync_batchnorm={asked}"]).cfg
+    monkeypatch.setattr(training, "trainer_options", lambda *args: {"accelerator": "cpu", "strategy": DDPStrategy()})
+    trainer, _ = training.make_trainer(
+        tmp_path, cfg, total=1, steps_per_epoch=1, signals=StopSignals(), console=Console(quiet=True)
+    )
+    given = trainer.strategy._layer_sync
+    assert (given and given.devices) == devices
+    lines = [line for line in training.opening_notes(cfg, build.build(cfg), 1) if "BatchNorm statistics" in line]
+    said = {
+        "auto": [],
+        2: ["BatchNorm statistics are shared by groups of 2 devices: those of 16 images"],
+        False: ["BatchNorm statistics are per device: those of 8 images"],
+    }
+    assert lines == said[asked]
 
 
 def work(rank: int, folder: str) -> None:
@@ -66,6 +99,7 @@ def work(rank: int, folder: str) -> None:
         before = {name: value.clone() for name, value in encoder.state_dict().items()}
         plugin = SharedBatchNorm(devices)
         shared = plugin.apply(encoder)
+        assert shared.state_dict().keys() == before.keys()
         norms = [m for m in shared.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
         assert norms
         assert all(isinstance(m, nn.SyncBatchNorm) for m in norms)
@@ -85,3 +119,36 @@ def test_groups_are_neighbours_and_weights_stay(tmp_path: Path) -> None:
         found = torch.load(tmp_path / f"{rank}.pt")
         pair = (0, 1) if rank < 2 else (2, 3)
         assert found == {2: ({pair}, True), 4: ({(0, 1, 2, 3)}, True)}
+
+
+class Odd(nn.BatchNorm2d):
+    """A layer that does more than BatchNorm."""
+
+
+def alone(monkeypatch: pytest.MonkeyPatch) -> SharedBatchNorm:
+    monkeypatch.setattr(dist, "get_world_size", lambda: 2)
+    return SharedBatchNorm(2)
+
+
+@pytest.mark.parametrize("name", ["efficientnet_b0", "regnety_002", "resnet18"])
+def test_layers_of_timm_keep_their_activations(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    timm = pytest.importorskip("timm")
+    network = timm.create_model(name, num_classes=0).eval()
+    x = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        before = network(x)
+        plugin = alone(monkeypatch)
+        shared = plugin.apply(network)
+        assert any(isinstance(m, nn.SyncBatchNorm) for m in shared.modules())
+        assert torch.equal(shared(x), before)  # in evaluation mode it computes on a CPU too
+        next(m for m in shared.modules() if isinstance(m, nn.SyncBatchNorm)).running_mean += 1.0
+        learnt = shared(x)
+        assert not torch.equal(learnt, before)
+        back = plugin.revert(shared)
+        assert not any(isinstance(m, nn.SyncBatchNorm) for m in back.modules())
+        assert torch.equal(back(x), learnt)
+
+
+def test_a_layer_that_has_no_synchronised_form_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UserError, match=r"Odd has no synchronised form; use trainer\.sync_batchnorm=false"):
+        alone(monkeypatch).apply(nn.Sequential(Odd(3)))

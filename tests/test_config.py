@@ -416,6 +416,14 @@ def test_the_difference_of_two_runs() -> None:
     ]
 
 
+def test_channels_last_of_an_older_run_is_no_difference() -> None:
+    default = config.compose([])
+    assert default.model.channels_last == "auto"
+    assert config.diff(config.compose(["model.channels_last=true"]), default) == []
+    changed = config.diff(config.compose(["model.channels_last=false"]), default)
+    assert changed == ["model.channels_last: False -> auto"]
+
+
 def test_a_difference_is_of_resolved_values_and_kinds() -> None:
     saved = config.from_plain({"views": {"size": 32}, "stem": "cifar", "seed": 1, "force": False})
     same = OmegaConf.create({"views": {"size": 32.0}, "stem": "${stem_for:${views.size}}", "seed": 1, "force": True})

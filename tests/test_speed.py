@@ -77,7 +77,8 @@ def test_channels_last() -> None:
 def test_static_graph_and_bucket_views_reach_ddp(asked: object, static: bool) -> None:
     cfg = config.compose(["trainer.devices=2", "trainer.accelerator=cpu", f"static_graph={asked}"])
     options = training.trainer_options(cfg, 2, 10)
-    assert options["strategy"]._ddp_kwargs == {"gradient_as_bucket_view": True, "static_graph": static}
+    ddp = options["strategy"]._ddp_kwargs
+    assert ddp == {"gradient_as_bucket_view": True, "static_graph": static, "find_unused_parameters": not static}
 
 
 def test_the_loss_keeps_all_bits(monkeypatch: pytest.MonkeyPatch) -> None:

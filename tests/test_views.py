@@ -429,6 +429,17 @@ def test_hue_through_hsv_is_exact_for_every_corner_of_the_cube() -> None:
         assert (got[row // 11, row % 11] - want).abs().max().item() < 1e-5
 
 
+def test_views_of_saturated_colours_stay_between_0_and_1() -> None:
+    n = 64
+    images = torch.randint(0, 256, (n, 3, 32, 32), generator=torch.Generator().manual_seed(2)).byte()
+    images[torch.arange(n), torch.arange(n) % 3] = 255
+    for solarise in (0.0, 1.0):
+        chosen = replace(recipe("simclr_cifar"), strength=1.0, solarise=solarise)
+        low, high = torch.stack(make_views(images, indices=torch.arange(n), recipe=chosen, **KEYS)).aminmax()
+        assert low.item() >= 0.0
+        assert high.item() <= 1.0
+
+
 @pytest.mark.parametrize("sigma", [0.1, 0.4, 0.9, 1.3, 2.0])
 def test_blur_is_within_a_twentieth_of_a_level(sigma: float) -> None:
     # Black and white noise is the worst case for the taps left out.

@@ -9,6 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from simclr_lightning.cli import config
+from simclr_lightning.cli.devices import check_groups
 from simclr_lightning.cli.errors import mistake
 from simclr_lightning.cli.evaluation_ranges import DATA_SETS, EVALUATION_RULES, PROTOCOLS, check_names
 from simclr_lightning.cli.mistakes import flatten
@@ -69,6 +70,8 @@ def check_config(cfg: DictConfig) -> None:
     _check_parts(plain)
     trainer, batch_size = plain["trainer"], plain["data"]["batch_size"]
     check_devices(batch_size, trainer["devices"], trainer["num_nodes"], micro_batch_size=plain["micro_batch_size"])
+    if isinstance(trainer["devices"], int) and trainer["devices"] > 0:
+        check_groups(trainer["sync_batchnorm"], trainer["devices"] * trainer["num_nodes"])
 
 
 def check_evaluation(cfg: DictConfig) -> None:

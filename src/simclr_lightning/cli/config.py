@@ -34,6 +34,7 @@ __all__ = [
 # Said anew at every start: not saved with a run, not inherited by its resumption, and no difference between the two.
 NOT_OF_THE_RUN: Final = frozenset({"hydra", "ckpt_path", "force", "debug", "dry_run", "trusted"})
 _ABSENT: Final = "(absent)"
+_ALIKE: Final = {"model.channels_last": (True, "auto")}  # two words for what a run did
 
 _sweep_overrides: tuple[str, ...] = ()
 
@@ -142,7 +143,7 @@ def diff(saved: DictConfig, fresh: DictConfig, *, usual: DictConfig | None = Non
         before = {key: value for key, value in _flat_run(usual).items() if key in now} | before
     keys = sorted(before.keys() | now.keys())
     shown = {key: (before.get(key, _ABSENT), now.get(key, _ABSENT)) for key in keys}
-    return [f"{key}: {old} -> {new}" for key, (old, new) in shown.items() if not _same(old, new)]
+    return [f"{key}: {old} -> {new}" for key, (old, new) in shown.items() if not _same(key, old, new)]
 
 
 @contextmanager
@@ -224,5 +225,7 @@ def _flat_run(cfg: DictConfig) -> dict[str, Any]:
     return mistakes.flatten(plain)
 
 
-def _same(old: Any, new: Any) -> bool:
+def _same(key: str, old: Any, new: Any) -> bool:
+    if old in _ALIKE.get(key, ()) and new in _ALIKE.get(key, ()):
+        return True
     return bool(old == new) and isinstance(old, bool) == isinstance(new, bool)

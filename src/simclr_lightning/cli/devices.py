@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from simclr_lightning.cli.errors import UserError
+from simclr_lightning.cli.errors import UserError, mistake
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -62,23 +62,30 @@ def world_size(cfg: DictConfig) -> int:
 def devices_of_a_batchnorm(cfg: DictConfig) -> int:
     """Devices that share one set of BatchNorm's statistics, by ``trainer.sync_batchnorm``; 1: none do.
 
+    Only NVIDIA's GPUs can; a group that is larger than the run is the run.
+
     Raises:
-        UserError: for what the devices cannot share.
+        UserError: for devices that are no whole number of groups.
     """
     asked, world = cfg.trainer.sync_batchnorm, device_count(cfg) * int(cfg.trainer.num_nodes)
-    if accelerator(cfg) != "cuda" or world == 1:
-        if asked is True or (asked not in ("auto", False) and asked > 1):
-            why = "torch has synchronised BatchNorm for several NVIDIA GPUs only"
-            raise UserError(f"trainer.sync_batchnorm={asked}: {why}; use trainer.sync_batchnorm=auto")
+    check_groups(asked, world)
+    if accelerator(cfg) != "cuda" or asked is False:
         return 1
-    if isinstance(asked, bool) or asked == "auto":
-        return 1 if asked is False else world
-    if world % asked:
-        raise UserError(
+    return world if asked is True or asked == "auto" else min(int(asked), world)
+
+
+def check_groups(asked: int | str, world: int) -> None:
+    """Refuse ``trainer.sync_batchnorm`` in groups that the devices do not fill.
+
+    Raises:
+        UserError: with a size that they do.
+    """
+    if isinstance(asked, int) and not isinstance(asked, bool) and asked < world and world % asked:
+        near = next(size for size in range(asked, 0, -1) if world % size == 0)
+        raise mistake(
             f"trainer.sync_batchnorm={asked}: {world} devices are no whole number of groups of {asked}; "
-            f"use {next(size for size in range(min(asked, world), 0, -1) if world % size == 0)}, for example"
+            f"use {near}, for example"
         )
-    return int(asked)
 
 
 def gpus() -> list[str]:

@@ -93,7 +93,12 @@ def trainer_options(cfg: DictConfig, devices: int, steps_per_epoch: int) -> dict
         # The CPU side of the group carries signals and flags, so that no rank reads a device for them.
         backend = "cpu:gloo,cuda:nccl" if kind == "cuda" else "gloo"
         static = cfg.static_graph in ("auto", True)
-        strategy = DDPStrategy(process_group_backend=backend, gradient_as_bucket_view=True, static_graph=static)
+        strategy = DDPStrategy(
+            process_group_backend=backend,
+            gradient_as_bucket_view=True,
+            static_graph=static,
+            find_unused_parameters=not static,
+        )
     return {
         "benchmark": kind == "cuda" and not cfg.trainer.deterministic,  # sizes never change: the fastest kernels pay
         **options,
@@ -124,12 +129,12 @@ def opening_notes(cfg: DictConfig, parts: Parts, total: int) -> list[str]:
         f"{images} images, {parts.data.steps_per_epoch} steps an epoch of {batch} images on {devices} "
         f"{accelerator(cfg)} device(s), {2 * batch - 2} negatives a view, {total} steps"
     ]
-    shared = devices_of_a_batchnorm(cfg)
+    shared, part = devices_of_a_batchnorm(cfg), cfg.micro_batch_size or batch
     if devices > 1 and accelerator(cfg) == "cpu":
         lines.append("BatchNorm statistics are per process on the CPU (synchronised BatchNorm exists on GPUs only)")
     elif devices > shared:
         whose = f"shared by groups of {shared} devices" if shared > 1 else "per device"
-        lines.append(f"BatchNorm statistics are {whose}: those of {shared * batch // devices} images")
+        lines.append(f"BatchNorm statistics are {whose}: those of {shared * part // devices} images")
     lines += [line] if (line := speed.note(cfg, accelerator(cfg), total)) else []
     if cfg.micro_batch_size is not None:
         lines.append(

@@ -107,6 +107,7 @@ def shift_hue(x_3RP: Tensor, turns_R1: Tensor, work: Tensor) -> None:
     r_RP.sub_(torch.mul(chroma6_RP, 1.0 / 6.0, out=scratch_RP)).add_(low_RP)
     top_RP = chroma6_RP.mul_(1.0 / 3.0).add_(low_RP)
     torch.sub(top_RP, x_3RP[1:], out=x_3RP[1:])
+    x_3RP.clamp_(max=1.0)  # what rounding put above
 
 
 def blur_radius(sigma_R: Tensor, limit: int) -> Tensor:
