@@ -27,7 +27,6 @@ _ROWS_TO_TELL = 512
 # Values of a group treated at once: what a core's cache holds, or what a device is glad to have.
 _CHUNK_VALUES = {"cpu": 1 << 18}
 _CHUNK_VALUES_DEVICE = 1 << 27
-_PLANES = 3 + 4  # red, green, blue, and what the colour operations write to
 
 
 @dataclass(frozen=True)
@@ -81,20 +80,23 @@ def _colour(crops_R3P: Tensor, out_R3P: Tensor, colours: Colours, recipe: ViewRe
     plan = _plan(colours, recipe, out_R3P.device)
     source = plan.rows % (rows // VIEWS) * VIEWS + plan.rows // (rows // VIEWS)
     chunk = min(_chunk_rows(out_R3P.device, 3 * pixels), rows)
-    planes = out_R3P.new_empty((_PLANES, chunk * pixels))
-    divisor = planes.new_full((), 255.0)  # on the device: by a number, CUDA would multiply by its reciprocal
+    buffer = out_R3P.new_empty((kernels.PLANES, chunk * pixels))
+    divisor = buffer.new_full((), 255.0)  # on the device: by a number, CUDA would multiply by its reciprocal
+    wide_R3P = _wide(out_R3P)
     for key, start, grey_start, end in plan.groups:
         for at in range(start, end, chunk):
             part = slice(at, min(at + chunk, end))
             crop_G3P = crops_R3P.index_select(0, source[part])
-            work = planes[:, : len(crop_G3P) * pixels].unflatten(1, (-1, pixels))
-            x_3GP = work[:3].copy_(crop_G3P.transpose(0, 1)).div_(divisor)
+            planes_GP = buffer[:, : len(crop_G3P) * pixels].unflatten(1, (-1, pixels))
+            planes = kernels.planes(planes_GP)
+            planes.x.copy_(crop_G3P.transpose(0, 1)).div_(divisor)
             if key != _NO_JITTER:
-                _jitter(x_3GP, plan.coefficients[:, :, part], key, recipe.brightness, work[3:])
+                _jitter(planes, plan.coefficients[:, :, part], key, recipe.brightness)
             grey_from = max(grey_start - at, 0)
             if grey_from < len(crop_G3P):
-                x_3GP[:, grey_from:] = kernels.luma(x_3GP[:, grey_from:], work[3:, grey_from:])
-            _wide(out_R3P).index_copy_(0, plan.rows[part], _wide(x_3GP).transpose(0, 1))
+                grey = kernels.planes(planes_GP[:, grey_from:])
+                grey.x.copy_(kernels.luma(grey))
+            wide_R3P.index_copy_(0, plan.rows[part], _wide(planes.x).transpose(0, 1))
 
 
 def _wide(x: Tensor) -> Tensor:
@@ -102,15 +104,17 @@ def _wide(x: Tensor) -> Tensor:
     return x.view(torch.complex128) if x.device.type == "cpu" and x.shape[-1] % 4 == 0 else x
 
 
-def _jitter(x_3GP: Tensor, coefficients: Tensor, key: int, brightness: str, work: Tensor) -> None:
+def _jitter(planes: kernels.Planes, coefficients: Tensor, key: int, brightness: str) -> None:
     hue_place, brightness_place = divmod(key, _STEPS + 1)
+    columns = coefficients.flatten(0, 1).unbind()
     for step in range(_STEPS):
+        scale, grey, mean, offset = columns[4 * step : 4 * step + 4]
         if step == hue_place:
-            kernels.shift_hue(x_3GP, coefficients[step, 3], work)
+            kernels.shift_hue(planes, offset)
         elif step == brightness_place:
-            kernels.brighten(x_3GP, coefficients[step], brightness)
+            kernels.brighten(planes, scale, offset, brightness)
         else:
-            kernels.mix(x_3GP, coefficients[step], work)
+            kernels.mix(planes, scale, grey, mean, offset)
 
 
 def _plan(colours: Colours, recipe: ViewRecipe, device: torch.device) -> _Plan:

@@ -9,15 +9,30 @@ Shapes: R rows, P pixels of a plane, S side. Colours work on planes (3, R, P), p
 
 import math
 from functools import lru_cache
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["blur", "blur_radius", "blur_weights", "brighten", "has_float64", "luma", "mix", "onto", "shift_hue"]
+__all__ = [
+    "PLANES",
+    "Planes",
+    "blur",
+    "blur_radius",
+    "blur_weights",
+    "brighten",
+    "has_float64",
+    "luma",
+    "mix",
+    "onto",
+    "planes",
+    "shift_hue",
+]
 
 _LUMA = (0.2989, 0.587, 0.114)  # ITU-R 601 as torchvision and TensorFlow round it
 _QUANTUM = 2.0**-22
+PLANES = 3 + 4  # red, green, blue, and what the operations write to
 
 
 def has_float64(device: torch.device) -> bool:
@@ -35,49 +50,60 @@ def _by_channel(values: tuple[float, ...], device: torch.device) -> Tensor:
     return torch.tensor(values, dtype=torch.float32, device="cpu").to(device)[:, None, None]
 
 
-def luma(x_3RP: Tensor, work: Tensor) -> Tensor:
-    """Return the grey value of each pixel, (R, P), written to `work[0]`; `work` is (3 or more, R, P)."""
-    terms_3RP = torch.mul(x_3RP, _by_channel(_LUMA, x_3RP.device), out=work[:3])
-    r_RP, g_RP, b_RP = terms_3RP.unbind()
-    return r_RP.add_(g_RP).add_(b_RP)
+class Planes(NamedTuple):
+    """The planes of R rows, float32: the colours x (3, R, P), each colour, and room to work in.
+
+    Whoever allocates the room anew for each operation spends more on that than on the arithmetic.
+    """
+
+    x: Tensor
+    red: Tensor
+    green: Tensor
+    blue: Tensor
+    terms: Tensor  # (3, R, P): the first three of those that follow
+    work: tuple[Tensor, ...]
 
 
-def brighten(x_3RP: Tensor, coefficients: Tensor, rule: str) -> None:
+def planes(buffer: Tensor) -> Planes:
+    """Return the views of a buffer (PLANES, R, P)."""
+    red, green, blue, *work = buffer.unbind()
+    return Planes(buffer[:3], red, green, blue, buffer[3:6], tuple(work))
+
+
+def luma(planes: Planes) -> Tensor:
+    """Return the grey value of each pixel, (R, P), in the first of the working planes."""
+    torch.mul(planes.x, _by_channel(_LUMA, planes.x.device), out=planes.terms)
+    return planes.work[0].add_(planes.work[1]).add_(planes.work[2])
+
+
+def brighten(planes: Planes, scale_R1: Tensor, offset_R1: Tensor, rule: str) -> None:
     """Apply what `mix` would to rows of brightness, by the rule "multiply" or "add": the same to the bit."""
-    scale_R1, _, _, offset_R1 = coefficients.unbind()
-    (x_3RP.add_(offset_R1) if rule == "add" else x_3RP.mul_(scale_R1)).clamp_(0.0, 1.0)
+    (planes.x.add_(offset_R1) if rule == "add" else planes.x.mul_(scale_R1)).clamp_(0.0, 1.0)
 
 
-def mix(x_3RP: Tensor, coefficients: Tensor, work: Tensor) -> None:
+def mix(planes: Planes, scale_R1: Tensor, grey_R1: Tensor, mean_R1: Tensor, offset_R1: Tensor) -> None:
     """Apply clamp(scale x + grey luma(x) + mean E[luma(x)] + offset, 0, 1) in place.
 
     Brightness, contrast and saturation are all of this form, by torchvision's definitions: brightness by a factor f
     is scale f (added, it is offset f), contrast scale f and mean 1 - f, saturation scale f and grey 1 - f.
-
-    Args:
-        x_3RP: (3, R, P) float32 in [0, 1].
-        coefficients: (4, R, 1) float32: scale, grey, mean, offset.
-        work: (3 or more, R, P) float32, overwritten; allocating planes anew costs more than the arithmetic.
     """
-    scale_R1, grey_R1, mean_R1, offset_R1 = coefficients.unbind()
-    y_RP = luma(x_3RP, work)
-    constant_R1 = _mean(y_RP, work[1]).mul_(mean_R1).add_(offset_R1)
-    x_3RP.mul_(scale_R1).add_(y_RP.mul_(grey_R1).add_(constant_R1)).clamp_(0.0, 1.0)
+    y_RP = luma(planes)
+    constant_R1 = _mean(y_RP, planes.work[1]).mul_(mean_R1).add_(offset_R1)
+    planes.x.mul_(scale_R1).add_(y_RP.mul_(grey_R1).add_(constant_R1)).clamp_(0.0, 1.0)
 
 
 def _mean(y_RP: Tensor, work_RP: Tensor) -> Tensor:
     """Return the mean of each row's numbers in [0, 1], (R, 1) float32, summed exactly; `work_RP` is overwritten."""
+    pixels = y_RP.shape[1]
     # A number in [2, 4) is rounded to a multiple of the quantum.
     torch.add(y_RP, 2.0, out=work_RP)
     if not has_float64(y_RP.device):
         levels_RP = work_RP.sub_(2.0).mul_(1.0 / _QUANTUM).int()
-        return levels_RP.sum(dim=1, keepdim=True, dtype=torch.int64).float().mul_(_QUANTUM).div_(y_RP.shape[1])
-    sum_R1 = work_RP.sum(dim=1, keepdim=True, dtype=torch.float64).sub_(2.0 * y_RP.shape[1])
-    # A divisor on the device: by a number, CUDA would multiply by its rounded reciprocal.
-    return sum_R1.div_(sum_R1.new_full((), y_RP.shape[1])).float()
+        return levels_RP.sum(dim=1, keepdim=True, dtype=torch.int64).float().mul_(_QUANTUM / pixels)
+    return work_RP.sum(dim=1, keepdim=True, dtype=torch.float64).sub_(2.0 * pixels).mul_(1.0 / pixels).float()
 
 
-def shift_hue(x_3RP: Tensor, turns_R1: Tensor, work: Tensor) -> None:
+def shift_hue(planes: Planes, turns_R1: Tensor) -> None:
     """Turn the hue of RGB planes in [0, 1] in place, by up to half a circle; the same map as through HSV and back.
 
     With the largest channel M, the smallest m, C = M - m and the hue h in circles, 0 to 1, a channel is
@@ -90,23 +116,22 @@ def shift_hue(x_3RP: Tensor, turns_R1: Tensor, work: Tensor) -> None:
     when g > b and on blue's otherwise: no branches.
 
     Args:
-        x_3RP: (3, R, P) float32 in [0, 1].
+        planes: of colours in [0, 1].
         turns_R1: (R, 1) float32, the shift in circles, -0.5 to 0.5.
-        work: (4 or more, R, P) float32, overwritten.
     """
-    r_RP, g_RP, b_RP = x_3RP.unbind()
-    low_RP, chroma6_RP, hue_RP, scratch_RP = work[:4].unbind()
-    torch.minimum(torch.minimum(r_RP, g_RP, out=low_RP), b_RP, out=low_RP)
-    torch.maximum(torch.maximum(r_RP, g_RP, out=chroma6_RP), b_RP, out=chroma6_RP).sub_(low_RP)
+    x_3RP, red, green, blue, _, (low, chroma6, hue, scratch) = planes
+    torch.minimum(torch.minimum(red, green, out=low), blue, out=low)
+    torch.maximum(torch.maximum(red, green, out=chroma6), blue, out=chroma6).sub_(low)
     # A grey pixel has no hue, and needs none.
-    chroma6_RP.mul_(6.0).clamp_(min=1e-30)
-    torch.add(g_RP, b_RP, out=hue_RP).sub_(r_RP).sub_(low_RP).div_(chroma6_RP).add_(1.0 / 6.0)
-    hue_RP.copysign_(torch.sub(g_RP, b_RP, out=scratch_RP)).add_(turns_R1 + 1.0).frac_()
+    chroma6.mul_(6.0).clamp_(min=1e-30)
+    torch.add(green, blue, out=hue).sub_(red).sub_(low).div_(chroma6).add_(1.0 / 6.0)
+    hue.copysign_(torch.sub(green, blue, out=scratch)).add_(turns_R1 + 1.0).frac_()
     middle_311 = _by_channel((1.0 / 2.0, 1.0 / 3.0, 2.0 / 3.0), x_3RP.device)
-    torch.sub(hue_RP, middle_311, out=x_3RP).abs_().clamp_(1.0 / 6.0, 1.0 / 3.0).mul_(chroma6_RP)
-    r_RP.sub_(torch.mul(chroma6_RP, 1.0 / 6.0, out=scratch_RP)).add_(low_RP)
-    top_RP = chroma6_RP.mul_(1.0 / 3.0).add_(low_RP)
-    torch.sub(top_RP, x_3RP[1:], out=x_3RP[1:])
+    torch.sub(hue, middle_311, out=x_3RP).abs_().clamp_(1.0 / 6.0, 1.0 / 3.0).mul_(chroma6)
+    red.sub_(torch.mul(chroma6, 1.0 / 6.0, out=scratch)).add_(low)
+    top = chroma6.mul_(1.0 / 3.0).add_(low)
+    torch.sub(top, green, out=green)
+    torch.sub(top, blue, out=blue)
     x_3RP.clamp_(max=1.0)  # what rounding put above
 
 

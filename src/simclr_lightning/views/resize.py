@@ -89,7 +89,7 @@ def _resize_batch(images: Tensor, box_VN4: Tensor, flip_VN: Tensor, name: str, o
             torch.bmm(x_NHW, across_VNSW[view].transpose(1, 2), out=y_VNHS[view])
         y_R3HS = y_VNHS.round_().clamp_(0.0, 255.0 * _BETWEEN).view(-1, 3, height, size)
         if device.type == "cpu" and _has_table(height, size) and height <= 2 * size:  # few lines to each sum
-            z_R3SS = _take(y_R3HS.float(), _entry(top_VN, h_VN, height).flatten(), down)
+            z_R3SS = _take(y_R3HS.float(), _entry(top_VN, h_VN, height), down)
         else:
             filters_VNSH = _filters(top_VN, h_VN, torch.zeros_like(flip_VN), down, device, dtype)
             z_R3SS = y_R3HS.new_empty(len(y_R3HS), 3, size, size)
@@ -114,9 +114,15 @@ def _has_table(size_in: int, size_out: int) -> bool:
     return 4 * size_in * (size_in + 1) * size_in * size_out <= _TABLE_BYTES
 
 
-def _entry(start: Tensor, length: Tensor, size_in: int) -> Tensor:
-    """Return the number of each box in a table: by length, then start."""
-    return size_in * (length - 1) - (length - 1) * (length - 2) // 2 + start
+def _entry(start_VN: Tensor, length_VN: Tensor, size_in: int) -> Tensor:
+    """Return the number of each box in a table, (R,) int64: by length, then start."""
+    return _first_entries(size_in).index_select(0, length_VN.flatten()).add_(start_VN.flatten())
+
+
+@lru_cache(maxsize=64)
+def _first_entries(size_in: int) -> Tensor:
+    """Return the number of the first box of each length, (size_in + 1,) int64; of length 0 there is none."""
+    return torch.tensor([size_in * (n - 1) - (n - 1) * (n - 2) // 2 for n in range(size_in + 1)], device="cpu")
 
 
 def _filters(
@@ -130,9 +136,8 @@ def _filters(
     """Return the filters of boxes along one axis: (V, N, O, I)."""
     size_in, size_out, name, bits, scale = line
     if _has_table(size_in, size_out):
-        entry_VN = 2 * _entry(start_VN, length_VN, size_in) + flip_VN
-        table = _table(line, device, dtype)
-        return table.index_select(0, onto(entry_VN.flatten(), device)).view(*start_VN.shape, size_out, size_in)
+        entry_R = _entry(start_VN, length_VN, size_in).mul_(2).add_(flip_VN.flatten())
+        return _table(line, device, dtype).index_select(0, onto(entry_R, device)).unflatten(0, start_VN.shape)
     where = device if has_float64(device) else torch.device("cpu")
     start, length, flip = (onto(x_VN.flatten(), where) for x_VN in (start_VN, length_VN, flip_VN))
     weights = resize_weights(start, length, size_in, size_out, name, bits)
