@@ -115,6 +115,8 @@ def _jitter(planes: kernels.Planes, coefficients: Tensor, key: int, brightness: 
             kernels.brighten(planes, scale, offset, brightness)
         else:
             kernels.mix(planes, scale, grey, mean, offset)
+    if hue_place == _STEPS - 1:
+        planes.x.clamp_(max=1.0)
 
 
 def _plan(colours: Colours, recipe: ViewRecipe, device: torch.device) -> _Plan:

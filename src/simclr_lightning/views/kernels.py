@@ -106,6 +106,8 @@ def _mean(y_RP: Tensor, work_RP: Tensor) -> Tensor:
 def shift_hue(planes: Planes, turns_R1: Tensor) -> None:
     """Turn the hue of RGB planes in [0, 1] in place, by up to half a circle; the same map as through HSV and back.
 
+    Rounding may leave a channel 1e-7 above 1; the other operations clamp what they make of it.
+
     With the largest channel M, the smallest m, C = M - m and the hue h in circles, 0 to 1, a channel is
     m + C clamp(2 - 6 d, 0, 1), where d is the distance on the circle from h to the channel's own hue: 0 for red, 1/3
     for green, 2/3 for blue. For green and blue |h - own| may stand for d, as it differs only where the clamp gives 0
@@ -132,7 +134,6 @@ def shift_hue(planes: Planes, turns_R1: Tensor) -> None:
     top = chroma6.mul_(1.0 / 3.0).add_(low)
     torch.sub(top, green, out=green)
     torch.sub(top, blue, out=blue)
-    x_3RP.clamp_(max=1.0)  # what rounding put above
 
 
 def blur_radius(sigma_R: Tensor, limit: int) -> Tensor:
