@@ -226,14 +226,15 @@ def test_transfer_is_one_table_with_a_line_a_data_set(
         path = Path(f"my folder, (1)/{'abc'[label]}/{index}.png")
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(image).save(path)
-    words = ("transfer=[array,folder]", f"paths.array={trained / 'images.npz'}", "paths.folder=my folder, (1)")
+    shutil.copy(trained / "images.npz", "${seed}.npz")  # in a path $ is a letter
+    words = ("transfer=[array,folder]", "paths.array=${seed}.npz", "paths.folder=my folder, (1)")
     assert simclr("evaluate", run, *words) == 0
     found = result(run)
     assert {key for key in found if key.endswith("_top1") and "held" not in key} == {
         "transfer_array_top1", "transfer_folder_top1",
     }  # fmt: skip
     assert found["transfer_folder_top1"] > 0.5
-    assert simclr("evaluate", run, "protocol=lbfgs") == 0
+    assert simclr("evaluate", run, "protocol=lbfgs", "data=array", "data.path=${seed}.npz") == 0
     assert result(run)["linear_top1"] == found["transfer_array_top1"]  # the same data under another name
     capsys.readouterr()
     assert simclr("evaluate", run, "transfer=[array,folder]") == 2
@@ -253,9 +254,14 @@ def test_a_torchvision_state_dict(simclr: Program, trained: Path, capsys: pytest
     assert result(Path())["feature_dim"] == 512
     assert simclr("evaluate", "theirs.pth", "data=photos") == 2
     assert "model=resnet50" in capsys.readouterr().err
+    Path("empty").mkdir()
+    for place, says in (("nowhere.pth", "nowhere.pth does not exist"), ("empty", "holds no encoder.safetensors")):
+        assert simclr("evaluate", place, *words, f"data.path={trained / 'images.npz'}") == 1
+        assert says in capsys.readouterr().err
 
 
 def test_a_run_that_has_not_finished(simclr: Program, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (run / ".hydra/hydra.yaml").write_text("runtime: {choices: {data: folder}}")  # Hydra's own node is not asked
     assert simclr("evaluate", run, "knn.k=5") == 0
     finished = result(run)
     shutil.rmtree(run / "exported")
@@ -264,8 +270,18 @@ def test_a_run_that_has_not_finished(simclr: Program, run: Path, capsys: pytest.
     assert same == {key: finished[key] for key in same}
     last = run / "checkpoints/last.ckpt"
     last.write_bytes(last.read_bytes()[:-1000])
+    saved = run / ".hydra/config.yaml"
+    usual = saved.read_text()
+    saved.write_text(
+        usual.replace("simclr_lightning.optim.LARS", "torch.optim.NAdam")
+    )  # allowed no more; not made here
     older = subject.load(run, subject.configure(run, [])).state_dict()
     assert "damaged" in capsys.readouterr().out
+    saved.write_text(usual.replace("simclr_lightning.encoders.resnet", "os.system"))
+    with pytest.raises(subject.UserError, match=r"encoder\._target_=os\.system"):
+        subject.load(run, subject.configure(run, []))
+    saved.write_text(usual)
+    capsys.readouterr()
     want = checkpoint.load(run / "checkpoints/previous.ckpt")["state_dict"]
     with pytest.raises(subject.UserError, match=r"last\.ckpt is damaged"):
         make_parts(config.compose([*WORDS, "data.path=any.npz", f"model.weights={last}"]))
@@ -311,12 +327,16 @@ def test_published_figures_stand_beside_the_same_data_and_architecture() -> None
         (("transfer=[cifar11]",), "did you mean cifar10?"),
         (("select_on=test",), "test is scored once"),
         (("linear.epoch=3",), "did you mean linear.epochs?"),
-        (("optimizer=lars",), "takes no 'optimizer'"),
+        (("optimizer=lars",), "takes no 'optimizer'; its groups are data, model, views"),
+        (("+optimizer=lars",), "takes no 'optimizer'"),
+        (("optimizer.lr=1",), "did you mean linear.lr or semi.lr?"),
         (("model=tiny",), "leave model out"),
         (("semi.epochs=[3]",), "as many epochs as fractions"),
         (("knn.k=60",), "only 58 labelled images vote"),
-        (("data=array", "data.path=plain.npz"), "no labels"),
-        (("data=array", "data.path=one.npz"), "1 class"),
+        (("data=array", "data.path=plain.npz"), "data.path=plain.npz: there are no labels"),
+        (("data=array", "data.path=one.npz"), "data.path=one.npz: the labelled training images are of 1 class"),
+        (("transfer=[photos,array]", "paths.array=one.npz"), "paths.array=one.npz: the labelled training images"),
+        (("transfer=[packed]", "paths.packed=."), "paths.packed=.: "),
         (("data=array", "data.path=untested.npz"), "no labels for test"),
         (("protocol=semi", "semi.start=3"), "1 to 2"),
         (("data=array", "data.path=none.npz"), "none.npz"),
@@ -343,7 +363,8 @@ def test_a_mistake_is_said_in_few_lines_and_nothing_is_written(
     [
         ("config.yaml", "seed: 0\n", "is not a run's configuration"),
         ("config.yaml", "data: 3\nmodel: 4\nviews: 5\ntrainer: 6\n", "is not a run's configuration"),
-        ("hydra.yaml", "a: [b: }", "say the images: data="),
+        ("config.yaml", "data: {path: '${hydra.job.n'}\n", "say the images: data="),
+        ("config.yaml", "data: {path: ???}\nmodel: {}\nviews: {}\ntrainer: {}\n", "say the images: data="),
     ],
 )
 def test_a_damaged_run_is_named(

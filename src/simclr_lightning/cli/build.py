@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 import torch
@@ -13,7 +14,7 @@ from omegaconf import DictConfig
 from torch import nn
 
 from simclr_lightning import checkpoint, encoders
-from simclr_lightning.cli import speed
+from simclr_lightning.cli import config, speed
 from simclr_lightning.cli.devices import accelerator
 from simclr_lightning.cli.errors import UserError
 from simclr_lightning.data import ViewsDataModule
@@ -39,16 +40,16 @@ def build(cfg: DictConfig) -> Parts:
     """
     data = make_data(cfg)
     L.seed_everything(cfg.seed, verbose=False)
-    encoder = instantiate(cfg.model.encoder, _convert_="all")
+    encoder = make(cfg.model.encoder)
     if cfg.model.weights is not None:
         encoders.load_weights(encoder, _valid(str(cfg.model.weights)))
-    projector = instantiate(cfg.model.projector)(encoder.feature_dim)
+    projector = make(cfg.model.projector)(encoder.feature_dim)
     module = SimCLR(
         encoder,
         projector,
-        instantiate(cfg.loss),
-        instantiate(cfg.optimizer),
-        instantiate(cfg.schedule),
+        make(cfg.loss),
+        make(cfg.optimizer),
+        make(cfg.schedule),
         global_batch_size=cfg.data.batch_size,
         micro_batch_size=cfg.micro_batch_size,
     )
@@ -59,14 +60,22 @@ def build(cfg: DictConfig) -> Parts:
 
 def make_data(cfg: DictConfig) -> ViewsDataModule:
     """Build the data module alone."""
-    recipe = instantiate(cfg.views, _convert_="all")
+    recipe = make(cfg.views)
     # Made twice by micro-batches, the views of a small batch would cost more time than they save memory.
     floats = 4 * 2 * 3 * recipe.size**2 * cfg.data.batch_size
     lazy = cfg.get("micro_batch_size") is not None and floats > VIEWS_AT_ONCE
-    # Called with the recipe and not instantiated with it: Hydra would make a configuration of a dataclass.
-    make = instantiate(cfg.data, _partial_=True, seed=cfg.seed, lazy=lazy)
-    data: ViewsDataModule = make(recipe=recipe)
+    # Called with the recipe and not made with it: Hydra would make a configuration of a dataclass.
+    data: ViewsDataModule = make(cfg.data, _partial_=True, seed=cfg.seed, lazy=lazy)(recipe=recipe)
     return data
+
+
+def make(node: DictConfig, **options: Any) -> Any:
+    """What a node's ``_target_`` makes of it, every string as it stands once it is resolved.
+
+    Hydra resolves a node, and each value again when it reads it: a ``${`` that is part of a name would be followed,
+    to whatever it says, after the checks.
+    """
+    return instantiate(config.from_plain(config.to_plain(node), reads=2), _convert_="all", **options)
 
 
 def _valid(weights: str) -> str | Path:

@@ -123,9 +123,17 @@ def to_plain(cfg: DictConfig) -> dict[str, Any]:
     return {str(key): _plain(cfg[key]) for key in cfg if key != "hydra"}
 
 
-def from_plain(plain: Mapping[str, Any]) -> DictConfig:
-    """Return a configuration in which every string stands for itself, a ``${`` in a path included."""
-    return cast(DictConfig, OmegaConf.create(_literal(dict(plain))))
+def from_plain(plain: Mapping[str, Any], *, reads: int = 1) -> DictConfig:
+    """Return a configuration in which every string stands for itself, a ``${`` in a path included.
+
+    Args:
+        plain: plain containers.
+        reads: how often a string is resolved before it is used.
+    """
+    escaped: Any = dict(plain)
+    for _ in range(reads):
+        escaped = _literal(escaped)
+    return cast(DictConfig, OmegaConf.create(escaped))
 
 
 def diff(saved: DictConfig, fresh: DictConfig, *, usual: DictConfig | None = None) -> list[str]:

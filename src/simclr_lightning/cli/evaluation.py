@@ -77,7 +77,10 @@ class Evaluation:
         if "semi" in asked:  # refused before hours of other protocols
             subject.start_of(self.encoder, self.run, plain["semi"]["start"])
         own = self._data(plain, plain["knn"]["k"] if "knn" in asked else 1) if asked else None
-        further = {name: self._data(config.to_plain(other), 1) for name, other in others.items()}
+        further = {}
+        for name, other in others.items():
+            with subject.paths_named(name):
+                further[name] = self._data(config.to_plain(other), 1)
         scores = list(self._scores(self.encoder, plain, asked, own, further, fresh=False))
         untrained: dict[str, Score] = {}
         if plain["untrained"]:
@@ -199,12 +202,15 @@ def checked_parts(data: ViewsDataModule, k: int) -> Parts:
     """
     splits = data.load()
     parts = features.labelled_parts(splits)
+    where = "the images" if data.path is None else f"data.path={data.path}"
     if parts is None or not len(parts.test):
-        raise UserError("there are no labels for test to score with; give labelled data: data=... data.path=...")
+        raise UserError(f"{where}: there are no labels for test to score with; give labelled images")
     assert splits.train.labels is not None
     classes = splits.train.labels[parts.bank].unique()
     if len(classes) < 2:
-        raise UserError(f"the labelled training images are of {len(classes)} class(es); a score needs at least 2")
+        raise UserError(
+            f"{where}: the labelled training images are of {len(classes)} class(es); a score needs at least 2"
+        )
     if k > len(parts.bank):
         raise UserError(
             f"knn.k={k}, but only {len(parts.bank)} labelled images vote; use knn.k={len(parts.bank)} or less"

@@ -12,6 +12,7 @@ from typing import Any
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from simclr_lightning.cli import config
 from simclr_lightning.cli.errors import UserError
@@ -122,12 +123,13 @@ def read_config(folder: Path) -> DictConfig:
     """The saved configuration of a run's folder.
 
     Raises:
-        UserError: when the folder holds none.
+        UserError: when the folder holds none, or one with a value that cannot be read.
     """
     path = folder / ".hydra" / "config.yaml"
     try:
         cfg = OmegaConf.load(path)
-    except (OSError, ValueError, yaml.YAMLError) as error:
+        OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    except (OSError, ValueError, yaml.YAMLError, OmegaConfBaseException) as error:
         raise UserError(f"{folder} is not a run's folder: {path} cannot be read") from error
     if not isinstance(cfg, DictConfig) or not all(isinstance(cfg.get(name), DictConfig) for name in GROUPS):
         raise UserError(f"{path} is not a run's configuration: it must have {', '.join(GROUPS)}")

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from torch import nn
 
 from simclr_lightning import checkpoint, encoders
 from simclr_lightning.cli import checks, config
-from simclr_lightning.cli.errors import UserError, mistake
+from simclr_lightning.cli.build import make
+from simclr_lightning.cli.errors import UserError, explain, mistake
+from simclr_lightning.cli.evaluation_ranges import DATA_SETS
 from simclr_lightning.cli.folder import read_config
+from simclr_lightning.cli.mistakes import flatten
 from simclr_lightning.cli.quoting import literal, quoted
 from simclr_lightning.encoders import Encoder
 from simclr_lightning.encoders import weights as encoder_weights
@@ -43,12 +46,23 @@ def configure_transfer(run: Path, words: Sequence[str], cfg: DictConfig) -> dict
     kept = [word for word in words if not word.lstrip("+~").startswith(("data=", "data."))]
     found = {}
     for name in cfg.transfer:
-        path = [f"data.path={cfg.paths[name]}"] if cfg.paths[name] else []
-        try:
+        path = [f"data.path={_word(cfg.paths[name])}"] if cfg.paths[name] else []
+        with paths_named(name):
             found[name] = configure(run, [*kept, f"data={name}", *path])
-        except UserError as error:
-            raise UserError(str(error).replace("data.path", f"paths.{name}"), code=error.code) from None
     return found
+
+
+@contextmanager
+def paths_named(name: str) -> Iterator[None]:
+    """Inside, messages that name ``data.path`` name ``paths.NAME`` of ``transfer`` in its place."""
+    try:
+        yield
+    except Exception as error:
+        said = explain(error)
+        if said is None:
+            raise
+        code = error.code if isinstance(error, UserError) else 1
+        raise UserError(said.replace("data.path", f"paths.{name}"), code=code) from error
 
 
 def load(run: Path, cfg: DictConfig) -> Encoder:
@@ -68,18 +82,21 @@ def load(run: Path, cfg: DictConfig) -> Encoder:
         if "model" not in cfg:
             raise mistake(f"{run} holds weights without their architecture; say it, such as model=resnet50")
         return _build(cfg.model.encoder, run, size=int(cfg.views.size))
-    if "model" in cfg:
-        raise mistake(f"model: {run} knows its architecture; leave model out")
     unfinished = run.is_dir() and not (run / "exported").is_dir() and (run / ".hydra").is_dir()
     found = checkpoint.newest(run) if unfinished else None
+    if found is None:
+        encoder_weights.find_export(run)  # raises where nothing is
+    if "model" in cfg:
+        raise mistake(f"model: {run} knows its architecture; leave model out")
     if found is None:
         return load_encoder(run)
     path, damaged = found
     for other in damaged:
         print(f"{other} is damaged; {path.name} is judged")
-    saved = read_config(run)
-    checks.check_targets(saved, trusted=tuple(cfg.trusted))
-    return _build(config.from_plain(config.to_plain(saved)).model.encoder, path, size=int(saved.views.size))
+    saved = config.to_plain(read_config(run))
+    made = config.from_plain({"model": saved["model"]})  # all of the run that is made here
+    checks.check_targets(made, trusted=tuple(cfg.trusted))
+    return _build(made.model.encoder, path, size=int(saved["views"]["size"]))
 
 
 def untrained(encoder: Encoder, *, seed: int) -> Encoder:
@@ -124,9 +141,7 @@ def start_of(encoder: Encoder, run: Path, layer: int | str, *, fresh: bool = Fal
 
 
 def _build(node: DictConfig, source: Path, *, size: int) -> Encoder:
-    from hydra.utils import instantiate
-
-    encoder: Encoder = instantiate(node, _convert_="all")
+    encoder: Encoder = make(node)
     encoders.load_weights(encoder, source)
     encoder.size = size
     return encoder.eval()
@@ -141,15 +156,15 @@ def _saved_data(run: Path, words: Sequence[str]) -> list[str]:
     given = {word.lstrip("+~").partition("=")[0] for word in words}
     if "data" in given or not (run / ".hydra").is_dir():
         return []
-    saved = config.to_plain(read_config(run))
     try:
-        choice = OmegaConf.load(run / ".hydra" / "hydra.yaml").runtime.choices.data
-    except (OSError, ValueError, AttributeError, yaml.YAMLError) as error:
-        raise UserError(f"{run / '.hydra' / 'hydra.yaml'} cannot be read; say the images: data=...") from error
-    from simclr_lightning.cli.mistakes import flatten
-
+        saved = config.to_plain(read_config(run))
+    except UserError as error:
+        raise UserError(f"{error}\nsay the images: data=...") from error
     leaves = {f"data.{key}": value for key, value in flatten(saved["data"]).items()} | {"seed": saved.get("seed", 0)}
-    return [f"data={choice}", *(f"++{key}={_word(value)}" for key, value in leaves.items() if key not in given)]
+    # The group that has these keys; for images of the user's own the default, which has no others.
+    name = str(leaves.get("data.dataset._target_")).removeprefix("simclr_lightning.data.")
+    group = [f"data={name}"] if name in DATA_SETS else []
+    return [*group, *(f"++{key}={_word(value)}" for key, value in leaves.items())]
 
 
 def _word(value: Any) -> str:

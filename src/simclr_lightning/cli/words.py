@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from hydra.core.override_parser.types import Override
 
 CONFIG_NAME: Final = "train"
+EVALUATED: Final = ("data", "model", "views")  # the groups of evaluate; conf/ has more, which are train's
 OPTIONS_SHOWN: Final = 15
 
 
@@ -55,7 +56,9 @@ class Groups:
         self._loader = loader
         self.name = name
         self._texts = [word.text for word in words if word.key == "hydra.searchpath"]
-        self.own = tuple(name for name in self._list("", groups=True) if name != "hydra")
+        there = tuple(group for group in self._list("", groups=True) if group != "hydra")
+        self.own = EVALUATED if name == "evaluate" else there
+        self.others = frozenset(there) - frozenset(self.own)
 
     def options(self, key: str) -> list[str]:
         """The options of a group; none when there is no such group."""
@@ -125,6 +128,8 @@ def check_groups(words: Sequence[Word], groups: Groups) -> list[Word]:
     chosen: dict[str, str] = {}
     kept = []
     for word in words:
+        if word.key in groups.others:
+            raise mistake(f"simclr {groups.name} takes no {word.key!r}; its groups are {listed(groups.own)}")
         value = word.parsed.value()
         options = [] if isinstance(value, dict) else groups.options(word.key)
         if word.key == "experiment" and value is None and not word.parsed.is_delete():
