@@ -15,6 +15,7 @@ import pytest
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from simclr_lightning.cli import checks, config
+from simclr_lightning.cli.build import make
 from simclr_lightning.cli.errors import LINES, UserError
 from simclr_lightning.cli.evaluation_ranges import EVALUATION_RULES
 from simclr_lightning.cli.ranges import CHECKED_BY_ITSELF, HYDRA_RULES, RULES
@@ -62,7 +63,7 @@ def test_every_option_of_every_group_passes() -> None:
 
 
 NOT_WHOLE = [0.5, "4", True, None, NAN, [4], -2]
-NOT_NUMBERS = ["0.1", "abc", True, None, NAN, INF, -INF, [0.1], {"a": 1}, -0.1]
+NOT_NUMBERS = ["0.1", "abc", True, None, NAN, INF, -INF, 1e300, [0.1], {"a": 1}, -0.1]
 BAD: dict[str, list[Any]] = {
     "seed": [*NOT_WHOLE, 2**32],
     "micro_batch_size": [0, 1.5, "4", True],
@@ -84,8 +85,8 @@ BAD: dict[str, list[Any]] = {
     "model.encoder.zero_init_last": [1, "yes", None],
     "model.encoder.mean": [0.5, [0.5], "x", [0.5, 0.5, "a"], [0.5, 0.5, 0.5]],
     "model.encoder.std": [0.5, [0.5, 0.5, 0], [0.5, 0.5, 0.5]],
-    "model.projector.hidden_dim": [0, 1.5, "64", True],
-    "model.projector.out_dim": [*NOT_WHOLE, 0],
+    "model.projector.hidden_dim": [0, 1.5, "64", True, 10**12],
+    "model.projector.out_dim": [*NOT_WHOLE, 0, 10**12],
     "model.projector.layers": [*NOT_WHOLE, 4],
     "data.path": ["", 3, True],
     "data.batch_size": [*NOT_WHOLE, 0, 1],
@@ -95,7 +96,7 @@ BAD: dict[str, list[Any]] = {
     "data.dataset.on_corrupt": ["ignore", None, True],
     "data.dataset.max_skipped": [-1, 1.5, None],
     "data.dataset.max_pixels": [0, 178_956_971, "many"],
-    "views.size": [*NOT_WHOLE, 0],
+    "views.size": [*NOT_WHOLE, 0, 100_000, 10**23],
     "views.crop": ["middle", None],
     "views.area": [[0, 1], [0.5, 1.5], [0.5, 0.1], [0.5], 0.5, "x", [NAN, 1], None],
     "views.aspect": [[0, 1], [2, 1], [1, INF], None],
@@ -196,7 +197,7 @@ def test_every_key_has_wrong_values_above() -> None:
 
 
 LISTS = [[], 3, "x", [None], {"a": 1}]
-RATES = [0, -1, "x", None, True, NAN, [], [0.1, 0], [0.1, 0.1]]
+RATES = [0, -1, "x", None, True, NAN, 1e300, [], [0.1, 0], [0.1, 0.1], [0.1, 1e300]]
 BAD_EVALUATION: dict[str, list[Any]] = {
     "protocol": [*LISTS, ["knn", "knn"], "linaer", True],
     "transfer": [3, "x", [None], ["cifar10", "cifar10"], None],
@@ -211,7 +212,7 @@ BAD_EVALUATION: dict[str, list[Any]] = {
     **{f"{name}.epochs": [*NOT_WHOLE, 0] for name in ("linear", "finetune")},
     **{f"{name}.batch_size": [*NOT_WHOLE, 0, 1] for name in ("linear", "finetune", "semi")},
     **{f"{name}.lr": RATES for name in ("linear", "finetune")},
-    "semi.fractions": [*LISTS, [0], [1], [0.1, 0.1], 0.1, None],
+    "semi.fractions": [*LISTS, [0], [1], [0.1, 0.1], [0.1, 0.10000001], 0.1, None],
     "semi.epochs": [3, "x", [0], [1.5], None, [3]],
     "semi.lr": [*NOT_NUMBERS, 0, [0.1]],
     "semi.start": [0, 4, "z", 1.5, None, True],
@@ -275,12 +276,14 @@ def test_select_takes_what_the_callback_takes() -> None:
 
 
 def test_the_message_says_key_value_and_range(cfg: DictConfig) -> None:
-    assert refusal(put(cfg, "loss.temperature", 0)) == "loss.temperature=0: it must be a number above 0"
+    assert (
+        refusal(put(cfg, "loss.temperature", 0)) == "loss.temperature=0: it must be a number above 0 and at most 1,000"
+    )
 
 
 def test_lars_and_timm(composed: DictConfig) -> None:
     lars = config.compose(["optimizer=lars"])
-    for value in (0, -1, "x", NAN):
+    for value in (0, -1, "x", NAN, 1e300):
         assert "trust_coefficient" in refusal(put(copy.deepcopy(lars), "optimizer.trust_coefficient", value))
     timm = config.compose(["model=timm"])
     assert "did you mean convnext_tiny" in refusal(put(timm, "model.encoder.name", "convnext_tinny"))
@@ -503,6 +506,15 @@ def test_an_interpolation_does_not_hide_a_target(canary: Path, cfg: DictConfig) 
                     checks.check_targets(put(copy.deepcopy(cfg), place, value))
     finally:
         OmegaConf.clear_resolver("made")
+    assert not canary.exists()
+
+
+def test_an_interpolation_that_is_a_name_is_never_followed(canary: Path) -> None:
+    text = f"${{oc.create:'{{_target_: pathlib.Path.touch, self: {{_target_: pathlib.Path, _args_: [{canary}]}}}}'}}"
+    node = {"_target_": "simclr_lightning.Projector", "_partial_": True, "out_dim": text, "deep": {"er": [text]}}
+    cfg = config.from_plain({"model": node})
+    checks.check_targets(cfg)
+    assert make(cfg.model).keywords == {"out_dim": text, "deep": {"er": [text]}}
     assert not canary.exists()
 
 

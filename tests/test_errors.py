@@ -168,6 +168,11 @@ def test_a_real_allocation_that_fails(capsys: pytest.CaptureFixture[str]) -> Non
     assert "data.batch_size" in said(capsys)
 
 
+def test_a_number_that_leaves_float32_names_the_rate(capsys: pytest.CaptureFixture[str]) -> None:
+    assert guard(lambda: len(torch.zeros(1).add_(torch.ones(1), alpha=1e300))) == 1
+    assert "lower the learning rate" in said(capsys)
+
+
 def test_files_that_cannot_be_used_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert guard(lambda: len((tmp_path / "gone.npz").read_bytes())) == 1
     assert said(capsys) == f"error: {tmp_path / 'gone.npz'}: No such file or directory\n"

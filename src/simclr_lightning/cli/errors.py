@@ -135,8 +135,10 @@ def explain(error: BaseException) -> str | None:
     if isinstance(error, UserError):
         return text
     if out_of_memory(error):
-        mend = "lower data.batch_size, or take a smaller model or views.size"
+        mend = "lower the batch size (of train: data.batch_size), or take a smaller model or views.size"
         return f"out of memory: {mend}\n{_first_line(text)}"
+    if isinstance(error, RuntimeError) and "cannot be converted to type float without overflow" in text:
+        return "training has diverged, a number has left float32: lower the learning rate or optimizer.weight_decay"
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         where = f" while writing {error.filename}" if error.filename else ""
         return f"the disk is full{where}: make room there and give the command again (a run goes on: ckpt_path=last)"

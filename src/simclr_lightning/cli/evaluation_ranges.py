@@ -24,11 +24,16 @@ from simclr_lightning.cli.ranges import (
 
 PROTOCOLS: Final = ("knn", "lbfgs", "linear", "semi", "finetune")
 DATA_SETS: Final = ("array", "cifar10", "cifar100", "fashion_mnist", "folder", "imagenet", "packed", "photos", "stl10")
-_RATE_LIST: Final = list_of("of numbers above 0", POSITIVE)
-_RATES: Final = Rule(
-    lambda v: POSITIVE.accepts(v) or _RATE_LIST.accepts(v), "a number above 0, or a list of such, none twice"
-)
+_RATE_LIST: Final = list_of("of such", POSITIVE)
+_RATES: Final = Rule(lambda v: POSITIVE.accepts(v) or _RATE_LIST.accepts(v), f"{POSITIVE.says}, or {_RATE_LIST.says}")
+_SHARES: Final = list_of("of shares above 0 and below 1", number("", lambda v: 0 < v < 1))
 _SGD: Final = {"batch_size": whole(2), "epochs": whole(1), "lr": _RATES}
+
+
+def share_name(fraction: float) -> str:
+    """A share of the labels in keys, files and titles: per cent, in six digits."""
+    return f"{100 * fraction:g}"
+
 
 EVALUATION_RULES: Final[dict[str, Rule]] = {
     **{key: rule for key, rule in RULES.items() if key.startswith(("data.", "views.")) or key in ("seed", "debug")},
@@ -46,11 +51,14 @@ EVALUATION_RULES: Final[dict[str, Rule]] = {
     "knn.weighting": one_of("both", "plain", "weighted"),
     **{f"linear.{key}": rule for key, rule in _SGD.items()},
     **{f"finetune.{key}": rule for key, rule in _SGD.items()},
-    "semi.fractions": list_of("of shares above 0 and below 1", number("", lambda v: 0 < v < 1)),
+    "semi.fractions": Rule(
+        lambda v: _SHARES.accepts(v) and len(set(map(share_name, v))) == len(v),
+        f"{_SHARES.says} to six digits: their scores are named after them",
+    ),
     "semi.epochs": Rule(
         lambda v: isinstance(v, list) and all(map(whole(1).accepts, v)), "whole numbers, one a fraction"
     ),
-    "semi.lr": Rule(POSITIVE.accepts, "one number above 0: with few labels none are left to choose on"),
+    "semi.lr": Rule(POSITIVE.accepts, f"{POSITIVE.says}, and only one: with few labels none are left to choose on"),
     "semi.batch_size": whole(2),
     "semi.start": whole(1, 3).or_("h"),
     "accelerator": one_of("auto", "cpu", "cuda", "mps"),

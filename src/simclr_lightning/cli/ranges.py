@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 ANY_SEED: Final = 2**32 - 1
+MOST: Final = 1000  # of a rate, decay or temperature: the largest rate in use is 30; with 100,000 h leaves float32
+LARGEST_SIDE: Final = 8192  # pixels: a view of this side takes 0.8 GB
+WIDEST: Final = 2**20  # features: a layer from h to this width has billions of weights
 # Weights and views are float32, so the precisions of whole networks ("64-true") do not fit.
 _PRECISIONS: Final = ("32-true", "32", "bf16-mixed", "bf16", "16-mixed", "16")
 
@@ -92,8 +95,8 @@ def _is_channels(value: Any) -> bool:
 SWITCH: Final = Rule(lambda v: isinstance(v, bool), "true or false")
 TEXT: Final = Rule(lambda v: isinstance(v, str) and bool(v.strip()), "a text that is not empty")
 PATH: Final = Rule(lambda v: isinstance(v, str) and bool(v), "a path").or_(None)
-POSITIVE: Final = number("above 0", lambda v: v > 0)
-NOT_NEGATIVE: Final = number("of at least 0", lambda v: v >= 0)
+POSITIVE: Final = number(f"above 0 and at most {MOST:,}", lambda v: 0 < v <= MOST)
+NOT_NEGATIVE: Final = number(f"from 0 to {MOST:,}", lambda v: 0 <= v <= MOST)
 CHANNELS: Final = Rule(_is_channels, "three numbers, one a channel").or_(None)
 SPREAD: Final = Rule(lambda v: _is_channels(v) and min(v) > 0, "three numbers above 0, one a channel").or_(None)
 LINES: Final = Rule(lambda v: isinstance(v, list) and all(isinstance(n, str) for n in v), "a list of shell lines")
@@ -131,8 +134,8 @@ RULES: Final[dict[str, Rule]] = {
             "model.encoder.std": SPREAD,
             "model.encoder.name": TEXT,
             "model.encoder.pretrained": SWITCH,
-            "model.projector.hidden_dim": whole(1).or_(None),
-            "model.projector.out_dim": whole(1),
+            "model.projector.hidden_dim": whole(1, WIDEST).or_(None),
+            "model.projector.out_dim": whole(1, WIDEST),
             "model.projector.layers": whole(0, 3),
         }
     ),
@@ -152,7 +155,7 @@ RULES: Final[dict[str, Rule]] = {
         }
     ),
     "views._target_": TARGET,
-    "views.size": whole(1),
+    "views.size": whole(1, LARGEST_SIDE),
     **{
         f"views.{name}": CHECKED_BY_ITSELF
         for name in (
@@ -178,7 +181,7 @@ RULES: Final[dict[str, Rule]] = {
     **optional(
         {
             "schedule.rule": one_of("linear", "sqrt", "constant"),
-            "schedule.warmup_epochs": NOT_NEGATIVE,
+            "schedule.warmup_epochs": number("from 0 to 1,000,000", lambda v: 0 <= v <= 1_000_000),
         }
     ),
     "trainer._target_": TARGET,

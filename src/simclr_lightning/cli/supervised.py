@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from simclr_lightning.cli.errors import UserError
+from simclr_lightning.cli.evaluation_ranges import share_name
 from simclr_lightning.cli.features import Parts
 from simclr_lightning.cli.protocols import Score, made_score, needs_held_out, share_of
 from simclr_lightning.data import Splits, ViewsDataModule
@@ -82,7 +83,7 @@ def semi(subject: Subject, options: Mapping[str, Any]) -> list[Score]:
     """Everything trained on a class-balanced share of the labels; nothing is chosen (paper, appendix B.5)."""
     scores = []
     for fraction, epochs in zip(options["fractions"], options["epochs"], strict=True):
-        started, share = time.perf_counter(), f"{100 * fraction:g}"
+        started, share = time.perf_counter(), share_name(fraction)
         predicted, files, most = [], {}, 0
         for seed in subject.seeds:
             rows = balanced_subset(subject.labels, fraction=fraction, seed=seed)
