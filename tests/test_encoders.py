@@ -558,7 +558,8 @@ def test_damaged_and_foreign_files_are_refused(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=name) as caught:
             load_weights(encoder, tmp_path / name)
         assert "\n" not in str(caught.value)
-    for content in ([1, 2], {"a": 1}, {1: torch.zeros(1)}, torch.zeros(3)):
+    hollow = [{"conv1.weight": torch.eye(3).to_sparse()}, {"conv1.weight": torch.empty(3, device="meta")}]
+    for content in ([1, 2], {"a": 1}, {1: torch.zeros(1)}, torch.zeros(3), *hollow):
         torch.save(content, tmp_path / "other.pt")
         with pytest.raises(ValueError, match="holds no state dict"):
             load_weights(encoder, tmp_path / "other.pt")

@@ -57,7 +57,7 @@ def _option(word: str) -> tuple[str, Any]:
         near = nearest(key, KEYS, count=1)
         hint = f"; did you mean {near[0]}?" if near else ""
         raise mistake(f"{word}: pack has no such key{hint}\n{USAGE}")
-    value = int(text) if text.removeprefix("-").isdecimal() else text
+    value = int(text) if text.removeprefix("-").isdecimal() and len(text) < 20 else text
     if not KEYS[key].accepts(value):
-        raise mistake(f"{key}={text}: must be {KEYS[key].says}")
+        raise mistake(f"{key}={text[:60]}: must be {KEYS[key].says}")
     return key, value

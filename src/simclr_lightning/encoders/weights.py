@@ -179,10 +179,15 @@ def _unpickled(path: Path) -> dict[str, Tensor]:
             loaded = loaded[name]
             break
     if not isinstance(loaded, dict) or not all(
-        isinstance(key, str) and isinstance(value, Tensor) for key, value in loaded.items()
+        isinstance(key, str) and _is_plain(value) for key, value in loaded.items()
     ):
-        raise ValueError(f"model.weights={path} holds no state dict (names -> tensors)")
+        raise ValueError(f"model.weights={path} holds no state dict (names -> dense tensors)")
     return dict(loaded)
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether it is a tensor with all its numbers: not sparse, and not a shape alone."""
+    return isinstance(value, Tensor) and value.layout is torch.strided and not value.is_meta
 
 
 def _own_keys(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
