@@ -71,18 +71,26 @@ def test_three_formats_hold_the_same(made: tuple[Path, Path], simclr: Program) -
         (["exported", "images", "out.npz", "--map", "som"], "invalid choice"),
         (["exported", "images", "images/a/0.npz", "--map", "pca"], "one of the images"),
         (["exported", "images", "folder.npz"], "is a folder"),
+        (["exported", "images", "taken.npz"], "taken.npz exists; give another OUT, or --force"),
+        (["exported", "images", "map.npz", "--map", "pca"], "map.png exists; give another OUT, or --force"),
+        (["exported", "images", "folder.csv", "--map", "pca", "--force"], "folder.png is a folder"),
         (["exported", "images", "/proc/out.npz"], "/proc/"),
     ],
 )
 def test_mistakes_are_short_and_nothing_is_written(
     made: tuple[Path, Path], simclr: Program, capsys: pytest.CaptureFixture[str], words: list[str], says: str
 ) -> None:
-    Path("folder.npz").mkdir()
+    for name in ("folder.npz", "folder.png"):
+        Path(name).mkdir()
+    for name in ("taken.npz", "map.png"):
+        Path(name).write_text("mine")
+    before = sorted(Path().iterdir())
     assert simclr("embed", *words) != 0
     said = capsys.readouterr().err
     assert says in said
     assert "Traceback" not in said
-    assert not list(Path().glob("out*"))
+    assert sorted(Path().iterdir()) == before
+    assert Path("taken.npz").read_text() == Path("map.png").read_text() == "mine"
 
 
 def test_names_of_bytes_that_are_no_text(made: tuple[Path, Path], simclr: Program) -> None:
@@ -104,6 +112,10 @@ def test_a_map_beside_the_file(made: tuple[Path, Path], simclr: Program, capsys:
     assert "the map is in out.png" in capsys.readouterr().out
     with Image.open("out.png") as picture:
         assert picture.width > 1000  # with room for the two folders' names
+    assert simclr("embed", *made, "out.npz", "--map", "pca") == 1
+    before = Path("out.png").read_bytes()
+    assert simclr("embed", *made, "out.npz", "--map", "pca", "--force") == 0
+    assert Path("out.png").read_bytes() != before
 
 
 def test_a_broken_image_is_named(made: tuple[Path, Path], simclr: Program, capsys: pytest.CaptureFixture[str]) -> None:

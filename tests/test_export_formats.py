@@ -186,6 +186,11 @@ def test_the_command_carries_the_runs_card_over(
     ).read_text().splitlines()[:6]
 
 
+def content() -> dict[Path, bytes | None]:
+    """All that is in this folder and below it; a file with its bytes."""
+    return {path: path.read_bytes() if path.is_file() else None for path in Path().rglob("*")}
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [
@@ -197,16 +202,47 @@ def test_the_command_carries_the_runs_card_over(
         (["run", "out", "--licence", "MIT\nor not"], "on one line"),
         (["run", "run", "--format", "hub"], "exists"),
         (["run", "run/exported/card.md", "--force"], "is a file; safetensors takes a folder"),
+        (["run", "link"], "link exists; give another OUT, or --force"),
+        (["run", "link", "--force"], "link is a link that leads nowhere; safetensors takes a folder"),
+        (["run", "mine.onnx", "--format", "onnx"], "mine.card.md exists; give another OUT, or --force"),
+        (["run", "folder.pt", "--force", "--format", "torchvision"], "folder.card.md is a folder; remove it"),
     ],
 )
 def test_mistakes_are_short(
     exported: Path, simclr: Program, capsys: pytest.CaptureFixture[str], words: list[str], says: str
 ) -> None:
+    Path("link").symlink_to("nowhere")
+    Path("mine.card.md").write_text("mine")
+    Path("folder.card.md").mkdir()
+    before = content()
     assert simclr("export", *words) != 0
     said = capsys.readouterr().err
     assert says in said
     assert "Traceback" not in said
-    assert not Path("out").exists()
+    assert content() == before
+
+
+@pytest.mark.parametrize("out", ["out", "new/deep", "one.safetensors"])
+@pytest.mark.parametrize(
+    ("error", "code"), [(KeyboardInterrupt(), 130), (OSError(errno.ENOSPC, "No space left on device", "x"), 1)]
+)
+def test_an_export_that_ends_early_leaves_nothing(
+    out: str, error: BaseException, code: int, exported: Path, simclr: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*words: object, **options: object) -> str:
+        raise error
+
+    before = content()
+    with monkeypatch.context() as patch:
+        patch.setattr(formats, "card_text", stop)  # the model is written by then
+        assert simclr("export", exported, out) == code
+        assert content() == before
+    assert simclr("export", exported, out) == 0
+    before = content()
+    with monkeypatch.context() as patch:
+        patch.setattr(formats, "card_text", stop)
+        assert simclr("export", exported, out, "--licence", "MIT", "--force") == code
+    assert content() == before
 
 
 def test_any_licence_and_a_damaged_card_give_a_readme_that_a_hub_reads(exported: Path, simclr: Program) -> None:

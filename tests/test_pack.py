@@ -349,6 +349,8 @@ def test_two_do_not_pack_into_one_folder(made: tuple[Path, Path], tmp_path: Path
         (["file", "out"], 1, "is a file"),
         (["empty", "out"], 1, "no image (the folder is empty)"),
         (["images", "file"], 1, "must be a new folder"),
+        (["images", "link"], 1, "is a link that leads nowhere; OUT must be a new folder"),
+        (["images", "out", "max_pixels=899"], 1, "30 x 30 = 900 pixels, above max_pixels=899"),
         (["images", "images"], 1, "is not empty"),
         (["images", "no/out"], 1, "make it first"),
         (["images", "half"], 1, "not finished"),
@@ -365,6 +367,7 @@ def test_mistakes_are_short_and_nothing_is_written(
     smooth(1, 30, 30).save(tmp_path / "images/1.png")
     smooth(1, 30, 30).save(tmp_path / "broken/1.png")
     (tmp_path / "broken/2.png").write_bytes(b"x")
+    (tmp_path / "link").symlink_to("nowhere")
     (tmp_path / "file").write_text("x")
     (tmp_path / "half/shard-000000.tar").write_bytes(b"x")
     assert simclr("pack", *words) == code

@@ -20,7 +20,17 @@ from PIL import Image
 
 from made_runs import SUMMARY, make_run
 from simclr_lightning.cli import main
-from simclr_lightning.report import ReportError, blocks, compare, content, figures, read_runs, settings, swept_keys
+from simclr_lightning.report import (
+    ReportError,
+    blocks,
+    compare,
+    content,
+    draw,
+    figures,
+    read_runs,
+    settings,
+    swept_keys,
+)
 from simclr_lightning.report import paper as paper_room
 from simclr_lightning.report.write import write_report
 
@@ -443,6 +453,34 @@ def test_a_table_cut_off_by_a_kill_is_read_as_far_as_it_goes(tmp_path: Path) -> 
     assert read.last("step") == 48
     assert read.last("train/contrastive_entropy") == 0.2
     assert read.last("train/loss") == pytest.approx(SUMMARY["loss"] + 2 * math.exp(-2.5))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "left"),
+    [
+        (lambda text: text.removeprefix("step,"), 0),  # every number is another column's
+        (lambda text: text.partition("\n")[2], 0),
+        (lambda text: text[:40], 0),
+        (lambda text: text.replace("\n20,", "\n,"), 16),  # the bins of one step of two
+        (lambda text: text.replace("0.875,1.0,", "0.875,-1.0,"), 30),
+    ],
+)
+def test_an_odd_table_of_similarities_is_drawn_as_far_as_it_goes(
+    tmp_path: Path, spoil: Callable[[str], str], left: int
+) -> None:
+    table = make_run(tmp_path / "a", "loss.temperature=0.1") / "similarity.csv"
+    table.write_text(spoil(table.read_text()))
+    ((run,), _), picture = read_runs(tmp_path), tmp_path / "similarity.png"
+    assert len(run.similarity) == left
+    make = draw.all_pictures([run], settings([run], []), [], [])["similarity.png"]
+    assert (make(picture) is not None) == picture.exists() == (left > 0)
+    for name in "bc":
+        make_run(tmp_path / name, "loss.temperature=0.2", status="stopped")
+    runs, _ = read_runs(tmp_path)
+    for axes in ([], ["loss.temperature"]):
+        picture.unlink(missing_ok=True)
+        make = draw.all_pictures(runs, settings(runs, axes), axes, axes)["similarity.png"]
+        assert (make(picture) is not None) == picture.exists() == (left > 0 or not axes)  # of finished runs
 
 
 def test_a_damaged_run_does_not_cost_the_others_their_report(tmp_path: Path) -> None:

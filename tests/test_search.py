@@ -200,6 +200,7 @@ def test_duplicates_of_a_folder(made: tuple[Path, Path], simclr: Program, capsys
         (["exported", "images", "--threshold", "x"], "invalid float"),
         (["exported", "images", "-k", "0"], "at least 1"),
         (["exported", "images", "--out", "exported/card.md"], "is a file; give a folder"),
+        (["exported", "images", "--out", "link"], "is a link that leads nowhere; give a folder"),
         (["exported", "images", "--out", "/proc/found"], "/proc/found: No such file"),
         (["exported", "one"], "one image"),
         (["exported", "one", "--query", "one/0.png"], "the query alone"),
@@ -210,12 +211,35 @@ def test_mistakes_are_short(
     made: tuple[Path, Path], simclr: Program, capsys: pytest.CaptureFixture[str], words: list[str], says: str
 ) -> None:
     Path("one").mkdir()
+    Path("link").symlink_to("nowhere")
     Path("one/0.png").write_bytes((made[1] / "a" / "0.png").read_bytes())
     assert simclr("search", *words) != 0
     said = capsys.readouterr().err
     assert says in said
     assert "Traceback" not in said
     assert len(said.splitlines()) <= 6
+
+
+@pytest.mark.parametrize("words", [("--threshold", "0.5"), ("--query", "images/a/0.png")])
+def test_a_search_that_ends_early_leaves_the_older_files_or_none(
+    made: tuple[Path, Path], simclr: Program, monkeypatch: pytest.MonkeyPatch, words: tuple[str, str]
+) -> None:
+    from simclr_lightning import pictures
+
+    def stop(*words: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pictures, "image_rows", stop)
+        assert simclr("search", *made, *words, "--out", "new/found") == 130
+    assert sorted(path.name for path in Path().iterdir()) == ["exported", "images"]
+    assert simclr("search", *made, *words, "--out", "found") == 0
+    before = {path: path.read_bytes() for path in Path("found").iterdir()}
+    assert len(before) == 2
+    (made[1] / "b é [x]" / "1.png").unlink()
+    monkeypatch.setattr(pictures, "image_rows", stop)
+    assert simclr("search", *made, *words, "--out", "found") == 130
+    assert {path: path.read_bytes() for path in Path("found").iterdir()} == before
 
 
 def test_a_run_that_cannot_be_written_is_searched_all_the_same(

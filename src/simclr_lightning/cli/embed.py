@@ -31,6 +31,7 @@ def _parser() -> Parser:
     parser.add_argument(
         "--map", choices=("tsne", "umap", "pca"), help="draw the images as points too, in OUT's name with .png"
     )
+    parser.add_argument("--force", action="store_true", help="write over what is there")
     return parser
 
 
@@ -44,6 +45,11 @@ def _main(words: Sequence[str]) -> int:
     picture = asked.out.with_suffix(".png")
     if asked.map is not None and picture.exists() and picture.resolve().is_relative_to(asked.images.resolve()):
         raise UserError(f"--map would be drawn over {picture}, one of the images; give an OUT elsewhere")
+    for path in (asked.out, *([] if asked.map is None else [picture])):
+        if path.is_dir():
+            raise UserError(f"{path} is a folder; give another OUT")
+        if os.path.lexists(path) and not asked.force:
+            raise UserError(f"{path} exists; give another OUT, or --force to write over it")
     h, names = embed(asked.run, asked.images, asked.out, write)
     if asked.map is not None:
         _draw(h, names, picture, asked.map)
@@ -69,8 +75,6 @@ def embed(
 
     if not out.absolute().parent.is_dir():
         raise UserError(f"{out}: its folder does not exist; make it first")
-    if out.is_dir():
-        raise UserError(f"{out} is a folder; give a file to write")
     files.check_writable(out)
     found = open_gallery(run, images, keep=False)
     names = list(found.files.names)

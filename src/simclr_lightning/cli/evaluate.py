@@ -56,6 +56,6 @@ def _judge(run: Path, cfg: DictConfig, others: dict[str, DictConfig], *, sized: 
     evaluation = Evaluation(run, encoder, size=size, console=Console(highlight=False))
     found = evaluation.judge(cfg, others)
     results.show(found, evaluation.console)
-    for line in results.write(found, folder):
-        print(line)
+    for path in results.write(found, folder):
+        print(f"written to {path}")
     return 0

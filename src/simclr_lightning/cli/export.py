@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ def _main(words: Sequence[str]) -> int:
     asked = _parser().parse(words)
     if asked is None:
         return 0
-    if asked.out.exists() and not asked.force:  # before torch is waited for
+    if os.path.lexists(asked.out) and not asked.force:  # before torch is waited for
         raise errors.UserError(f"{asked.out} exists; give another OUT, or --force to write over it")
     if asked.licence is not None and not (asked.licence.strip() and asked.licence.isprintable()):
         raise errors.mistake(f"--licence {asked.licence!r}: give its name on one line, such as apache-2.0")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -41,27 +40,25 @@ def show(found: Found, console: Console) -> None:
         console.print(f"  {source}", markup=False)
 
 
-def write(found: Found, folder: Path) -> Iterator[str]:
-    """Write the pictures, the subsets and last evaluation.json, each whole or not at all; a line for each.
+def write(found: Found, folder: Path) -> list[Path]:
+    """Write the pictures, the subsets and evaluation.json, all of them or none; return where they are.
 
     Raises:
         OSError: the folder cannot be written.
     """
-    for score in found.scores:
-        for name, text in score.files.items():
-            files.write_text(folder / name, text)
-            yield f"written to {folder / name}"
     by_key = {score.key: score for score in found.scores}
     shown = next((by_key[key] for key in _CONFUSION_OF if key in by_key), None)
-    if shown is not None and found.test_labels is not None:
-        names = found.class_names
-        path = folder / "confusion.png"
-        yield f"written to {pictures.confusion(shown.predicted, found.test_labels, names, path, title=shown.title)}"
-        bars = by_key.get("knn", shown)
-        path = folder / "per_class.png"
-        yield f"written to {pictures.per_class(bars.predicted, found.test_labels, names, path, title=bars.title)}"
-    files.write_text(folder / FILE, json.dumps(flat(found), indent=2, allow_nan=False) + "\n")
-    yield f"written to {folder / FILE}"
+    with files.together(folder, "evaluation") as fresh:
+        for score in found.scores:
+            for name, text in score.files.items():
+                files.write_text(fresh / name, text)
+        if shown is not None and found.test_labels is not None:
+            labels, names, bars = found.test_labels, found.class_names, by_key.get("knn", shown)
+            pictures.confusion(shown.predicted, labels, names, fresh / "confusion.png", title=shown.title)
+            pictures.per_class(bars.predicted, labels, names, fresh / "per_class.png", title=bars.title)
+        files.write_text(fresh / FILE, json.dumps(flat(found), indent=2, allow_nan=False) + "\n")
+        written = sorted(fresh.iterdir())
+    return [folder / path.name for path in written]
 
 
 def flat(found: Found) -> dict[str, Any]:

@@ -42,7 +42,9 @@ def _parser() -> Parser:
     what.add_argument("--duplicates", action="store_true", help="list pairs of alike images (what is done by default)")
     parser.add_argument("-k", type=int, default=10, help="nearest images of a query (default 10)")
     parser.add_argument("--threshold", type=float, default=0.95, help="least cosine of a duplicate (default 0.95)")
-    parser.add_argument("--out", metavar="DIR", type=Path, help="write a CSV file and a picture there")
+    parser.add_argument(
+        "--out", metavar="DIR", type=Path, help="write a CSV file and a picture there, over those of an earlier search"
+    )
     parser.add_argument(
         "--index", choices=("exact", "faiss"), default="exact", help="faiss: approximate, for sets beyond the memory"
     )
@@ -57,8 +59,8 @@ def _main(words: Sequence[str]) -> int:
         raise mistake(f"-k {asked.k}: it must be at least 1")
     if not 0 < asked.threshold <= 1:
         raise mistake(f"--threshold {asked.threshold:g}: it must be above 0 and at most 1")
-    if asked.out is not None and asked.out.exists() and not asked.out.is_dir():
-        raise UserError(f"--out {asked.out} is a file; give a folder")
+    if asked.out is not None and (found := files.in_the_way(asked.out)):
+        raise UserError(f"--out {asked.out} is {found}; give a folder")
     if asked.index == "faiss" and importlib.util.find_spec("faiss") is None:
         raise UserError("--index faiss needs a package: pip install 'simclr-lightning[faiss]'")
     from simclr_lightning.cli.gallery import features, open_gallery
@@ -115,7 +117,7 @@ def _nearest(gallery: Gallery, find: Finder | None, asked: Any, queries: FolderI
         _table(f"nearest to {query} of {len(names):,} images, by cosine", ("file", "similarity"), lines)
     if asked.out is not None:
         written = [(q, place + 1, names[i], f"{s:.6f}") for row in rows for place, (q, s, i) in enumerate(row)]
-        path = _csv(asked.out / "nearest.csv", ("query", "rank", "file", "similarity"), written)
+        columns = ("query", "rank", "file", "similarity")
         side = max(_SIDE, gallery.size)
         images = [
             [
@@ -124,13 +126,11 @@ def _nearest(gallery: Gallery, find: Finder | None, asked: Any, queries: FolderI
             ]
             for n, row in enumerate(rows[:_GROUPS_DRAWN])
         ]
-        _draw(
-            images,
-            asked.out / "nearest.png",
-            ("query", "nearest first, with the cosine"),
-            [q.name for q in asked.query],
-        )
-        print(f"written: {path} and {asked.out / 'nearest.png'}")
+        titles = ("query", "nearest first, with the cosine")
+        with files.together(asked.out, asked.out.name) as fresh:
+            _csv(fresh / "nearest.csv", columns, written)
+            _draw(images, fresh / "nearest.png", titles, [q.name for q in asked.query])
+        print(f"written: {asked.out / 'nearest.csv'} and {asked.out / 'nearest.png'}")
     return 0
 
 
@@ -151,14 +151,14 @@ def _duplicates(gallery: Gallery, find: Finder | None, asked: Any) -> int:
         columns = [group[pairs.first] + 1, pairs.first, pairs.second, pairs.similarity]
         found = zip(*(column.tolist() for column in columns), strict=True)
         lines = [(g, names[i], names[j], f"{s:.6f}") for g, i, j, s in found]
-        path = _csv(
-            asked.out / "duplicates.csv", ("group", "file", "other", "similarity"), (lines[place] for place in order)
-        )
+        with files.together(asked.out, asked.out.name) as fresh:
+            _csv(fresh / "duplicates.csv", ("group", "file", "other", "similarity"), (lines[place] for place in order))
+            if len(pairs.first):
+                _draw_groups(gallery, pairs, group, asked.threshold, fresh / "duplicates.png")
         picture = asked.out / "duplicates.png"
-        picture.unlink(missing_ok=True)
-        if len(pairs.first):
-            _draw_groups(gallery, pairs, group, asked)
-        print(f"written: {path}{f' and {picture}' if picture.exists() else ''}")
+        if not len(pairs.first):  # of an earlier search
+            picture.unlink(missing_ok=True)
+        print(f"written: {asked.out / 'duplicates.csv'}{f' and {picture}' if len(pairs.first) else ''}")
     return 0
 
 
@@ -180,7 +180,7 @@ def _report(pairs: Pairs, names: Sequence[str], group: Any, threshold: float) ->
         print("there are more pairs than images: this threshold is low for this encoder; raise --threshold")
 
 
-def _draw_groups(gallery: Gallery, pairs: Pairs, group: Any, asked: Any) -> None:
+def _draw_groups(gallery: Gallery, pairs: Pairs, group: Any, threshold: float, path: Path) -> None:
     """One group a row, each image with its cosine to the group's first."""
     import torch
 
@@ -196,8 +196,8 @@ def _draw_groups(gallery: Gallery, pairs: Pairs, group: Any, asked: Any) -> None
                 for i, caption in zip(members, captions, strict=True)
             ]
         )
-    titles = ("first", f"its near-duplicates, with the cosine (at least {asked.threshold:g})")
-    _draw(rows, asked.out / "duplicates.png", titles, [f"group {n + 1}" for n in range(len(rows))])
+    titles = ("first", f"its near-duplicates, with the cosine (at least {threshold:g})")
+    _draw(rows, path, titles, [f"group {n + 1}" for n in range(len(rows))])
 
 
 def _draw(rows: Any, path: Path, titles: tuple[str, str], names: Sequence[str]) -> None:
@@ -229,13 +229,8 @@ def _table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) ->
     Console().print(table)
 
 
-def _csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with (
-        files.whole(path) as fresh,
-        fresh.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file,
-    ):
+def _csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
         writer = csv.writer(file)
         writer.writerow(columns)
         writer.writerows(rows)
-    return path

@@ -21,6 +21,7 @@ from simclr_lightning.data.listing import Listing, list_images, passed_over
 from simclr_lightning.data.progress import counted
 from simclr_lightning.data.shards import INDEX, SAMPLES, ShardWriter, is_packed, write_index
 from simclr_lightning.data.unreadable import OnCorrupt, in_threads, too_many
+from simclr_lightning.files import in_the_way
 
 JPEG_SIDE = 65_500  # the longest that the encoder takes
 ESTIMATED_AFTER = 1_000  # images from which the size of the whole is estimated
@@ -99,7 +100,7 @@ def _encoded(path: Path, *, short_side: int, quality: int, max_pixels: int) -> b
     try:
         picture = shrunk(decode(path, max_pixels), short_side)
     except ImageError as error:
-        return str(error)
+        return str(error).replace("data.dataset.max_pixels", "max_pixels")
     if max(picture.size) > JPEG_SIDE:
         return f"{path}: longer than the {JPEG_SIDE:,} pixels that a JPEG can have"
     buffer = io.BytesIO()
@@ -112,8 +113,8 @@ def _paths(listing: Listing) -> list[Path]:
 
 
 def _check_out(out: Path) -> None:
-    if out.exists() and not out.is_dir():
-        raise ValueError(f"{out}: is a file; OUT must be a new folder")
+    if found := in_the_way(out):
+        raise ValueError(f"{out}: is {found}; OUT must be a new folder")
     if out.is_dir() and any(out.iterdir()):
         unfinished = is_packed(out) and not (out / INDEX).exists()
         what = "holds a packing that was not finished" if unfinished else "exists and is not empty"

@@ -4,6 +4,7 @@ What a format cannot express is refused, naming the formats that can. Legend: F 
 """
 
 import json
+import os
 import re
 import warnings
 from collections.abc import Callable, Mapping
@@ -15,10 +16,10 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
+from simclr_lightning import files
 from simclr_lightning.encoders import Encoder
 from simclr_lightning.export.card import card_text, sections, title_of
 from simclr_lightning.export.own import CARD_NAME, load_encoder, plain_state, write, write_encoder
-from simclr_lightning.files import write_text
 
 _TOLERANCE: Final = 1e-5  # of the outputs, relative to the largest where that is above 1
 
@@ -33,7 +34,7 @@ class Target:
 
     folder: Path
     name: str
-    card: str = CARD_NAME
+    card: str
 
     @property
     def model(self) -> Path:
@@ -43,9 +44,9 @@ class Target:
 
 @dataclass(frozen=True)
 class Format:
-    """One format: its file's usual name, the suffixes a file of it may have, and what writes it."""
+    """One format: the usual names of its files (the model's and the card's first), the suffixes of one, its writer."""
 
-    name: str
+    names: tuple[str, ...]
     suffixes: tuple[str, ...]
     write: Callable[[Encoder, Target, Mapping[str, str], int], None]
 
@@ -61,21 +62,27 @@ def export_as(kind: str, encoder: Encoder, out: Path, *, about: Mapping[str, str
         force: write over files that are there.
 
     Raises:
-        ExportError: the format cannot express the encoder, a package is missing, or what was written does not give
-            the same outputs to 1e-5 in its own library.
-        FileExistsError: ``out`` exists, and not ``force``.
+        ExportError: something is there and not ``force``, the format cannot express the encoder, a package is missing,
+            or what was written does not give the same outputs to 1e-5 in its own library. Nothing is left then.
     """
     made = FORMATS[kind]
-    if out.exists() and not force:
-        raise FileExistsError(f"{out} exists; give another OUT, or --force to write over it")
     as_file = out.suffix.lower() in made.suffixes and not out.is_dir()
-    if out.is_file() and not as_file:
+    folder, names = (out.parent, (out.name, f"{out.stem}.card.md")) if as_file else (out, made.names)
+    written = [folder / name for name in names]
+    there = [path for path in (out, *written) if os.path.lexists(path)]
+    if there and not force:
+        raise ExportError(f"{there[0]} exists; give another OUT, or --force to write over it")
+    if not as_file and (found := files.in_the_way(out)):
         kinds = f", or a file named {' or '.join(made.suffixes)}" if made.suffixes else ""
-        raise ExportError(f"{out} is a file; {kind} takes a folder{kinds}")
-    target = Target(out.parent, out.name, f"{out.stem}.card.md") if as_file else Target(out, made.name)
+        raise ExportError(f"{out} is {found}; {kind} takes a folder{kinds}")
+    for path in written:
+        if path.is_dir():
+            raise ExportError(f"{path} is a folder; remove it or give another OUT")
     assert encoder.size is not None
-    made.write(encoder, target, sections({}) if about is None else about, encoder.size)
-    return target.model
+    files.check_writable(out)
+    with files.together(folder, out.name) as fresh:
+        made.write(encoder, Target(fresh, *names[:2]), sections({}) if about is None else about, encoder.size)
+    return written[0]
 
 
 def timm_name(encoder: Encoder) -> tuple[str, dict[str, Any]] | None:
@@ -92,7 +99,7 @@ def timm_name(encoder: Encoder) -> tuple[str, dict[str, Any]] | None:
 def _safetensors(encoder: Encoder, target: Target, about: Mapping[str, str], size: int) -> None:
     write_encoder(encoder, target.model, size=size)
     _check(encoder, load_encoder(target.model), size)
-    write_text(target.folder / target.card, card_text(encoder, about, size))
+    files.write_text(target.folder / target.card, card_text(encoder, about, size))
 
 
 def _torchvision(encoder: Encoder, target: Target, about: Mapping[str, str], size: int) -> None:
@@ -120,7 +127,7 @@ model.load_state_dict(torch.load("{target.name}", weights_only=True))  # strict
 model.fc = torch.nn.Identity()  # the file's classifier is zero: only there for the strict load
 h = model.eval()(images)  # images (N, 3, {{size}}, {{size}}) -> h (N, {{width}})
 """
-    write_text(target.folder / target.card, card_text(encoder, about, size, code=code, normalises=False))
+    files.write_text(target.folder / target.card, card_text(encoder, about, size, code=code, normalises=False))
 
 
 def _timm(encoder: Encoder, target: Target, about: Mapping[str, str], size: int) -> None:
@@ -136,7 +143,7 @@ model = timm.create_model("{name}", num_classes=0{arguments})  # without a class
 model.load_state_dict(load_file("{target.name}"))  # strict
 h = model.eval()(images)  # images (N, 3, {{size}}, {{size}}) -> h (N, {{width}})
 """
-    write_text(target.folder / target.card, card_text(encoder, about, size, code=code, normalises=False))
+    files.write_text(target.folder / target.card, card_text(encoder, about, size, code=code, normalises=False))
 
 
 def _hub(encoder: Encoder, target: Target, about: Mapping[str, str], size: int) -> None:
@@ -155,9 +162,9 @@ def _hub(encoder: Encoder, target: Target, about: Mapping[str, str], size: int) 
             "pretrained_cfg": _pretrained(encoder, size),
         }
         code, normalises = _HUB_CODE, False
-    write_text(target.folder / "config.json", json.dumps(config, indent=2) + "\n")
+    files.write_text(target.folder / "config.json", json.dumps(config, indent=2) + "\n")
     text = card_text(encoder, about, size, code=code, normalises=normalises)
-    write_text(target.folder / "README.md", _front_matter(about, in_timm=found is not None) + text)
+    files.write_text(target.folder / target.card, _front_matter(about, in_timm=found is not None) + text)
 
 
 _HUB_CODE: Final = """\
@@ -195,15 +202,15 @@ import onnxruntime
 session = onnxruntime.InferenceSession("{target.name}")
 (h,) = session.run(["h"], {{"images": images}})  # images (N, 3, {{size}}, {{size}}) float32 -> h (N, {{width}})
 """
-    write_text(target.folder / target.card, card_text(encoder, about, size, code=code))
+    files.write_text(target.folder / target.card, card_text(encoder, about, size, code=code))
 
 
 FORMATS: Final[dict[str, Format]] = {
-    "safetensors": Format("encoder.safetensors", (".safetensors",), _safetensors),
-    "torchvision": Format("encoder.pth", (".pth", ".pt"), _torchvision),
-    "timm": Format("model.safetensors", (".safetensors",), _timm),
-    "onnx": Format("encoder.onnx", (".onnx",), _onnx),
-    "hub": Format("model.safetensors", (), _hub),
+    "safetensors": Format(("encoder.safetensors", CARD_NAME), (".safetensors",), _safetensors),
+    "torchvision": Format(("encoder.pth", CARD_NAME), (".pth", ".pt"), _torchvision),
+    "timm": Format(("model.safetensors", CARD_NAME), (".safetensors",), _timm),
+    "onnx": Format(("encoder.onnx", CARD_NAME), (".onnx",), _onnx),
+    "hub": Format(("model.safetensors", "README.md", "config.json"), (), _hub),
 }
 """The formats by name."""
 

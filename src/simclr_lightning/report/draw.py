@@ -166,7 +166,10 @@ def _similarity(runs: list[Run], groups: list[Setting], keys: list[str], axes: l
             tail = "" if len(axes) == 1 else f", {_named(axes[1], low)}"
             rows.append([_histogram(_named(axes[0], value) + tail, group) for value, group in chosen.items()])
         what = f"at the last {_LOOKS} steps looked at, all seeds together"
-    pictures.similarities([[one for one in row if one is not None] for row in rows], path)
+    known = [[one for one in row if one is not None] for row in rows]
+    if not any(known):
+        return None
+    pictures.similarities([row for row in known if row], path)
     return Picture(
         path.name,
         f"Cosines of positives (blue: two views of one image) and of negatives (orange) {what}; each area is 1.",
@@ -177,9 +180,8 @@ def _histogram(title: str, runs: Sequence[Run], step: float | None = None) -> pi
     """The counts of some runs together, at one step or the last ones of each."""
     rows: list[Row] = []
     for run in runs:
-        whole = [row for row in run.similarity if len(row) == 5]
-        steps = [step] if step is not None else sorted({row["step"] for row in whole})[-_LOOKS:]
-        rows += [row for row in whole if row["step"] in steps]
+        steps = [step] if step is not None else sorted({row["step"] for row in run.similarity})[-_LOOKS:]
+        rows += [row for row in run.similarity if row["step"] in steps]
     lows = sorted({row["low"] for row in rows})
     if not lows:
         return None

@@ -30,7 +30,7 @@ class Run:
         config: the resolved configuration by dotted keys; lists are values.
         summary: summary.json, empty when there is none.
         metrics: the rows of metrics.csv, numbers only.
-        similarity: the rows of similarity.csv.
+        similarity: the whole rows of similarity.csv.
         log: the last line of output.log (what a sweep's job printed) or train.log that tells an error, or "".
     """
 
@@ -131,7 +131,7 @@ def _read(path: Path, root: Path) -> Run:
         config=dict(_flat(_yaml(path / ".hydra" / "config.yaml") or {})),
         summary=_summary(path / "summary.json"),
         metrics=tuple(_table(path / "metrics.csv")),
-        similarity=tuple(_table(path / "similarity.csv")),
+        similarity=tuple(row for row in _table(path / "similarity.csv") if _is_whole(row)),
         log=_last_error(path / "output.log") or _last_error(path / "train.log"),
     )
 
@@ -169,6 +169,11 @@ def _table(path: Path) -> Iterator[Row]:
     with path.open(newline="", encoding="utf-8", errors="replace") as file:
         for row in csv.DictReader(file):
             yield {name: float(text) for name, text in row.items() if isinstance(name, str) and _is_number(text)}
+
+
+def _is_whole(row: Row) -> bool:
+    """Whether it is a bin of a histogram, with its counts."""
+    return {"step", "low", "high", "positives", "negatives"} <= row.keys() and row["low"] < row["high"]
 
 
 def _is_number(text: Any) -> bool:
