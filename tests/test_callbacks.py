@@ -295,6 +295,20 @@ def test_scores_leave_every_weight_and_random_number_as_they_are(tmp_path: Path)
         assert all(torch.equal(found[key], without[key]) for key in without), name
 
 
+@pytest.mark.parametrize(
+    ("every", "options", "scored"), [(2, {}, [1, 2]), (5, {"max_steps": 6}, [1]), (5, {}, [2]), (0, {}, [])]
+)
+def test_the_last_epoch_is_scored_too(every: int, options: dict[str, int], scored: list[int], tmp_path: Path) -> None:
+    online, found = OnlineScore(every_n_epochs=every, k=3, probe=False), []
+
+    class Epochs(L.Callback):
+        def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+            found.extend([] if online.score is None else [trainer.current_epoch])
+
+    small_trainer(tmp_path, extra=[online, Epochs()], **options).fit(small_module(), datamodule=small_data())
+    assert found == scored
+
+
 def test_the_online_probe_is_scikit_learns_on_the_same_features(tmp_path: Path) -> None:
     from sklearn.linear_model import LogisticRegression
 

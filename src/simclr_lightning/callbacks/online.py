@@ -39,7 +39,7 @@ class OnlineScore(L.Callback):
     ``online/linear_loss``.
 
     Args:
-        every_n_epochs: epochs between two scores; 0 turns them off.
+        every_n_epochs: epochs between two scores; the last epoch has one too. 0 turns them off.
         k: neighbours that vote, and of the neighbour agreement.
         bank_at_most: images of the bank, drawn evenly when train has more.
         views_at_most: held-out images whose two views are compared, drawn evenly.
@@ -93,7 +93,7 @@ class OnlineScore(L.Callback):
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Score on rank 0, tell every rank."""
         self.score = None
-        if not self.every_n_epochs or (trainer.current_epoch + 1) % self.every_n_epochs:
+        if not self.every_n_epochs or ((trainer.current_epoch + 1) % self.every_n_epochs and not _is_last(trainer)):
             return
         assert isinstance(pl_module, SimCLR)
         found: dict[str, float] = {}
@@ -229,6 +229,11 @@ def _data_of(trainer: L.Trainer) -> ViewsDataModule:
     data = trainer.datamodule  # type: ignore[attr-defined]  # Lightning sets it without declaring it
     assert isinstance(data, ViewsDataModule)
     return data
+
+
+def _is_last(trainer: L.Trainer) -> bool:
+    """Whether the epoch that ends is the last of the run."""
+    return trainer.current_epoch + 1 == trainer.max_epochs or 0 < trainer.max_steps <= trainer.global_step
 
 
 def _is_labelled(data: ViewsDataModule) -> bool:
