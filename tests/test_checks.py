@@ -160,7 +160,16 @@ BAD_HYDRA: dict[str, list[Any]] = {
     "launcher.requeue": NOT_WHOLE,
     **{f"launcher.{name}": [0, 1.5, "4", True] for name in ("cpus", "memory_gb")},
     "launcher.setup": ["module load cuda", [3], None],
-    "launcher.options": ["mail-type=END", [1], None],
+    "launcher._target_": ["hydra._internal.core_plugins.basic_launcher.BasicLauncher"],
+    "launcher.options": ["mail-type=END", [1]],
+    "sweeper.max_batch_size": [0, -1, 1.5, "4", True],
+    "sweeper.params": ["x", [1], {"seed": [0, 1]}, {"loss": {"temperature": 1}}],
+    "sweeper.n_jobs": [*NOT_WHOLE, 0],
+    "sweeper.storage": ["x", 1, {"url": "sqlite:///x"}],
+    "sweeper.study_name": ["", 3],
+    "sweeper.sampler": ["x", None, 3],
+    "sweeper.sampler.seed": [-1, 2**32],
+    "sweeper.search_space": ["x", {"seed": 1}],
     "sweeper.n_trials": [*NOT_WHOLE, 0],
     "sweeper.direction": ["minimize", None],
     "sweeper.max_failure_rate": [-0.1, 1.1, "x", None],
@@ -178,6 +187,32 @@ def test_a_wrong_value_of_a_sweep_is_refused_with_its_key(key: str, sweeping: Di
     checks.check_config(sweeping)
     for value in BAD_HYDRA[key]:
         assert f"hydra.{key}=" in refusal(put(copy.deepcopy(sweeping), f"hydra.{key}", value))
+    part = key.partition(".")[0]
+    assert f"choose it by hydra/{part}=" in refusal(put(copy.deepcopy(sweeping), f"hydra.{part}", None))
+
+
+def test_every_sampler_of_a_search_has_a_fixed_seed() -> None:
+    pytest.importorskip("optuna")
+    for name in ("tpe", "random", "cmaes", "nsgaii", "grid"):
+        composed = config.compose(["hydra/sweeper=optuna", f"hydra/sweeper/sampler={name}"])
+        checks.check_config(composed)
+        checks.check_targets(composed)
+        assert composed.hydra.sweeper.sampler.get("seed") == (None if name == "grid" else 0)  # a grid draws nothing
+    assert config.compose(["hydra/sweeper=optuna", "hydra.sweeper.sampler.seed=3"]).hydra.sweeper.sampler.seed == 3
+
+
+def test_wandb_by_its_name_alone_is_refused() -> None:
+    message = refusal(config.compose(["logger.name=wandb"]))
+    assert "logger.mode" in message
+    assert "logger=wandb" in message
+    checks.check_config(config.compose(["logger.name=tensorboard"]))
+
+
+@pytest.mark.parametrize("value", ["-1", "true", "nan", "mypkg", "null"])
+def test_trusted_that_is_no_list_is_refused(value: str) -> None:
+    for name, check in (("train", checks.check_config), ("evaluate", checks.check_evaluation)):
+        with pytest.raises(UserError, match=r"trusted=.*must be a list of packages"):
+            check(config.compose([f"trusted={value}"], name=name))
 
 
 def test_an_optimiser_that_lets_nan_pass_is_refused(cfg: DictConfig) -> None:

@@ -283,6 +283,8 @@ MISTAKES = {
     "loss.temperature=${nope:1}": ["loss.temperature", "nope"],
     "hydra.run.dir=${nope}": ["nope"],
     "hydra.run.dir=null": ["hydra.run.dir"],
+    "hydra.run.dir=": ["hydra.run.dir is empty"],
+    "hydra.sweep.dir=' '": ["hydra.sweep.dir is empty"],
     "hydra.job.chdir=maybe": ["hydra.job.chdir"],
 }
 
@@ -318,6 +320,8 @@ def test_what_may_be_added() -> None:
     words = ["+loss.gather=false", "+trainer.gradient_clip_val=1.0", "+hydra.job.env_set.A=1"]
     cfg = config.compose(["experiment=null", *words])
     assert cfg.loss.gather is False
+    cfg = config.compose(["hydra/launcher=slurm", "hydra.launcher.options={mail-type: END}"])
+    assert cfg.hydra.launcher.options == {"mail-type": "END"}
     cfg = config.compose(["model=timm", "+model.encoder.img_size=32", "~trainer.deterministic"])
     assert cfg.model.encoder.img_size == 32
 
@@ -380,8 +384,29 @@ def test_the_first_job_of_a_sweep() -> None:
         "data.path='a b'",
         "optimizer.lr=0.1",
     ]
-    with pytest.raises(UserError, match="cannot be read"):
-        config.first_job(["seed=[1"])
+    assert config.first_job(["model=glob(resnet*,exclude=resnet1*)"]) == ["model=resnet34"]
+
+
+@pytest.mark.parametrize(
+    ("word", "says"),
+    [
+        ("seed=[1", "cannot be read"),
+        ("seed=range(3,0)", "no value"),
+        ("seed=range(0,3,0)", "no value"),
+        ("optimizer.lr=range(0.1,0.5,0.0)", "no value"),
+        ("model=glob(vit*)", "no value"),
+        ("loss.temperature=interval(0.5,0.1)", "the lower first"),
+        ("loss.temperature=interval(0.1,inf)", "finite"),
+        ("loss.temperature=tag(log,interval(0,1))", "above 0"),
+        ("+hydra.sweeper.params.seed=0,1", "has one value"),
+        ("hydra/launcher=simclr,slurm", "has one value"),
+    ],
+)
+def test_a_word_of_a_sweep_without_values_is_refused(word: str, says: str) -> None:
+    with pytest.raises(UserError, match=says) as caught:
+        config.first_job([word])
+    assert word.split("=")[0] in str(caught.value)
+    assert caught.value.code == 2
 
 
 def test_flags() -> None:

@@ -102,7 +102,8 @@ def test_the_views_are_those_of_make_views() -> None:
         (10, 100, 4, "use 8 or 12"),
         (128, 100, 8, "use at most 96"),
         (4, 100, 4, "use 8 or more"),
-        (3, 100, 8, "use 8 or 11|use 8"),
+        (3, 100, 8, "use 16$"),
+        (150, 300, 99, "use 198$"),
     ],
 )
 def test_a_batch_that_cannot_be_is_refused_with_the_arithmetic(

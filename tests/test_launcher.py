@@ -247,6 +247,23 @@ def test_devices_that_are_not_those_of_torchrun_are_refused(
     assert "cannot run under torchrun" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("tasks", "says"), [("2", "srun torchrun"), ("x", "SLURM_NTASKS")])
+def test_several_tasks_of_srun_are_refused_before_anything(
+    tasks: str,
+    says: str,
+    npz: Path,
+    simclr: object,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("SLURM_NTASKS", tasks)
+    monkeypatch.setenv("SLURM_PROCID", "0")
+    for words in ((), ("dry_run=true",)):
+        assert simclr("train", *WORDS, f"data.path={npz}", "hydra.run.dir=run", *words) == 1
+        assert says in capsys.readouterr().err
+    assert not Path("run").exists()
+
+
 def test_ctrl_c_reaches_loader_workers_and_the_run_still_saves(tmp_path: Path) -> None:
     from PIL import Image
 

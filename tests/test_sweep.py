@@ -20,7 +20,8 @@ from conftest import WORDS
 from simclr_lightning import checkpoint
 from simclr_lightning.cli import board, devices, sweep
 from simclr_lightning.cli.board import Board, read_progress
-from simclr_lightning.cli.errors import UserError
+from simclr_lightning.cli.errors import LINES, UserError
+from simclr_lightning.cli.folder import locked
 from simclr_lightning.cli.machine import Machine
 from simclr_lightning.cli.sweep import Job, SweepStopped
 
@@ -46,7 +47,7 @@ CORES = 8
 
 def job(folder: Path, number: int, word: str = "", *, count: int = 1, accelerator: str = "cpu") -> Job:
     trainer = {"devices": count, "num_nodes": 1, "accelerator": accelerator}
-    cfg = OmegaConf.create({"trainer": trainer})
+    cfg = OmegaConf.create({"trainer": trainer, "data": {"path": None}})
     return Job(number, (word,), f"seed={number}", folder / str(number), cfg, finished=False)
 
 
@@ -228,6 +229,8 @@ def test_progress_is_read_from_what_a_run_writes(tmp_path: Path) -> None:
     (tmp_path / ".hydra").mkdir()
     (tmp_path / ".hydra" / "config.yaml").write_text("select: held_out_loss\n")
     assert read_progress(tmp_path).score == -4.25
+    (tmp_path / ".hydra" / "config.yaml").write_text("select: " + "[" * 5000)
+    assert read_progress(tmp_path).score == 0.75
     (tmp_path / ".hydra" / "config.yaml").unlink()
     write_run(tmp_path, step=12, score=-3.5)
     assert read_progress(tmp_path).score == -3.5
@@ -290,14 +293,65 @@ def test_a_sweep_in_this_process(
     assert "1 job(s) failed" in found.err
     assert "1_loss.temperature=0.9" in found.err
     assert "2 of 3 finished, 1 failed" in found.out
+    assert "Error executing" not in found.err  # Hydra's own line
     names = sorted(path.name for path in Path("sweep").iterdir() if path.is_dir())
     assert names == ["0_loss.temperature=0.1", "1_loss.temperature=0.9", "2_loss.temperature=0.3"]
     manifest = OmegaConf.load("sweep/sweep.yaml")
     assert dict(manifest.jobs) == {name: name[2:] for name in names}
-    assert simclr(*words, "loss.temperature=-1,0.1") == 2
-    assert simclr(*words, "hydra.launcher.jobs=0", "seed=1,2") == 2
-    assert simclr(*words, "hydra.launcher.job=2", "seed=1,2") == 2
-    assert "hydra.launcher.jobs" in capsys.readouterr().err
+    with locked(Path("other")):
+        assert simclr(*words, "hydra.sweep.dir=other", "seed=5,6") == 1
+    assert "give another hydra.sweep.dir=" in capsys.readouterr().err
+
+
+GRID = {
+    "seed=0,x": "seed='x'",
+    "model=tiny,resnet5O": "did you mean resnet50",
+    "loss.temperature=0.1,-1": "loss.temperature=-1",
+    "loss.temperature=interval(0.1,1)": "hydra/sweeper=optuna",
+    "hydra.launcher.jobs=0": "hydra.launcher.jobs=0",
+    "hydra.launcher.job=2": "hydra.launcher.jobs",
+    "+hydra.launcher.x=1": "hydra.launcher.*",
+    "hydra.launcher=null": "hydra/launcher=",
+    "hydra.sweeper=null": "hydra/sweeper=",
+    "hydra/launcher=basic": "hydra/launcher=simclr",
+    "hydra.sweeper.max_batch_size=0": "hydra.sweeper.max_batch_size=0",
+    "hydra.sweeper.params={seed:[0,1]}": "such as seed=0,1",
+    "hydra.sweeper.params=x": "hydra.sweeper.params",
+}
+SEARCH = {
+    "hydra.sweeper.n_jobs=0": "hydra.sweeper.n_jobs=0",
+    "hydra.sweeper.storage=nothing://x": "hydra.sweeper.*",
+    "hydra.sweeper.sampler=x": "hydra.sweeper.sampler",
+    "hydra/sweeper/sampler=grid": "hydra.sweeper.*",  # which an interval does not suit
+    "callbacks.online.every_n_epochs=0": "callbacks.online.every_n_epochs",
+}
+
+
+@pytest.mark.parametrize("word", [*GRID, *SEARCH])
+def test_a_sweep_that_cannot_be_says_why_and_leaves_nothing(
+    word: str, npz: Path, simclr: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["train", "-m", *WORDS, f"data.path={npz}", "hydra.sweep.dir=sweep"]
+    if word in SEARCH:
+        pytest.importorskip("optuna")
+        words += ["hydra/sweeper=optuna", "loss.temperature=interval(0.1,1)"]
+    assert simclr(*words, word) == 2
+    said = capsys.readouterr().err
+    assert (GRID | SEARCH)[word] in said
+    assert "error: unexpected" not in said
+    assert len(said.splitlines()) <= LINES
+    assert not Path("sweep").exists()
+
+
+def test_what_is_only_looked_at_or_has_no_images_leaves_nothing(
+    npz: Path, simclr: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("train", "-m", *WORDS, "hydra.sweep.dir=sweep", "hydra.sweeper.max_batch_size=1")
+    assert simclr(*words, f"data.path={npz}", "model=glob(resnet1*)", "dry_run=true") == 0
+    assert "3 jobs in" in capsys.readouterr().out  # resnet101, 152 and 18
+    assert simclr(*words, f"data.path='{npz}','nope.npz'") == 1
+    assert "data.path=nope.npz: does not exist" in capsys.readouterr().err
+    assert not Path("sweep").exists()
 
 
 def test_optuna_tries_maximises_and_finds_its_trials_again(
@@ -328,6 +382,13 @@ def test_optuna_tries_maximises_and_finds_its_trials_again(
     first = list(tried)
     assert simclr(*words, space, "hydra.sweep.dir=again") == 0
     assert tried[3:] == first  # the same command makes the same choices
+    Path("grid").mkdir()
+    Path("grid/sweep.yaml").write_text("jobs: " + "[" * 5000)  # damaged
+    assert simclr(*words, "loss.temperature=choice(0.2,0.4)", "hydra/sweeper/sampler=grid", "hydra.sweep.dir=grid") == 0
+    assert sorted(tried[6:]) == [0.2, 0.4]
+    monkeypatch.setattr(sweep, "command", lambda words, folder: [sys.executable, "-S", "-c", "import sys; sys.exit(3)"])
     capsys.readouterr()
-    assert simclr(*words, space, "callbacks.online.every_n_epochs=0") == 2
-    assert "callbacks.online.every_n_epochs" in capsys.readouterr().err
+    assert simclr(*words, space, "hydra.sweep.dir=failing") == 1
+    said = capsys.readouterr().err
+    assert "3 job(s) failed" in said
+    assert "Error executing" not in said

@@ -95,6 +95,28 @@ def test_a_stopped_run_goes_on_in_its_folder_and_ends_like_an_uninterrupted_one(
     assert summary(Path("outputs/part"))["steps"] == 12
 
 
+def test_images_that_are_not_there_cost_nothing(simclr: Program, npz: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = (*WORDS[1:], "trainer.max_steps=2", "hydra.run.dir=run")
+    for name in ("array", "folder", "packed"):
+        assert simclr("train", f"data={name}", *words, "data.path=nope.npz") == 1
+        assert "data.path=nope.npz: " in capsys.readouterr().err
+    assert not Path("run").exists()
+    assert simclr("train", "data=array", *words, f"data.path={npz}") == 0
+    npz.unlink()
+    before = summary(Path("run"))
+    assert simclr("train", "ckpt_path=run", "trainer.max_steps=4") == 1
+    assert summary(Path("run")) == before
+    assert simclr("train", "ckpt_path=run") == 0  # it is finished
+
+
+@pytest.mark.parametrize("text", ["data: &a [*a]\n", "data: " + "[" * 5000])
+def test_a_saved_configuration_without_an_end_is_no_runs(text: str, tmp_path: Path) -> None:
+    (tmp_path / ".hydra").mkdir()
+    (tmp_path / ".hydra/config.yaml").write_text(text)
+    with pytest.raises(UserError, match="cannot be read"):
+        folder.read_config(tmp_path)
+
+
 def test_resuming_with_another_configuration_or_other_images_is_refused(
     simclr: Program, npz: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

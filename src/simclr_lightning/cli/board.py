@@ -66,7 +66,7 @@ def _select(folder: Path) -> str:
     try:
         saved = yaml.safe_load((folder / ".hydra" / "config.yaml").read_text("utf-8"))
         return str(saved["select"])
-    except (OSError, ValueError, yaml.YAMLError, KeyError, TypeError):
+    except (OSError, ValueError, RecursionError, yaml.YAMLError, KeyError, TypeError):
         return "auto"
 
 

@@ -17,7 +17,8 @@ from simclr_lightning import checkpoint, encoders
 from simclr_lightning.cli import config, speed
 from simclr_lightning.cli.devices import accelerator
 from simclr_lightning.cli.errors import UserError
-from simclr_lightning.data import ViewsDataModule
+from simclr_lightning.cli.targets import resolve
+from simclr_lightning.data import ViewsDataModule, array, folder, imagenet, packed
 from simclr_lightning.simclr import SimCLR
 
 VIEWS_AT_ONCE = 1 << 28  # bytes of float views, of all devices, up to which a batch with micro-batches has them whole
@@ -76,6 +77,18 @@ def make(node: DictConfig, **options: Any) -> Any:
     to whatever it says, after the checks.
     """
     return instantiate(config.from_plain(config.to_plain(node), reads=2), _convert_="all", **options)
+
+
+def check_images(cfg: DictConfig) -> None:
+    """Refuse a path where nothing is, before a folder is made for the run; public data sets are downloaded to it.
+
+    Raises:
+        ValueError: the data set's own.
+    """
+    if cfg.data.path is None or Path(cfg.data.path).expanduser().exists():
+        return
+    if resolve(cfg.data.dataset._target_) in (array, folder, imagenet, packed):
+        make_data(cfg).load()
 
 
 def _valid(weights: str) -> str | Path:

@@ -66,6 +66,9 @@ def check_config(cfg: DictConfig) -> None:
         UserError: for the first mistake: the key, its value, its range.
     """
     plain = _checked(cfg, RULES)
+    lacking = [key for key in RULES if key.startswith("logger.") and key.partition(".")[2] not in plain["logger"]]
+    if plain["logger"]["name"] == "wandb" and lacking:
+        raise mistake(f"logger.name=wandb lacks {', '.join(lacking)}: choose the group, logger=wandb")
     _check_hydra(cfg)
     _check_parts(plain)
     trainer, batch_size = plain["trainer"], plain["data"]["batch_size"]
@@ -96,14 +99,16 @@ def _check_hydra(cfg: DictConfig) -> None:
     """Check what Hydra's node says of launcher and sweeper, when the configuration still has it."""
     if "hydra" not in cfg:
         return
-    for key, rule in HYDRA_RULES.items():
-        part, _, name = key.partition(".")
+    found: dict[str, Any] = {}
+    for part in ("launcher", "sweeper"):
         node = cfg.hydra.get(part)
-        if node is None or name not in node:
-            continue
-        value = config.to_plain(node)[name]
-        if not rule.accepts(value):
-            raise mistake(f"hydra.{key}={_shown(value)}: it must be {rule.says}")
+        if not OmegaConf.is_dict(node):
+            raise mistake(f"hydra.{part}={_shown(node)}: it must have parts; choose it by hydra/{part}=")
+        plain = config.to_plain(node)
+        found |= {f"{part}.{name}": value for name, value in {**plain, **flatten(plain)}.items()}
+    for key, rule in HYDRA_RULES.items():
+        if key in found and not rule.accepts(found[key]):
+            raise mistake(f"hydra.{key}={_shown(found[key])}: it must be {rule.says}")
 
 
 def check_devices(

@@ -75,7 +75,8 @@ def compose(overrides: Sequence[str], *, name: str = CONFIG_NAME) -> DictConfig:
             cfg = _load(loader, kept, name)
         except Exception as error:  # Hydra raises many types, mostly without the near name
             raise _explained(error, loader, kept, groups, name) from error
-    if [str(name) for name in cfg.trusted or ()] != list(trusted_by(parsed)):
+    named = cfg.trusted if OmegaConf.is_list(cfg.trusted) else ()  # what is no list is refused by its range
+    if [str(name) for name in named] != list(trusted_by(parsed)):
         raise mistake("trusted is read from the command line alone: trusted=[PACKAGE]")
     mistakes.check_missing(cfg)
     _check_resolves(cfg)
@@ -87,9 +88,10 @@ def first_job(words: Sequence[str]) -> list[str]:
     """Return the words of a sweep with the first value of each: one job of it, to be composed and checked.
 
     Raises:
-        UserError: for a word that cannot be read.
+        UserError: for a word that cannot be read, or that has no value.
     """
-    return [first_value(word) for word in parse(quote_paths(words), sweep=True)]
+    with _hydra() as loader:
+        return [first_value(word) for word in parse(quote_paths(words), sweep=True, loader=loader)]
 
 
 def flag(words: Sequence[str], name: str) -> bool:
@@ -194,13 +196,16 @@ def _explained(error: Exception, loader: Any, words: Sequence[Word], groups: Gro
 def _check_resolves(cfg: DictConfig) -> None:
     try:
         to_plain(cfg)
-        _ = cfg.hydra.run.dir, cfg.hydra.sweep.dir
+        folders = {"hydra.run.dir": cfg.hydra.run.dir, "hydra.sweep.dir": cfg.hydra.sweep.dir}
     except OmegaConfBaseException as error:
         reason = str(error).strip().partition("\n")[0]
         raise mistake(
             f"{error.full_key or 'an interpolation'}: {reason}\n"
             "${...} must name a key of the configuration; write \\${ for the two letters"
         ) from error
+    for key, folder in folders.items():
+        if not str(folder).strip():  # it would be the folder one is in
+            raise mistake(f"{key} is empty; is a variable of the shell not set?")
 
 
 def _stem_for(side: Any) -> str:

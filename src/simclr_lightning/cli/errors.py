@@ -117,7 +117,7 @@ def describe(error: BaseException, *, log: Path | None = None, debug: bool = Fal
             appended.
         debug: the traceback is shown elsewhere, so the message does not say how to see it.
     """
-    cause = _unwrapped(error)
+    cause = unwrapped(error)
     message = explain(cause)
     if message is None:
         message = _unexpected(cause, _append_traceback(error, log), debug=debug)
@@ -166,8 +166,8 @@ def out_of_memory(error: BaseException) -> bool:
     )
 
 
-def _unwrapped(error: BaseException) -> BaseException:
-    # Hydra wraps what a target raises in an exception of its own; the reason is the cause.
+def unwrapped(error: BaseException) -> BaseException:
+    """The reason: Hydra wraps what a target raises in an exception of its own."""
     while type(error).__name__ == "InstantiationException" and error.__cause__ is not None:
         error = error.__cause__
     return error

@@ -82,8 +82,12 @@ def reserve(run: Run) -> Run:
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path, key: str = "hydra.run.dir") -> Iterator[None]:
     """Make the folder and hold it for this process.
+
+    Args:
+        folder: a run's, or a sweep's.
+        key: what names another one.
 
     Raises:
         UserError: when another process holds it, or it cannot be written.
@@ -93,13 +97,13 @@ def locked(folder: Path) -> Iterator[None]:
         handle = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
     except OSError as error:
         raise UserError(
-            f"the run's folder {folder} cannot be written ({error.strerror}); give another one: hydra.run.dir=DIR"
+            f"the folder {folder} cannot be written ({error.strerror}); give another one: {key}=DIR"
         ) from error
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         os.close(handle)
-        raise UserError(f"another process is using {folder}; wait for it, or give another hydra.run.dir=") from error
+        raise UserError(f"another process is using {folder}; wait for it, or give another {key}=") from error
     try:
         yield
     finally:
@@ -129,7 +133,7 @@ def read_config(folder: Path) -> DictConfig:
     try:
         cfg = OmegaConf.load(path)
         OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
-    except (OSError, ValueError, yaml.YAMLError, OmegaConfBaseException) as error:
+    except (OSError, ValueError, RecursionError, yaml.YAMLError, OmegaConfBaseException) as error:
         raise UserError(f"{folder} is not a run's folder: {path} cannot be read") from error
     if not isinstance(cfg, DictConfig) or not all(isinstance(cfg.get(name), DictConfig) for name in GROUPS):
         raise UserError(f"{path} is not a run's configuration: it must have {', '.join(GROUPS)}")

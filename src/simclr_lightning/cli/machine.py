@@ -70,10 +70,14 @@ class Machine:
 
         Raises:
             UserError: with the arithmetic.
+            ValueError: when the images of one that is not finished are not there.
         """
+        from simclr_lightning.cli.build import check_images
         from simclr_lightning.cli.devices import accelerator
 
         for job in jobs:
+            if not job.finished:
+                check_images(job.cfg)
             if job.cfg.trainer.num_nodes > 1:
                 raise mistake(
                     f"trainer.num_nodes={job.cfg.trainer.num_nodes}: a sweep on several nodes is hydra/launcher=slurm"

@@ -41,6 +41,10 @@ def explain(error: Exception, words: Sequence[Word], base: DictConfig, groups: G
         groups: the groups.
     """
     known = [*flatten(unresolved(base)), *groups.own]
+    is_grid = str(base.hydra.sweeper.get("_target_")).endswith(".BasicSweeper")
+    for word in words:
+        if is_grid and word.key.startswith("hydra.sweeper.params"):  # its type refuses every value
+            return mistake(f"{word.text}: this is for a file; on the command line give the words, such as seed=0,1")
     for word in words:
         if word.is_group or word.adds or _has(base, word.key):
             continue

@@ -102,6 +102,16 @@ SPREAD: Final = Rule(lambda v: _is_channels(v) and min(v) > 0, "three numbers ab
 LINES: Final = Rule(lambda v: isinstance(v, list) and all(isinstance(n, str) for n in v), "a list of shell lines")
 NAMES: Final = Rule(lambda v: isinstance(v, list) and all(isinstance(n, str) for n in v), "a list of packages")
 TARGET: Final = Rule(lambda v: isinstance(v, str) and bool(v), "the dotted name of a class or function")
+OPTIONS: Final = Rule(lambda v: isinstance(v, dict), "options of sbatch, such as {mail-type: END}").or_(None)
+GRID: Final = Rule(
+    lambda v: isinstance(v, dict) and all(isinstance(part, str | int | float) for part in v.values()),
+    "texts by key, such as {seed: '0,1'}",
+).or_(None)
+STORAGE: Final = Rule(lambda v: isinstance(v, str) and "://" in v, "an address such as sqlite:///study.db").or_(None)
+SAMPLER: Final = Rule(lambda v: isinstance(v, dict), "chosen: hydra/sweeper/sampler=tpe")
+NO_SPACE: Final = Rule(lambda v: v is None, "null: the space is words, such as 'loss.temperature=interval(0.05,1)'")
+# Hydra's own launcher would run the jobs in this process.
+LAUNCHER: Final = Rule(lambda v: not str(v).endswith(".BasicLauncher"), "that of hydra/launcher=simclr or slurm")
 # ViewRecipe checks its own fields, and the parts of a target of the user's own are theirs.
 CHECKED_BY_ITSELF: Final = Rule(lambda v: True, "checked elsewhere", required=False)
 
@@ -218,6 +228,7 @@ RULES: Final[dict[str, Rule]] = {
 # Of Hydra's own node: the launchers' and the sweeper's keys, each there with its option.
 HYDRA_RULES: Final[dict[str, Rule]] = optional(
     {
+        "launcher._target_": LAUNCHER,
         "launcher.jobs": whole(1),
         "launcher.cluster": one_of("slurm", "local"),
         **{f"launcher.{name}": TEXT.or_(None) for name in ("partition", "account", "qos", "constraint")},
@@ -227,11 +238,18 @@ HYDRA_RULES: Final[dict[str, Rule]] = optional(
         "launcher.cpus": whole(1).or_(None),
         "launcher.memory_gb": whole(1).or_(None),
         "launcher.setup": LINES,
-        "launcher.options": Rule(lambda v: isinstance(v, dict), "options of sbatch, such as {mail-type: END}"),
+        "launcher.options": OPTIONS,
+        "sweeper.max_batch_size": whole(1).or_(None),
+        "sweeper.params": GRID,
         "sweeper.n_trials": whole(1),
+        "sweeper.n_jobs": whole(1),
+        "sweeper.storage": STORAGE,
+        "sweeper.study_name": TEXT.or_(None),
+        "sweeper.sampler": SAMPLER,
+        "sweeper.sampler.seed": whole(0, ANY_SEED).or_(None),
         "sweeper.direction": one_of("maximize"),
         "sweeper.max_failure_rate": number("from 0 to 1", lambda v: 0 <= v <= 1),
-        "sweeper.custom_search_space": one_of(None),
+        **{f"sweeper.{name}": NO_SPACE for name in ("search_space", "custom_search_space")},
     }
 )
 

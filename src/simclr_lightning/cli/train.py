@@ -63,16 +63,27 @@ def _main(words: list[str], started: float, folder: list[Path]) -> int:
         return _sweep(words)
     if any(word.split("=")[0] in HYDRA_FLAGS for word in words):
         return _hydra(words)
+    external = "RANK" in os.environ and "WORLD_SIZE" in os.environ
+    if not external:
+        _check_srun()
     run = check(words)
     if config.flag(words, "dry_run"):
         from simclr_lightning.cli.dry_run import dry_run
 
         return dry_run(run)
-    if "RANK" in os.environ and "WORLD_SIZE" in os.environ:
-        return _external(run, started, folder)
-    if int(os.environ.get("SLURM_NTASKS", "1")) > 1 and "SLURM_PROCID" in os.environ:
+    if not _is_finished(run):
+        from simclr_lightning.cli.build import check_images
+
+        check_images(run.cfg)
+    return (_external if external else _single)(run, started, folder)
+
+
+def _check_srun() -> None:
+    tasks = os.environ.get("SLURM_NTASKS", "1")
+    if not tasks.isdecimal():
+        raise errors.UserError(f"the variable SLURM_NTASKS is {tasks!r}, and no number: unset it")
+    if int(tasks) > 1 and "SLURM_PROCID" in os.environ:
         raise errors.UserError("under srun, start one task a node that runs torchrun: srun torchrun ... train.py ...")
-    return _single(run, started, folder)
 
 
 def _single(run: Run, started: float, known: list[Path]) -> int:
@@ -102,12 +113,15 @@ def _single(run: Run, started: float, known: list[Path]) -> int:
 def _prepare(run: Run) -> bool:
     """Clean and mark the folder; False when there is nothing left to do."""
     from simclr_lightning import checkpoint
+    from simclr_lightning.cli import closing
     from simclr_lightning.cli.folder import write_config
 
     checkpoint.sweep_debris(run.folder)
     for note in run.notes:
         print(note)
-    if _finished(run):
+    if _is_finished(run):
+        steps = checkpoint.read_summary(run.folder)["steps"]
+        print(f"{closing.shown(run.folder)} is finished: {steps} steps; to go on, raise trainer.max_epochs")
         return False
     write_config(run)
     (run.folder / checkpoint.SUMMARY).unlink(missing_ok=True)  # an earlier part's; until the end there is none
@@ -149,10 +163,9 @@ def _external(run: Run, started: float, known: list[Path]) -> int:
         return run_job(folder, run.cfg, checkpoint=run.checkpoint, force=run.force, started=started)
 
 
-def _finished(run: Run) -> bool:
-    """Whether the run that is to be resumed has nothing left to do; said once."""
+def _is_finished(run: Run) -> bool:
+    """Whether the run that is to be resumed has nothing left to do."""
     from simclr_lightning import checkpoint
-    from simclr_lightning.cli import closing
 
     summary = checkpoint.read_summary(run.folder)
     if run.checkpoint is None or summary.get("status") != "finished":
@@ -162,10 +175,7 @@ def _finished(run: Run) -> bool:
         return False  # not what a run writes: the checkpoint tells
     by_epochs = run.cfg.trainer.max_epochs > epochs
     by_steps = run.cfg.trainer.max_steps < 0 or run.cfg.trainer.max_steps > steps
-    if by_epochs and by_steps:
-        return False
-    print(f"{closing.shown(run.folder)} is finished: {steps} steps; to go on, raise trainer.max_epochs")
-    return True
+    return not (by_epochs and by_steps)
 
 
 def _sweep(words: list[str]) -> int:
@@ -188,14 +198,26 @@ def _sweep(words: list[str]) -> int:
         if stop.code:
             print("stopped; the same command goes on with what is not finished", file=sys.stderr)
         return stop.code
-    except Exception:  # a sweeper raises what it likes for a failed job, which is reported below
+    except Exception as error:  # a sweeper raises what it likes for a failed job, which is reported below
         if not launcher.failed:
-            raise
+            cause = errors.unwrapped(error)
+            if errors.explain(cause) is not None:
+                raise
+            raise _of_the_sweeper(cause) from error
     if launcher.failed:
         print(f"\n{len(launcher.failed)} job(s) failed; the same command runs them again:", file=sys.stderr)
         print("\n".join(f"  {line}" for line in launcher.failed), file=sys.stderr)
         return 1
     return 0
+
+
+def _of_the_sweeper(error: BaseException) -> errors.UserError:
+    """Where to look for what a sweeper raised: it does not name the key."""
+    reason = str(error).strip().partition("\n")[0]
+    return errors.mistake(
+        f"the sweep cannot be made ({type(error).__name__}{': ' * bool(reason)}{reason})\n"
+        "look at hydra.sweeper.*, hydra.launcher.* and the words with several values; the traceback: add debug=true"
+    )
 
 
 def _hydra(words: list[str]) -> int:

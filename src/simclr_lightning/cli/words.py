@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
@@ -72,8 +73,13 @@ class Groups:
         return self._loader.get_group_options(group, kind, config_name=self.name, overrides=self._texts)
 
 
-def parse(texts: Sequence[str], *, sweep: bool = False) -> list[Word]:
+def parse(texts: Sequence[str], *, sweep: bool = False, loader: ConfigLoader | None = None) -> list[Word]:
     """Read every word by Hydra's grammar.
+
+    Args:
+        texts: the words.
+        sweep: whether a word may hold several values.
+        loader: Hydra's config loader, which knows the options that a glob stands for.
 
     Raises:
         UserError: for a word that is no KEY=VALUE, or one that holds several values and is not of a sweep.
@@ -88,6 +94,7 @@ def parse(texts: Sequence[str], *, sweep: bool = False) -> list[Word]:
             override = parser.parse_override(text)
         except (HydraException, AssertionError) as error:
             raise _unreadable(text) from error
+        override.config_loader = loader
         key = override.key_or_group
         if not key:
             raise _unreadable(text)
@@ -101,14 +108,17 @@ def parse(texts: Sequence[str], *, sweep: bool = False) -> list[Word]:
 
 
 def first_value(word: Word) -> str:
-    """The word, with the first of its values when it has several."""
+    """The word, with the first of its values when it has several.
+
+    Raises:
+        UserError: for a key of Hydra's own, a range or glob without a value, or an interval that is empty or endless.
+    """
     override = word.parsed
     if not override.is_sweep_override():
         return word.text
-    if override.is_discrete_sweep():
-        value = next(iter(override.sweep_string_iterator()), "")
-    else:
-        value = str(override.value().start)  # type: ignore[union-attr]
+    if word.key.startswith(("hydra.", "hydra/")):
+        raise mistake(f"{word.text}: a key of Hydra's own has one value; sweep keys of the run, such as seed=0,1")
+    value = _first_of(word) if override.is_discrete_sweep() else _start_of(word)
     return f"{override.get_key_element()}={value}"
 
 
@@ -161,6 +171,26 @@ def _check_option(word: Word, value: Any, options: Sequence[str]) -> None:
     near = get_close_matches(shown.lower(), options, n=1, cutoff=0.5)
     hint = f"; did you mean {near[0]}?" if near else ""
     raise mistake(f"{word.key}={shown}: no such option{hint}\nthe options are {listed(options)}")
+
+
+def _first_of(word: Word) -> str:
+    from hydra.errors import HydraException
+
+    try:
+        for value in word.parsed.sweep_string_iterator():
+            return value
+    except (HydraException, ValueError):  # a step of 0
+        pass
+    raise mistake(f"{word.text}: there is no value in this; a range is range(FIRST,END), a glob must fit an option")
+
+
+def _start_of(word: Word) -> str:
+    interval: Any = word.parsed.value()
+    low, high, logarithmic = interval.start, interval.end, "log" in interval.tags
+    if not (math.isfinite(low) and math.isfinite(high) and low <= high) or (logarithmic and low <= 0):
+        above = ", both above 0" if logarithmic else ""
+        raise mistake(f"{word.text}: an interval is interval(LOW,HIGH) of two finite numbers, the lower first{above}")
+    return str(low)
 
 
 def _unreadable(text: str) -> UserError:

@@ -210,10 +210,11 @@ def check_batch(batch_size: int, *, images: int, devices: int) -> None:
     """
     if batch_size % devices:
         lower = batch_size - batch_size % devices
+        near = dict.fromkeys(max(size, 2 * devices) for size in (lower, lower + devices))
         raise ValueError(
             f"data.batch_size={batch_size} does not divide by {devices} devices "
             f"({batch_size} = {devices} * {batch_size // devices} + {batch_size % devices}); "
-            f"use {lower or devices} or {lower + devices}"
+            f"use {' or '.join(map(str, near))}"
         )
     if batch_size > images:
         raise ValueError(
