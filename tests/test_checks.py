@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from simclr_lightning.cli import checks, config
@@ -529,6 +530,16 @@ def test_these_targets_are_really_hostile(name: str, canary: Path, capsys: pytes
     for end in ("wait", "close"):
         getattr(made, end, int)()
     assert canary.exists() or (canary.parent / "summary.json").exists()
+
+
+def test_what_hydra_makes_itself_holds_no_escaped_interpolation(canary: Path, composed: DictConfig) -> None:
+    text = f"\\${{oc.create:'{{_target_: os.mkdir, path: {canary}}}'}}"
+    for place, value in (("launcher.jobs", text), ("sweeper.mine", [{"deep": text}]), ("callbacks.mine", {"a": text})):
+        with pytest.raises(UserError, match=rf"hydra\.{place.partition('.')[0]}.*Hydra would follow"):
+            checks.check_targets(put(copy.deepcopy(composed), f"hydra.{place}", value))
+    assert not canary.exists()
+    instantiate(OmegaConf.create({"_target_": "builtins.dict", "x": text}))
+    assert canary.exists()  # the proof that it would
 
 
 def test_an_interpolation_does_not_hide_a_target(canary: Path, cfg: DictConfig) -> None:

@@ -181,8 +181,22 @@ def _check_hydra(node: Any, trusted: Sequence[str]) -> None:
     if not OmegaConf.is_dict(node):
         raise mistake("hydra: this must be Hydra's own configuration")
     _check_node(node, "hydra", trusted, hydra=True)
+    for key in _MADE_BY_HYDRA:
+        _check_strings(_read(node, key.removeprefix("hydra."), key), key)
     for name in ("job_logging", "hydra_logging"):
         _check_logging(_read(node, name, f"hydra.{name}"), f"hydra.{name}")
+
+
+def _check_strings(value: Any, key: str) -> None:
+    """Hydra resolves twice what it makes: an escaped interpolation passes the first time, and makes anything then."""
+    if isinstance(value, DictConfig):
+        for name in value:
+            _check_strings(_read(value, name, f"{key}.{name!s}"), f"{key}.{name!s}")
+    elif isinstance(value, ListConfig):
+        for number in range(len(value)):
+            _check_strings(_read(value, number, f"{key}[{number}]"), f"{key}[{number}]")
+    elif isinstance(value, str) and "${" in value:
+        raise mistake(f"{key}={value}: Hydra would follow the ${{ in it; leave it out, or write $NAME in a shell line")
 
 
 def _check_logging(value: Any, key: str) -> None:
