@@ -108,15 +108,22 @@ def small_trainer(folder: Path, *, stop: Callable[[], int] = lambda: 0, **option
     )
 
 
+HANDLERS = {signum: signal.getsignal(signum) for signum in (signal.SIGTERM, signal.SIGINT)}
+
+
 @pytest.fixture(autouse=True)
 def _quiet(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """No tracker, no rank of an outer launcher, and this process's own signal handlers afterwards."""
+    """No tracker, no rank of an outer launcher, and this process's own signal handlers.
+
+    Before too: runs of fixtures for many tests are made before this one, and leave theirs.
+    """
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "WANDB_API_KEY"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("WANDB_MODE", "offline")
-    handlers = {signum: signal.getsignal(signum) for signum in (signal.SIGTERM, signal.SIGINT)}
+    for signum, handler in HANDLERS.items():
+        signal.signal(signum, handler)
     yield
-    for signum, handler in handlers.items():
+    for signum, handler in HANDLERS.items():
         signal.signal(signum, handler)
 
 
