@@ -35,11 +35,12 @@ import numpy as np
 import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+from test_checks import BAD, hostile
+
 from conftest import WORDS, small_images, small_module
 from simclr_lightning import checkpoint, export_encoder, resnet
 from simclr_lightning.cli import main as simclr
 from simclr_lightning.cli import train  # noqa: F401  (the parent imports what its children need)
-from test_checks import BAD, hostile
 
 WRONG_WORDS = """\
 loss.temprature=1

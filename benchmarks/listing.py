@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import TypeVar
 
 from machine import machine
+from simclr_lightning.data.disk.layout import lay_out
+from simclr_lightning.data.disk.listing import Listing, list_images, sizes_now
+from simclr_lightning.data.disk.scan_cache import SETTLED
 from simclr_lightning.data.images import PackedNames, choose_held_out, digest
-from simclr_lightning.data.layout import lay_out
-from simclr_lightning.data.listing import Listing, list_images, sizes_now
-from simclr_lightning.data.scan_cache import SETTLED
 
 T = TypeVar("T")
 

@@ -12,6 +12,7 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
+from test_caching_distributed import BATCH, close, smooth, views
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
@@ -21,7 +22,6 @@ from simclr_lightning.callbacks import Stopped
 from simclr_lightning.ntxent import NTXent
 from simclr_lightning.optim import LARS, Schedule
 from simclr_lightning.simclr import SimCLR
-from test_caching_distributed import BATCH, close, smooth, views
 
 
 def simclr(encoder: nn.Module, micro: int | None, batch: int = BATCH) -> SimCLR:

@@ -22,10 +22,10 @@ from simclr_lightning.cli.errors import UserError
 from simclr_lightning.cli.features import fingerprint, shared_extract
 from simclr_lightning.data import FolderImages, PackedImages
 from simclr_lightning.data.datamodule import centred
-from simclr_lightning.data.decode import ImageError
+from simclr_lightning.data.disk.decode import ImageError
+from simclr_lightning.data.disk.unreadable import MEND
 from simclr_lightning.data.images import digest
-from simclr_lightning.data.packed import all_images
-from simclr_lightning.data.unreadable import MEND
+from simclr_lightning.data.packs import all_images
 from simclr_lightning.evaluation import extract
 from simclr_lightning.export import load_encoder
 

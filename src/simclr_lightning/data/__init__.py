@@ -1,13 +1,13 @@
 """Where the images come from: every source gives `Splits` of image sets."""
 
-from simclr_lightning.data.array import array
+from simclr_lightning.data.arrays import array
 from simclr_lightning.data.datamodule import ViewsDataModule
-from simclr_lightning.data.decode import ImageError, read_image
-from simclr_lightning.data.folder import FolderImages, folder
+from simclr_lightning.data.disk.decode import ImageError, read_image
+from simclr_lightning.data.folders import FolderImages, folder
 from simclr_lightning.data.images import ImageSet, Splits, TensorImages
-from simclr_lightning.data.pack import pack
-from simclr_lightning.data.packed import PackedImages, packed
-from simclr_lightning.data.photos import photos
+from simclr_lightning.data.packing import pack
+from simclr_lightning.data.packs import PackedImages, packed
+from simclr_lightning.data.photographs import photos
 from simclr_lightning.data.public import cifar10, cifar100, fashion_mnist, imagenet, stl10
 
 __all__ = [

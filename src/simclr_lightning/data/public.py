@@ -21,10 +21,10 @@ import torch
 from torch import Tensor
 from torchvision import datasets
 
-from simclr_lightning.data.decode import MAX_PIXELS
-from simclr_lightning.data.folder import folder
+from simclr_lightning.data.disk.decode import MAX_PIXELS
+from simclr_lightning.data.disk.unreadable import OnCorrupt
+from simclr_lightning.data.folders import folder
 from simclr_lightning.data.images import Splits, TensorImages, in_memory, numbered
-from simclr_lightning.data.unreadable import OnCorrupt
 
 DEFAULT_ROOT = Path("data")
 SILENCE = 30  # seconds without a byte after which a download is given up

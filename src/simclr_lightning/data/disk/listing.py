@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from simclr_lightning.data import scan_cache
-from simclr_lightning.data.progress import counted
-from simclr_lightning.data.scan import REPORTED, Scan, is_image, scan
+from simclr_lightning.data.disk import scan_cache
+from simclr_lightning.data.disk.progress import counted
+from simclr_lightning.data.disk.scan import REPORTED, Scan, is_image, scan
 
 
 @dataclass(frozen=True)

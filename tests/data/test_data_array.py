@@ -13,7 +13,7 @@ from simclr_lightning.data import array
 from simclr_lightning.data.images import choose, choose_held_out, digest
 
 RNG = np.random.default_rng(0)
-SHARED = Path(__file__).resolve().parents[2] / "shared" / "data" / "unpack_cifar10.py"
+SHARED = Path(__file__).resolve().parents[3] / "shared" / "data" / "unpack_cifar10.py"
 
 
 def images(*shape):

@@ -22,7 +22,7 @@ from conftest import SMALL, WORDS, small_data
 from simclr_lightning.data import ImageError, ImageSet, ViewsDataModule, folder, pack, packed
 from simclr_lightning.data import pack as exported
 from simclr_lightning.data import packed as packed_source
-from simclr_lightning.data import shards as room
+from simclr_lightning.data.disk import shards as room
 from simclr_lightning.views import crop_views, finish_views
 
 Program = Callable[..., int]

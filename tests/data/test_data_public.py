@@ -19,7 +19,7 @@ from simclr_lightning.data import cifar10, cifar100, fashion_mnist, imagenet, pu
 
 RNG = np.random.default_rng(0)
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
-MINI = Path(__file__).resolve().parents[2] / "shared" / "data" / "imagenette-mini"
+MINI = Path(__file__).resolve().parents[3] / "shared" / "data" / "imagenette-mini"
 
 
 @pytest.fixture(autouse=True)

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from simclr_lightning.data import photos as exported
-from simclr_lightning.data.photos import PICTURES, SHORT_SIDE, columns, corners, photograph, photos
+from simclr_lightning.data.photographs import PICTURES, SHORT_SIDE, columns, corners, photograph, photos
 
 SIZE = 32
 CORNER = re.compile(r"(train|test)/(\w+)/\d{4}-x(\d+)-y(\d+)")

@@ -15,12 +15,12 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from simclr_lightning.data.decode import MAX_PIXELS, ImageError, decode, quiet
-from simclr_lightning.data.layout import lay_out
-from simclr_lightning.data.listing import Listing, list_images, passed_over
-from simclr_lightning.data.progress import counted
-from simclr_lightning.data.shards import INDEX, SAMPLES, ShardWriter, is_packed, write_index
-from simclr_lightning.data.unreadable import OnCorrupt, in_threads, too_many
+from simclr_lightning.data.disk.decode import MAX_PIXELS, ImageError, decode, quiet
+from simclr_lightning.data.disk.layout import lay_out
+from simclr_lightning.data.disk.listing import Listing, list_images, passed_over
+from simclr_lightning.data.disk.progress import counted
+from simclr_lightning.data.disk.shards import INDEX, SAMPLES, ShardWriter, is_packed, write_index
+from simclr_lightning.data.disk.unreadable import OnCorrupt, in_threads, too_many
 from simclr_lightning.files import in_the_way
 
 JPEG_SIDE = 65_500  # the longest that the encoder takes

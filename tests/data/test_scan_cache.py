@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from simclr_lightning.data import folder, listing, scan_cache, unreadable
-from simclr_lightning.data.listing import Listing, list_images
+from simclr_lightning.data import folder
+from simclr_lightning.data.disk import listing, scan_cache, unreadable
+from simclr_lightning.data.disk.listing import Listing, list_images
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ from simclr_lightning.cli.evaluation_ranges import EVALUATION_RULES
 from simclr_lightning.cli.ranges import CHECKED_BY_ITSELF, HYDRA_RULES, RULES
 from simclr_lightning.cli.targets import ALLOWED, HYDRA_ALLOWED, resolve
 
-CONF = Path(__file__).parents[1] / "conf"
+CONF = Path(__file__).parents[3] / "conf"
 NAN, INF = float("nan"), float("inf")
 
 

@@ -257,11 +257,11 @@ def test_under_an_agent_the_run_is_the_agents(npz: Path, tmp_path: Path, monkeyp
     monkeypatch.setenv("WANDB_SWEEP_ID", "abc")
     options = _options(group(), tmp_path, {})
     assert not {"id", "project", "entity", "group"} & options.keys()
-    sweep = yaml.safe_load((Path(__file__).parents[1] / "conf/wandb_sweep.yaml").read_text())
+    sweep = yaml.safe_load((Path(__file__).parents[2] / "conf/wandb_sweep.yaml").read_text())
     given = [f"{key}={value.get('min', value.get('values', [0])[0])}" for key, value in sweep["parameters"].items()]
     places = {"${env}": [], "${interpreter}": [], "${program}": [], "${args_no_hyphens}": given}
     words = [word for part in sweep["command"] for word in places.get(part, [part])]
-    assert Path(__file__).parents[1].joinpath(sweep["program"]).exists()
+    assert Path(__file__).parents[2].joinpath(sweep["program"]).exists()
     cfg = check(words).cfg
     assert (cfg.loss.temperature, cfg.data.batch_size, cfg.seed, cfg.logger.name) == (0.05, 64, 0, "wandb")
 

@@ -12,13 +12,14 @@ import pytest
 import torch
 from PIL import Image
 
-from simclr_lightning.data import FolderImages, ImageError, folder, unreadable
+from simclr_lightning.data import FolderImages, ImageError, folder
 from simclr_lightning.data import folder as exported
+from simclr_lightning.data.disk import unreadable
+from simclr_lightning.data.disk.layout import lay_out
+from simclr_lightning.data.disk.listing import list_images
 from simclr_lightning.data.images import PackedNames
-from simclr_lightning.data.layout import lay_out
-from simclr_lightning.data.listing import list_images
 
-MINI = Path(__file__).resolve().parents[2] / "shared" / "data" / "imagenette-mini"
+MINI = Path(__file__).resolve().parents[3] / "shared" / "data" / "imagenette-mini"
 
 
 def pixels(number, size=8):

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from simclr_lightning.data.scan import Scan, stamp
+from simclr_lightning.data.disk.scan import Scan, stamp
 
 VERSION = 1
 KEPT_FROM = 20_000  # images; a smaller folder is read in a fraction of a second

@@ -17,7 +17,7 @@ from simclr_lightning.cli.evaluation_ranges import EVALUATION_RULES
 from simclr_lightning.cli.quoting import PATH_KEYS, quote_paths, quoted
 from simclr_lightning.cli.ranges import known_keys
 
-CONF = Path(__file__).parents[1] / "conf"
+CONF = Path(__file__).parents[3] / "conf"
 
 
 @pytest.fixture(scope="module")

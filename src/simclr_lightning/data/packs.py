@@ -17,14 +17,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from simclr_lightning.data.decode import MAX_PIXELS, ImageError, decode_bytes, quiet
-from simclr_lightning.data.folder import FolderImages
+from simclr_lightning.data.disk.decode import MAX_PIXELS, ImageError, decode_bytes, quiet
+from simclr_lightning.data.disk.layout import Part, lay_out
+from simclr_lightning.data.disk.listing import list_images
+from simclr_lightning.data.disk.scan import EXTENSIONS
+from simclr_lightning.data.disk.shards import Index, is_packed, read_index, shard_name
+from simclr_lightning.data.disk.unreadable import OnCorrupt, check_policy, gathered, in_threads, skip_notes
+from simclr_lightning.data.folders import FolderImages
 from simclr_lightning.data.images import PackedNames, Splits, choose_held_out, digest
-from simclr_lightning.data.layout import Part, lay_out
-from simclr_lightning.data.listing import list_images
-from simclr_lightning.data.scan import EXTENSIONS
-from simclr_lightning.data.shards import Index, is_packed, read_index, shard_name
-from simclr_lightning.data.unreadable import OnCorrupt, check_policy, gathered, in_threads, skip_notes
 
 OPEN_SHARDS = 256  # of a set, in one process; systems allow 1,024 open files or more
 

@@ -13,11 +13,11 @@ import torch
 from PIL import Image, ImageFile, ImageOps
 
 from simclr_lightning.data import ImageError, read_image
-from simclr_lightning.data import decode as decoding
-from simclr_lightning.data.decode import PILLOW_LIMIT, check_header
+from simclr_lightning.data.disk import decode as decoding
+from simclr_lightning.data.disk.decode import PILLOW_LIMIT, check_header
 
 RNG = np.random.default_rng(0)
-MINI = Path(__file__).resolve().parents[2] / "shared" / "data" / "imagenette-mini"
+MINI = Path(__file__).resolve().parents[3] / "shared" / "data" / "imagenette-mini"
 
 
 def photo(height=48, width=64):

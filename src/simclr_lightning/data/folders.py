@@ -14,13 +14,12 @@ from zlib import crc32
 import torch
 from torch import Tensor
 
-from simclr_lightning.data.decode import MAX_PIXELS, ImageError, read_image
-from simclr_lightning.data.images import PackedNames, Splits, choose_held_out, digest
-from simclr_lightning.data.layout import Part, lay_out
-from simclr_lightning.data.listing import Listing, list_images, passed_over, sizes_now
-from simclr_lightning.data.scan import EXTENSIONS
-from simclr_lightning.data.shards import is_packed
-from simclr_lightning.data.unreadable import (
+from simclr_lightning.data.disk.decode import MAX_PIXELS, ImageError, read_image
+from simclr_lightning.data.disk.layout import Part, lay_out
+from simclr_lightning.data.disk.listing import Listing, list_images, passed_over, sizes_now
+from simclr_lightning.data.disk.scan import EXTENSIONS
+from simclr_lightning.data.disk.shards import is_packed
+from simclr_lightning.data.disk.unreadable import (
     MEND,
     OnCorrupt,
     check_heads,
@@ -30,6 +29,7 @@ from simclr_lightning.data.unreadable import (
     spread,
     undecodable,
 )
+from simclr_lightning.data.images import PackedNames, Splits, choose_held_out, digest
 
 SAMPLE_BYTES = 4096  # of each sampled file's start and of its end, for the fingerprint
 

@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from simclr_lightning.data.decode import read_image
+from simclr_lightning.data.disk.decode import read_image
 from simclr_lightning.data.images import PATCH_STREAM, PackedNames, Splits, TensorImages, digest
 from simclr_lightning.random import permutation
 

@@ -8,9 +8,9 @@ from functools import partial
 from pathlib import Path
 from typing import Literal, TypeVar
 
-from simclr_lightning.data.decode import PILLOW_LIMIT, ImageError, check_header, decode, quiet
-from simclr_lightning.data.listing import Listing
-from simclr_lightning.data.progress import counted
+from simclr_lightning.data.disk.decode import PILLOW_LIMIT, ImageError, check_header, decode, quiet
+from simclr_lightning.data.disk.listing import Listing
+from simclr_lightning.data.disk.progress import counted
 
 # Files looked into at the start. More would make a set of a million files wait for minutes; what is wrong
 # with the others is found, and named, when they are loaded.

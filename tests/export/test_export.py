@@ -161,7 +161,7 @@ def test_a_kill_during_the_write_keeps_the_older_export(exported: Path) -> None:
     )
     environment = {
         **os.environ,
-        "PYTHONPATH": os.fspath(Path(__file__).parents[1] / "src"),
+        "PYTHONPATH": os.fspath(Path(__file__).parents[2] / "src"),
         "OMP_NUM_THREADS": "1",
     }
     result = subprocess.run([sys.executable, "-c", code, exported.parent], env=environment, check=False)
