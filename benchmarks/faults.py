@@ -34,13 +34,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from simclr_lightning import checkpoint, export_encoder, resnet
+from simclr_lightning.callbacks import NonFiniteError
+from simclr_lightning.cli import main as simclr
+
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from test_checks import BAD, hostile
 
 from conftest import WORDS, small_images, small_module
-from simclr_lightning import checkpoint, export_encoder, resnet
-from simclr_lightning.cli import main as simclr
-from simclr_lightning.cli import train  # noqa: F401  (the parent imports what its children need)
 
 WRONG_WORDS = """\
 loss.temprature=1
@@ -488,7 +489,6 @@ def nan(trials: int, folder: Path) -> Failures:
     import lightning as L
 
     from conftest import small_data, small_trainer
-    from simclr_lightning.callbacks import NonFiniteError
 
     for trial in range(trials):
         step, run, module = trial % 12, folder / f"run{trial}", small_module()

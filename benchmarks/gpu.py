@@ -31,7 +31,7 @@ from torch import nn
 
 from machine import machine, processor
 from simclr_lightning import LARS, Projector, finish_views, make_views, nt_xent, parameter_groups, resnet
-from simclr_lightning.cli import training
+from simclr_lightning.app.training.trainer import quiet_libraries
 from simclr_lightning.preflight.copies import now, views
 from step import FEW_SAVES, JPEGS
 from step import measure as measure_step
@@ -277,7 +277,7 @@ def main() -> int:
         print("no CUDA device is found here; --device cpu --quick tries the script", file=sys.stderr)
         return 1
     device = torch.device(options.device, 0) if options.device == "cuda" else torch.device("cpu")
-    training.quiet_libraries()
+    quiet_libraries()
     sizes, start, rows = QUICK if options.quick else Sizes(), time.monotonic(), []
     for section in SECTIONS:
         if time.monotonic() - start > options.seconds:

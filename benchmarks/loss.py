@@ -27,6 +27,7 @@ from torch import Tensor
 from torch.profiler import profile
 
 from machine import machine
+from simclr_lightning import nt_xent
 
 TEMPERATURE = 0.1
 WIDTH = 128
@@ -37,8 +38,6 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 def ours() -> Loss:
-    from simclr_lightning import nt_xent
-
     return lambda z_a, z_b: nt_xent(z_a, z_b, TEMPERATURE).loss
 
 

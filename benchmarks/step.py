@@ -37,9 +37,11 @@ import torch
 from rich.console import Console
 
 from machine import machine, processor
-from simclr_lightning.cli import build, speed, training
-from simclr_lightning.cli.folder import locate
-from simclr_lightning.cli.signals import StopSignals
+from simclr_lightning.app.runs.locate import locate_checked
+from simclr_lightning.app.training import performance
+from simclr_lightning.app.training.build import Parts, build
+from simclr_lightning.app.training.signals import StopSignals
+from simclr_lightning.app.training.trainer import make_trainer, quiet_libraries, total_steps
 from simclr_lightning.optim import parameter_groups
 from simclr_lightning.preflight.copies import now, trial, views
 from simclr_lightning.simclr import SimCLR
@@ -167,15 +169,15 @@ def bare_step(module: SimCLR, batch: int, size: int, device: torch.device, conte
     return step
 
 
-def prepared(words: list[str], folder: Path) -> tuple[build.Parts, L.Trainer]:
+def prepared(words: list[str], folder: Path) -> tuple[Parts, L.Trainer]:
     """What `simclr train` would run, without scores between epochs."""
-    cfg = locate([*words, "callbacks.online.every_n_epochs=0", "trainer.max_epochs=1000"]).cfg
-    parts = build.build(cfg)
+    cfg = locate_checked([*words, "callbacks.online.every_n_epochs=0", "trainer.max_epochs=1000"]).cfg
+    parts = build(cfg)
     steps = parts.data.steps_per_epoch
-    trainer, _ = training.make_trainer(
+    trainer, _ = make_trainer(
         folder,
         cfg,
-        total=training.total_steps(cfg, steps),
+        total=total_steps(cfg, steps),
         steps_per_epoch=steps,
         signals=StopSignals(),
         console=Console(file=io.StringIO()),
@@ -195,7 +197,7 @@ def measure(name: str, words: list[str], *, chunks: int, steps: int) -> dict[str
         bare = bare_step(parts.module, batch, size, device, context)
         turns = Turns(bare, device, steps=steps, chunks=chunks)
         trainer.callbacks.append(turns)  # type: ignore[attr-defined]
-        with speed.products(tf32=True, kind=device.type):  # for both sides
+        with performance.products(tf32=True, kind=device.type):  # for both sides
             trainer.fit(parts.module, datamodule=parts.data)
         parts, trainer = prepared(words, folder)
         split = Split(device, warm=steps, steps=steps * max(2, chunks // 2))
@@ -277,7 +279,7 @@ def main() -> None:
     options = parser.parse_args()
     chunks, steps = (2, 2) if options.quick else (options.chunks, options.steps)
     torch.set_num_threads(options.threads)
-    training.quiet_libraries()
+    quiet_libraries()
     chosen = options.tasks or [name for name in TASKS if name == "photos" or torch.cuda.is_available()]
     rows = [measure(name, TASKS[name], chunks=chunks, steps=steps) for name in chosen]
     repeats = 1 if options.quick else 3

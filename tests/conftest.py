@@ -8,16 +8,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: the tests have small tensors and share the cores
-
-import lightning as L
-import numpy as np
-import pytest
-import torch
-from torch import nn
-
-from simclr_lightning.callbacks import Checkpoints, Health, OnlineScore
-from simclr_lightning.checkpoint import AtomicCheckpointIO
+from simclr_lightning.callbacks import AtomicCheckpointIO, Checkpoints, Health, OnlineScore
 from simclr_lightning.cli import main
 from simclr_lightning.data import Splits, TensorImages, ViewsDataModule
 from simclr_lightning.data.images import choose_held_out
@@ -25,6 +16,14 @@ from simclr_lightning.ntxent import NTXent
 from simclr_lightning.optim import LARS, Schedule
 from simclr_lightning.simclr import SimCLR
 from simclr_lightning.views import ViewRecipe
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: the tests have small tensors and share the cores
+
+import lightning as L
+import numpy as np
+import pytest
+import torch
+from torch import nn
 
 SMALL = ViewRecipe(size=8, strength=0.5, blur=0.0)
 WORDS = (  # a run of seconds: small network, few images

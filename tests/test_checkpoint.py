@@ -15,6 +15,7 @@ import torch
 
 from simclr_lightning import checkpoint
 from simclr_lightning.checkpoint import BEST, LAST, PREVIOUS, CheckpointError
+from simclr_lightning.run_folder import read_summary, write_summary
 
 
 def state(number: int, size: int = 30_000) -> dict[str, object]:
@@ -135,7 +136,7 @@ def test_unfinished_runs_come_newest_first(tmp_path: Path) -> None:
         run = tmp_path / name
         checkpoint.save(state(1, 10), run / "checkpoints" / LAST)
         if status:
-            checkpoint.write_summary(run, {"status": status})
+            write_summary(run, {"status": status})
         os.utime(run / "checkpoints" / LAST, (number_, number_))
     (tmp_path / "c/d/summary.json").write_text("{broken")
     found = [str(run.relative_to(tmp_path)) for run in checkpoint.unfinished(tmp_path)]
@@ -146,4 +147,4 @@ def test_texts_hold_names_that_are_no_text_and_a_nested_summary_is_none(tmp_path
     checkpoint.write_text(tmp_path / "list", "n\udcff\n")
     assert (tmp_path / "list").read_bytes() == b"n\xff\n"
     (tmp_path / "summary.json").write_text("[" * 100_000)
-    assert checkpoint.read_summary(tmp_path) == {}
+    assert read_summary(tmp_path) == {}

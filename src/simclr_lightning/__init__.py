@@ -7,71 +7,30 @@ and the optimiser moves the encoder (`LARS`, `SimCLR`); afterwards the projector
 Names are imported when they are first used: the command line answers a mistyped key without waiting for torch.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from simclr_lightning.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from simclr_lightning.data import Splits, ViewsDataModule
-    from simclr_lightning.encoders import resnet, timm_encoder
-    from simclr_lightning.export import export_encoder, load_encoder
-    from simclr_lightning.ntxent import NTXent, NTXentOutput, nt_xent
-    from simclr_lightning.optim import LARS, Schedule, parameter_groups, scaled_lr, warmup_cosine
-    from simclr_lightning.projector import Projector
-    from simclr_lightning.simclr import SimCLR
-    from simclr_lightning.views import ViewRecipe, crop_views, finish_views, make_views
+    from simclr_lightning.data import Splits as Splits
+    from simclr_lightning.data import ViewsDataModule as ViewsDataModule
+    from simclr_lightning.encoders import resnet as resnet
+    from simclr_lightning.encoders import timm_encoder as timm_encoder
+    from simclr_lightning.export import export_encoder as export_encoder
+    from simclr_lightning.export import load_encoder as load_encoder
+    from simclr_lightning.ntxent import NTXent as NTXent
+    from simclr_lightning.ntxent import NTXentOutput as NTXentOutput
+    from simclr_lightning.ntxent import nt_xent as nt_xent
+    from simclr_lightning.optim import LARS as LARS
+    from simclr_lightning.optim import Schedule as Schedule
+    from simclr_lightning.optim import parameter_groups as parameter_groups
+    from simclr_lightning.optim import scaled_lr as scaled_lr
+    from simclr_lightning.optim import warmup_cosine as warmup_cosine
+    from simclr_lightning.projector import Projector as Projector
+    from simclr_lightning.simclr import SimCLR as SimCLR
+    from simclr_lightning.views import ViewRecipe as ViewRecipe
+    from simclr_lightning.views import crop_views as crop_views
+    from simclr_lightning.views import finish_views as finish_views
+    from simclr_lightning.views import make_views as make_views
 
-_ROOMS = {
-    "LARS": "optim",
-    "NTXent": "ntxent",
-    "NTXentOutput": "ntxent",
-    "Projector": "projector",
-    "Schedule": "optim",
-    "SimCLR": "simclr",
-    "Splits": "data",
-    "ViewRecipe": "views",
-    "ViewsDataModule": "data",
-    "crop_views": "views",
-    "export_encoder": "export",
-    "finish_views": "views",
-    "load_encoder": "export",
-    "make_views": "views",
-    "nt_xent": "ntxent",
-    "parameter_groups": "optim",
-    "resnet": "encoders",
-    "scaled_lr": "optim",
-    "timm_encoder": "encoders",
-    "warmup_cosine": "optim",
-}
-
-__all__ = [
-    "LARS",
-    "NTXent",
-    "NTXentOutput",
-    "Projector",
-    "Schedule",
-    "SimCLR",
-    "Splits",
-    "ViewRecipe",
-    "ViewsDataModule",
-    "crop_views",
-    "export_encoder",
-    "finish_views",
-    "load_encoder",
-    "make_views",
-    "nt_xent",
-    "parameter_groups",
-    "resnet",
-    "scaled_lr",
-    "timm_encoder",
-    "warmup_cosine",
-]
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _ROOMS:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_ROOMS[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__, __all__ = lazy_names(__name__, __file__)

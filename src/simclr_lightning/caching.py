@@ -23,38 +23,6 @@ Views = Callable[[slice], tuple[Tensor, Tensor]]
 """Both views of some rows of this process's batch, each (m, 3, S, S) in [0, 1]; the same ones whenever it is asked."""
 
 
-def check_micro_batch(micro_batch_size: int, *, batch_size: int, devices: int = 1) -> None:
-    """Refuse micro-batches that the batch or the devices cannot share.
-
-    Args:
-        micro_batch_size: images of the global batch in one micro-batch, over all devices.
-        batch_size: the global batch.
-        devices: devices over all nodes.
-
-    Raises:
-        ValueError: with the arithmetic, naming ``micro_batch_size``.
-    """
-    name = f"micro_batch_size={micro_batch_size}"
-    if micro_batch_size > batch_size:
-        raise ValueError(f"{name} is larger than data.batch_size={batch_size}; use {batch_size} or less, or null")
-    if batch_size % micro_batch_size:
-        near = next(size for size in range(micro_batch_size, 0, -1) if batch_size % size == 0)
-        raise ValueError(
-            f"{name} does not divide data.batch_size={batch_size} ({batch_size} = {batch_size // micro_batch_size} * "
-            f"{micro_batch_size} + {batch_size % micro_batch_size}); use {near}, for example"
-        )
-    if micro_batch_size % devices:
-        raise ValueError(
-            f"{name} does not divide by {devices} devices: it is in images of the global batch, as data.batch_size is; "
-            f"use a multiple of {devices}"
-        )
-    if micro_batch_size // devices < 2:
-        raise ValueError(
-            f"{name} leaves {micro_batch_size // devices} image on each of {devices} devices; BatchNorm needs at "
-            f"least 2: use {2 * devices} or more"
-        )
-
-
 def micro_batches(rows: int, count: int) -> list[slice]:
     """The rows 0 to ``rows`` - 1 in at most ``count`` runs, equal but for the last."""
     size = -(-rows // count)

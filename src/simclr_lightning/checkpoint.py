@@ -8,7 +8,6 @@ between the two leaves a file that one of the listed digests still vouches for.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import pickle
 import shutil
@@ -16,14 +15,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-from lightning.fabric.plugins.io.checkpoint_io import CheckpointIO
-
 from simclr_lightning import files
 from simclr_lightning.files import write_text
+from simclr_lightning.run_folder import read_summary
+from simclr_lightning.text import first_line
 
 LAST, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.ckpt"
-SUMMARY = "summary.json"
 
 
 class CheckpointError(ValueError):
@@ -40,6 +37,8 @@ def save(checkpoint: Mapping[str, Any], path: Path) -> None:
     Raises:
         CheckpointError: when the disk is full or the folder is not writable; the older file is left intact.
     """
+    import torch
+
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         with files.whole(path) as fresh:
@@ -63,6 +62,8 @@ def load(path: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: when it is missing, damaged (its SHA-256 differs), or holds anything that would run code.
     """
+    import torch
+
     if not path.is_file():
         raise CheckpointError(f"no checkpoint at {path}; give a run's folder or one of its .ckpt files as ckpt_path=")
     if not intact(path):
@@ -75,7 +76,7 @@ def load(path: Path) -> dict[str, Any]:
             "run code. Use a checkpoint that this program wrote"
         ) from error
     except Exception as error:  # torch raises many types for a broken zip archive
-        raise CheckpointError(f"the checkpoint {path} cannot be read: {_first_line(error)}") from error
+        raise CheckpointError(f"the checkpoint {path} cannot be read: {first_line(error)}") from error
     if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
         raise CheckpointError(f"{path} is not a training checkpoint: it has no state_dict")
     return checkpoint
@@ -139,20 +140,6 @@ def unfinished(root: Path) -> Iterator[Path]:
     return (run for run in dated if read_summary(run).get("status") != "finished")
 
 
-def read_summary(run: Path) -> dict[str, Any]:
-    """The run's summary.json as a flat object; empty when there is none or it is not readable."""
-    try:
-        summary = json.loads((run / SUMMARY).read_text("utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return summary if isinstance(summary, dict) else {}
-
-
-def write_summary(run: Path, summary: Mapping[str, Any]) -> None:
-    """Write summary.json whole or not at all."""
-    write_text(run / SUMMARY, json.dumps(dict(summary), indent=2, allow_nan=False) + "\n")
-
-
 def rewind(checkpoint: dict[str, Any], *, batches: int, steps_per_epoch: int) -> None:
     """Set a checkpoint's loop counters to what its position alone says, in place.
 
@@ -182,23 +169,6 @@ def rewind(checkpoint: dict[str, Any], *, batches: int, steps_per_epoch: int) ->
         _set_counts(counted, total=step, current=done)
 
 
-class AtomicCheckpointIO(CheckpointIO):
-    """Lightning's door to `save` and `load`."""
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
-        """Save atomically; see `save`."""
-        save(checkpoint, Path(path))
-
-    def load_checkpoint(
-        self, path: str | Path, map_location: Any = None, weights_only: bool | None = None
-    ) -> dict[str, Any]:
-        """Load after checking the digest; see `load`. The arguments beyond ``path`` are fixed here."""
-        return load(Path(path))
-
-    def remove_checkpoint(self, path: str | Path) -> None:
-        """Nothing is removed: last, previous and best overwrite themselves."""
-
-
 def _set_counts(progress: dict[str, Any], *, total: int, current: int) -> None:
     for name, count in (("total", total), ("current", current)):
         progress[name].update(dict.fromkeys(progress[name], count))
@@ -223,8 +193,3 @@ def _sha256(path: Path) -> str:
 def _newest_time(run: Path) -> float:
     paths = [run / "checkpoints" / name for name in (LAST, PREVIOUS)]
     return max(path.stat().st_mtime for path in paths if path.exists())
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).splitlines()
-    return lines[0] if lines else type(error).__name__

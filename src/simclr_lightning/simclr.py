@@ -12,7 +12,8 @@ import lightning as L
 import torch
 from torch import Tensor, nn
 
-from simclr_lightning.caching import Views, cached_projections, check_micro_batch, micro_batches
+from simclr_lightning.caching import Views, cached_projections, micro_batches
+from simclr_lightning.global_batch import check_micro_batch
 from simclr_lightning.ntxent import NTXent, NTXentOutput
 from simclr_lightning.optim import parameter_groups
 

@@ -15,6 +15,7 @@ from conftest import small_data, small_module, small_splits, small_trainer
 from simclr_lightning import callbacks, checkpoint
 from simclr_lightning.callbacks import (
     SELECTABLE,
+    AtomicCheckpointIO,
     Health,
     MeanOverRanks,
     NonFiniteError,
@@ -26,9 +27,9 @@ from simclr_lightning.callbacks import (
 )
 from simclr_lightning.callbacks import health as health_room
 from simclr_lightning.callbacks import online as online_room
-from simclr_lightning.data import TensorImages, ViewsDataModule
-from simclr_lightning.evaluation import BETTER
-from simclr_lightning.ntxent import NTXent
+from simclr_lightning.data import Splits, TensorImages, ViewsDataModule
+from simclr_lightning.ntxent import NTXent, nt_xent
+from simclr_lightning.selection import LABEL_FREE
 
 
 class Poison(L.Callback):
@@ -140,8 +141,6 @@ def test_the_online_score_never_sees_test_nor_the_held_out_labels(
     splits = small_splits()
     poisoned = splits.train.labels.clone()
     poisoned[splits.held_out] += 100  # labels that must not be in any bank
-    from simclr_lightning.data import Splits, TensorImages
-
     data = small_data(
         dataset=lambda path: Splits(
             TensorImages(splits.train.tensor, poisoned), None, splits.held_out, splits.class_names, "f"
@@ -190,7 +189,7 @@ def test_the_best_checkpoint_is_the_one_of_the_best_score(tmp_path: Path) -> Non
     online = Scripted()
     trainer = L.Trainer(
         accelerator="cpu", max_epochs=3, logger=False, enable_checkpointing=False, enable_progress_bar=False,
-        enable_model_summary=False, use_distributed_sampler=False, plugins=[checkpoint.AtomicCheckpointIO()],
+        enable_model_summary=False, use_distributed_sampler=False, plugins=[AtomicCheckpointIO()],
         callbacks=[online, callbacks.Checkpoints(tmp_path / "checkpoints", online=online)],
     )  # fmt: skip
     trainer.fit(small_module(), datamodule=small_data())
@@ -208,7 +207,7 @@ def test_saves_inside_an_epoch(tmp_path: Path) -> None:
     spy = Spy(tmp_path / "checkpoints", every_n_steps=3, every_n_epochs=2)
     trainer = L.Trainer(
         accelerator="cpu", max_epochs=3, logger=False, enable_checkpointing=False, enable_progress_bar=False,
-        enable_model_summary=False, use_distributed_sampler=False, plugins=[checkpoint.AtomicCheckpointIO()],
+        enable_model_summary=False, use_distributed_sampler=False, plugins=[AtomicCheckpointIO()],
         callbacks=[spy],
     )  # fmt: skip
     trainer.fit(small_module(), datamodule=small_data())
@@ -268,8 +267,6 @@ def test_a_collapsed_embedding_is_said(tmp_path: Path, capsys: pytest.CaptureFix
 
 
 def test_the_label_free_score_is_the_loss_of_held_out_views(tmp_path: Path) -> None:
-    from simclr_lightning.ntxent import nt_xent
-
     data: ViewsDataModule = small_data(dataset=lambda path: small_splits(labelled=False))
     online, module = OnlineScore(), small_module()
     small_trainer(tmp_path, extra=[online]).fit(module, datamodule=data)
@@ -339,7 +336,7 @@ def test_the_online_probe_is_scikit_learns_on_the_same_features(tmp_path: Path) 
 
 
 def test_without_labels_there_is_no_probe_and_with_them_every_score(tmp_path: Path) -> None:
-    free = {f"online/{name}" for name in BETTER}
+    free = {f"online/{name}" for name in LABEL_FREE}
     for labelled in (True, False):
         online = OnlineScore(k=3)
         data = small_data(dataset=lambda path, labelled=labelled: small_splits(labelled=labelled))

@@ -18,8 +18,9 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from simclr_lightning.cli import errors, main
-from simclr_lightning.cli.errors import LINES, UserError, describe, guard, mistake
+from simclr_lightning.app.errors import LINES, UserError, describe, mistake
+from simclr_lightning.cli import main
+from simclr_lightning.cli.guard import guard
 from simclr_lightning.data import ImageError
 from simclr_lightning.optim import scaled_lr
 
@@ -230,7 +231,7 @@ def test_the_programs_own_command_is_no_users(capsys: pytest.CaptureFixture[str]
     assert main(["rank"]) == 2
     assert "trainer.devices" in said(capsys)
     assert main(["embed", "run", "", "out.npz"]) == 2
-    assert "an empty word" in said(capsys)
+    assert "an empty argument" in said(capsys)
 
 
 class Unreadable(Dataset[int]):
@@ -260,11 +261,9 @@ def test_a_killed_loader_worker_is_hinted_at(capsys: pytest.CaptureFixture[str])
 
 
 def test_a_reader_that_goes_away_is_quiet() -> None:
-    # A bare package takes the real one's place: its re-exports would import torch.
     code = (
-        "import sys, types; package = sys.modules['simclr_lightning'] = types.ModuleType('simclr_lightning')\n"
-        f"package.__path__ = [{str(Path(errors.__file__).parents[1])!r}]\n"
-        "from simclr_lightning.cli.errors import guard\n"
+        "import sys\n"
+        "from simclr_lightning.cli.guard import guard\n"
         "def late(): print('buffered'); sys.stdin.read(); raise BrokenPipeError\n"
         "sys.exit(guard(late))"
     )

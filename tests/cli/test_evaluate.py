@@ -20,10 +20,15 @@ from PIL import Image
 
 from conftest import WORDS, SmallEncoder, small_data, small_images
 from simclr_lightning import checkpoint, load_encoder, pictures
-from simclr_lightning.cli import config, features, main, subject, supervised
-from simclr_lightning.cli.build import build as make_parts
-from simclr_lightning.cli.published import published
+from simclr_lightning.app.config.composition import compose
+from simclr_lightning.app.errors import UserError
+from simclr_lightning.app.runs.encoder import encoder_of, start_of
+from simclr_lightning.app.training.build import build as make_parts
+from simclr_lightning.cli import main
+from simclr_lightning.cli.evaluate import configure
 from simclr_lightning.encoders import build
+from simclr_lightning.evaluation.protocols import features, sgd
+from simclr_lightning.evaluation.protocols.published import published
 from simclr_lightning.views import centre_view
 
 Program = Callable[..., int]
@@ -144,7 +149,7 @@ def test_other_weights_other_data_and_damage_are_no_hit(
     monkeypatch.setattr(features, "extract", lambda *a, **k: (calls.append(1), extract(*a, **k))[1])
     data = small_data()
     encoder = build({"factory": "resnet", "depth": 10, "width": 0.125, "stem": "cifar"}).eval()
-    maker = features.Maker([torch.device("cpu")], cache=run / "features", say=print)
+    maker = features.Extractor([torch.device("cpu")], cache=run / "features", report=print)
 
     def made() -> int:
         calls.clear()
@@ -166,7 +171,7 @@ def test_other_weights_other_data_and_damage_are_no_hit(
         newest[0].write_bytes(torn)
         capsys.readouterr()
         assert made() == 1
-        assert "made again" in capsys.readouterr().out
+        assert "extracted again" in capsys.readouterr().out
         again = features.features(encoder, data, maker)
         assert torch.equal(again.bank_h, good.bank_h)
         assert torch.equal(again.test_h, good.test_h)
@@ -190,8 +195,8 @@ def test_several_devices_give_what_one_gives() -> None:
     torch.manual_seed(0)
     encoder, data, cpu = SmallEncoder().eval(), small_data(), torch.device("cpu")
     done: list[int] = []
-    one = features.features(encoder, data, features.Maker([cpu]))
-    three = features.features(encoder, data, features.Maker([cpu] * 3, after_batch=done.append))
+    one = features.features(encoder, data, features.Extractor([cpu]))
+    three = features.features(encoder, data, features.Extractor([cpu] * 3, after_batch=done.append))
     torch.testing.assert_close(three.bank_h, one.bank_h, atol=1e-6, rtol=1e-6)
     assert torch.equal(three.held_out_y, one.held_out_y)
     assert sum(done) == 70 + 24
@@ -211,7 +216,7 @@ def test_ctrl_c_and_a_crash_leave_the_older_result(
     def interrupt(*a: object, **k: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(supervised, "fit_classifier", interrupt)
+    monkeypatch.setattr(sgd, "fit_classifier", interrupt)
     assert simclr("evaluate", run, "protocol=[knn,linear]", "knn.k=7") == 130
     monkeypatch.setattr(pictures, "per_class", interrupt)  # when other files are made
     assert simclr("evaluate", run, "protocol=knn", "knn.k=7") == 130
@@ -248,10 +253,10 @@ def test_a_torchvision_state_dict(simclr: Program, trained: Path, capsys: pytest
     theirs = torchvision.models.resnet18().eval()
     torch.save(theirs.state_dict(), "theirs.pth")
     words = ("model=resnet18", "model.encoder.stem=imagenet", "views.size=32", "data=array")
-    cfg = subject.configure(Path("theirs.pth"), [*words, f"data.path={trained / 'images.npz'}"])
+    cfg = configure(Path("theirs.pth"), [*words, f"data.path={trained / 'images.npz'}"])
     x = torch.rand(2, 3, 32, 32)
     theirs.fc = torch.nn.Identity()
-    torch.testing.assert_close(subject.load(Path("theirs.pth"), cfg)(x), theirs(x))
+    torch.testing.assert_close(encoder_of(Path("theirs.pth"), cfg)(x), theirs(x))
     assert simclr("evaluate", "theirs.pth", *words, f"data.path={trained / 'images.npz'}", "protocol=knn") == 0
     assert result(Path())["feature_dim"] == 512
     assert simclr("evaluate", "theirs.pth", "data=photos") == 2
@@ -277,24 +282,24 @@ def test_a_run_that_has_not_finished(simclr: Program, run: Path, capsys: pytest.
     saved.write_text(
         usual.replace("simclr_lightning.optim.LARS", "torch.optim.NAdam")
     )  # allowed no more; not made here
-    older = subject.load(run, subject.configure(run, [])).state_dict()
+    older = encoder_of(run, configure(run, [])).state_dict()
     assert "damaged" in capsys.readouterr().out
     saved.write_text(usual.replace("simclr_lightning.encoders.resnet", "os.system"))
-    with pytest.raises(subject.UserError, match=r"encoder\._target_=os\.system"):
-        subject.load(run, subject.configure(run, []))
+    with pytest.raises(UserError, match=r"encoder\._target_=os\.system"):
+        encoder_of(run, configure(run, []))
     saved.write_text(usual)
     capsys.readouterr()
     want = checkpoint.load(run / "checkpoints/previous.ckpt")["state_dict"]
-    with pytest.raises(subject.UserError, match=r"last\.ckpt is damaged"):
-        make_parts(config.compose([*WORDS, "data.path=any.npz", f"model.weights={last}"]))
+    with pytest.raises(UserError, match=r"last\.ckpt is damaged"):
+        make_parts(compose([*WORDS, "data.path=any.npz", f"model.weights={last}"]))
     assert all(torch.equal(value, want[f"encoder.{name}"]) for name, value in older.items())
-    begun = make_parts(config.compose([*WORDS, "data.path=any.npz", f"model.weights={run}"])).module.encoder
+    begun = make_parts(compose([*WORDS, "data.path=any.npz", f"model.weights={run}"])).module.encoder
     assert all(torch.equal(value, want[f"encoder.{name}"]) for name, value in begun.state_dict().items())
 
 
 def test_semi_starts_from_the_projectors_first_layer(run: Path) -> None:
     encoder = load_encoder(run)
-    body, width = subject.start_of(encoder, run, 1)
+    body, width = start_of(run, encoder, 1)
     saved = torch.load(run / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
     x = torch.rand(5, 3, 8, 8)
     y = encoder(x) @ saved["projector.layers.0.weight"].T
@@ -302,13 +307,13 @@ def test_semi_starts_from_the_projectors_first_layer(run: Path) -> None:
     y = (y - saved["projector.layers.1.running_mean"]) * scale + saved["projector.layers.1.bias"]
     torch.testing.assert_close(body.eval()(x), y.relu(), atol=1e-5, rtol=1e-4)
     assert width == y.shape[1]
-    assert subject.start_of(encoder, run, "h") == (encoder, encoder.feature_dim)
-    fresh, _ = subject.start_of(encoder, run, 1, fresh=True)
+    assert start_of(run, encoder, "h") == (encoder, encoder.feature_dim)
+    fresh, _ = start_of(run, encoder, 1, fresh=True)
     assert not torch.equal(fresh[1][0].weight, body[1][0].weight)
-    with pytest.raises(subject.UserError, match="1 to 2"):  # three layers
-        subject.start_of(encoder, run, 3)
-    with pytest.raises(subject.UserError, match=r"semi\.start=h"):
-        subject.start_of(encoder, run / "exported", 1)
+    with pytest.raises(UserError, match="1 to 2"):  # three layers
+        start_of(run, encoder, 3)
+    with pytest.raises(UserError, match=r"semi\.start=h"):
+        start_of(run / "exported", encoder, 1)
 
 
 def test_published_figures_stand_beside_the_same_data_and_architecture() -> None:
@@ -334,10 +339,10 @@ def test_published_figures_stand_beside_the_same_data_and_architecture() -> None
         (("optimizer.lr=1",), "did you mean linear.lr or semi.lr?"),
         (("model=tiny",), "leave model out"),
         (("semi.epochs=[3]",), "as many epochs as fractions"),
-        (("knn.k=60",), "only 58 labelled images vote"),
+        (("knn.k=60",), "only 58 labeled images vote"),
         (("data=array", "data.path=plain.npz"), "data.path=plain.npz: there are no labels"),
-        (("data=array", "data.path=one.npz"), "data.path=one.npz: the labelled training images are of 1 class"),
-        (("transfer=[photos,array]", "paths.array=one.npz"), "paths.array=one.npz: the labelled training images"),
+        (("data=array", "data.path=one.npz"), "data.path=one.npz: the labeled training images are of 1 class"),
+        (("transfer=[photos,array]", "paths.array=one.npz"), "paths.array=one.npz: the labeled training images"),
         (("transfer=[packed]", "paths.packed=."), "paths.packed=.: "),
         (("data=array", "data.path=untested.npz"), "no labels for test"),
         (("protocol=semi", "semi.start=3"), "1 to 2"),
@@ -365,8 +370,8 @@ def test_a_mistake_is_said_in_few_lines_and_nothing_is_written(
     [
         ("config.yaml", "seed: 0\n", "is not a run's configuration"),
         ("config.yaml", "data: 3\nmodel: 4\nviews: 5\ntrainer: 6\n", "is not a run's configuration"),
-        ("config.yaml", "data: {path: '${hydra.job.n'}\n", "say the images: data="),
-        ("config.yaml", "data: {path: ???}\nmodel: {}\nviews: {}\ntrainer: {}\n", "say the images: data="),
+        ("config.yaml", "data: {path: '${hydra.job.n'}\n", "give the images: data="),
+        ("config.yaml", "data: {path: ???}\nmodel: {}\nviews: {}\ntrainer: {}\n", "give the images: data="),
     ],
 )
 def test_a_damaged_run_is_named(
@@ -385,7 +390,7 @@ def test_a_long_evaluation_is_refused_before_it_begins(
     def never(*args: object) -> None:
         raise AssertionError("worked for nothing")
 
-    monkeypatch.setattr(supervised, "linear", never)
+    monkeypatch.setattr(sgd, "linear", never)
     (run / "checkpoints").rename(run / "elsewhere")
     assert simclr("evaluate", run, "protocol=[linear,semi]", "semi.start=1") == 1
     assert "semi.start=h" in capsys.readouterr().err

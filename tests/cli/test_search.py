@@ -16,11 +16,12 @@ import torch
 from PIL import Image
 
 from conftest import small_images
-from simclr_lightning import export_encoder, load_encoder, resnet
-from simclr_lightning.cli import features as features_room
-from simclr_lightning.cli import gallery as gallery_room
-from simclr_lightning.cli.features import shared_extract
+from simclr_lightning import export_encoder, load_encoder, pictures, resnet
+from simclr_lightning.app import embeddings as gallery_room
+from simclr_lightning.cli import search as command
 from simclr_lightning.evaluation import exact, faiss_index, groups, near_duplicates, near_duplicates_by, search
+from simclr_lightning.evaluation.protocols import features as features_room
+from simclr_lightning.evaluation.protocols.features import shared_extract
 
 Program = Callable[..., int]
 
@@ -159,7 +160,7 @@ def test_a_query_and_the_second_one_quickly(
     capsys.readouterr()
     assert simclr("search", *made, "--query", outside) == 0
     assert len(calls) == 5
-    assert "made again" in capsys.readouterr().out
+    assert "extracted again" in capsys.readouterr().out
 
 
 def test_duplicates_of_a_folder(made: tuple[Path, Path], simclr: Program, capsys: pytest.CaptureFixture[str]) -> None:
@@ -224,8 +225,6 @@ def test_mistakes_are_short(
 def test_a_search_that_ends_early_leaves_the_older_files_or_none(
     made: tuple[Path, Path], simclr: Program, monkeypatch: pytest.MonkeyPatch, words: tuple[str, str]
 ) -> None:
-    from simclr_lightning import pictures
-
     def stop(*words: object, **options: object) -> None:
         raise KeyboardInterrupt
 
@@ -255,8 +254,6 @@ def test_a_run_that_cannot_be_written_is_searched_all_the_same(
 def test_a_set_beyond_the_memory_is_sent_to_faiss(
     made: tuple[Path, Path], simclr: Program, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from simclr_lightning.cli import search as command
-
     monkeypatch.setattr(command, "_HALF", 1e-12)
     assert simclr("search", *made) == 1
     assert "--index faiss" in capsys.readouterr().err

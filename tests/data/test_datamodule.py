@@ -12,8 +12,8 @@ from PIL import Image
 from conftest import SMALL, small_data, small_splits
 from simclr_lightning import distributed
 from simclr_lightning.data import ViewsDataModule, folder
-from simclr_lightning.data.datamodule import check_batch
 from simclr_lightning.data.images import Rows
+from simclr_lightning.global_batch import check_batch
 from simclr_lightning.views import make_views
 
 

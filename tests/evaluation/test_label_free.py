@@ -5,7 +5,6 @@ import pytest
 import torch
 
 from simclr_lightning.evaluation import (
-    BETTER,
     alignment,
     effective_rank,
     judge_views,
@@ -13,6 +12,7 @@ from simclr_lightning.evaluation import (
     rankme,
     uniformity,
 )
+from simclr_lightning.selection import LABEL_FREE
 
 
 def with_singular_values(values: list[float], rows: int, width: int) -> torch.Tensor:
@@ -127,7 +127,7 @@ def test_judge_views_gives_every_score_its_own_tables() -> None:
     h_a, h_b = random_views(129, 24)
     z_a, z_b = random_views(129, 10, noise=0.3)
     found = judge_views(h_a, h_b, z_a, z_b, temperature=0.5, k=7)
-    assert found.keys() == BETTER.keys()
+    assert found.keys() == LABEL_FREE.keys()
     # In parts of 65 and 64 images, none of which lacks negatives, by the definition, in float64 (paper, algorithm 1).
     losses, right = [], []
     for rows in (slice(0, 65), slice(65, 129)):
@@ -149,7 +149,7 @@ def test_judge_views_gives_every_score_its_own_tables() -> None:
 
 def test_few_images_give_the_scores_that_exist() -> None:
     h, z = torch.eye(3), torch.rand(3, 4)
-    assert judge_views(h, h, z, z, temperature=0.5).keys() == BETTER.keys()
+    assert judge_views(h, h, z, z, temperature=0.5).keys() == LABEL_FREE.keys()
     assert "neighbour_agreement" not in judge_views(h[:2], h[:2], z[:2], z[:2], temperature=0.5)
     assert "uniformity" not in judge_views(h[:1], h[:1], z[:1], z[:1], temperature=0.5)
 

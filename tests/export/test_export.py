@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from simclr_lightning.encoders import Encoder, load_weights, resnet, timm_encoder
+from simclr_lightning.encoders.weights import digest
 from simclr_lightning.export import export_encoder, load_encoder
 
 CARD = {
@@ -239,8 +240,6 @@ def test_flipped_and_missing_bytes_are_refused(exported: Path, tmp_path: Path) -
     ],
 )
 def test_headers_that_are_not_ours_are_refused(change: dict[str, Any], match: str, exported: Path) -> None:
-    from simclr_lightning.encoders.weights import digest
-
     with safe_open(exported, "pt") as file:
         metadata = {**file.metadata(), **change}
     state = load_file(exported)

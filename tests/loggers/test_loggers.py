@@ -22,17 +22,17 @@ from omegaconf import OmegaConf
 
 from conftest import WORDS
 from made_runs import make_run
-from simclr_lightning.cli.loggers import MetricsCSV
-from simclr_lightning.cli.tracker import (
+from simclr_lightning.app.runs.locate import locate_checked
+from simclr_lightning.app.runs.run import run_name
+from simclr_lightning.loggers.metrics_csv import MetricsCSV
+from simclr_lightning.loggers.wandb import (
     SECONDS_TO_CLOSE,
     SECONDS_TO_START,
     _options,
     has_key,
     make_tracker,
-    run_name,
     sync_command,
 )
-from simclr_lightning.cli.train import check
 
 # W&B's client leaves its sockets and files to the interpreter's end.
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
@@ -188,7 +188,7 @@ def test_a_run_of_a_sweep_is_told_to_the_server_and_goes_on_under_its_id(
     plain = {"loss": {"temperature": 0.1}, "seed": 2}
     ids = []
     for _ in range(2):
-        tracker = make_tracker(group(), folder, plain)
+        tracker = make_tracker(group(), folder, plain, name=run_name(folder))
         tracker.log_metrics({"train/loss": 3.5}, step=10)
         ids.append(tracker.version)
         tracker.close()
@@ -255,14 +255,14 @@ def test_a_run_is_named_after_its_words(tmp_path: Path, words: list[str], name: 
 
 def test_under_an_agent_the_run_is_the_agents(npz: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_SWEEP_ID", "abc")
-    options = _options(group(), tmp_path, {})
+    options = _options(group(), tmp_path, {}, name="run", report=False)
     assert not {"id", "project", "entity", "group"} & options.keys()
     sweep = yaml.safe_load((Path(__file__).parents[2] / "conf/wandb_sweep.yaml").read_text())
     given = [f"{key}={value.get('min', value.get('values', [0])[0])}" for key, value in sweep["parameters"].items()]
     places = {"${env}": [], "${interpreter}": [], "${program}": [], "${args_no_hyphens}": given}
     words = [word for part in sweep["command"] for word in places.get(part, [part])]
     assert Path(__file__).parents[2].joinpath(sweep["program"]).exists()
-    cfg = check(words).cfg
+    cfg = locate_checked(words).cfg
     assert (cfg.loss.temperature, cfg.data.batch_size, cfg.seed, cfg.logger.name) == (0.05, 64, 0, "wandb")
 
 

@@ -17,9 +17,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from conftest import SMALL, WORDS, SmallEncoder, small_data, small_images, small_module, small_trainer
 from simclr_lightning import preflight, resnet
+from simclr_lightning.app.config.composition import compose
+from simclr_lightning.app.training.preflight import preflight_line
 from simclr_lightning.callbacks import Stopped
-from simclr_lightning.cli import config
-from simclr_lightning.cli.ahead import preflight_line
 from simclr_lightning.data import ViewsDataModule, folder
 from simclr_lightning.preflight import Rates
 from simclr_lightning.preflight import rates as rates_room
@@ -76,7 +76,7 @@ def test_weights_are_the_same_bit_for_bit_with_and_without(tmp_path: Path) -> No
 
 
 def cfg(word: str) -> DictConfig:
-    return config.compose(["trainer.accelerator=cpu", f"preflight={word}"])
+    return compose(["trainer.accelerator=cpu", f"preflight={word}"])
 
 
 def test_what_goes_wrong_in_it_stops_nothing_but_a_signal_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import simclr_lightning
-from simclr_lightning.cli import config
+from simclr_lightning.app.config.composition import compose
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "src" / "simclr_lightning"
@@ -67,19 +67,19 @@ def test_every_experiment_opens_with_its_facts_and_takes_other_data(name: str) -
     assert head[1].startswith(("# python train.py experiment=", "# python train.py -m experiment="))
     assert any(line.startswith("# Hardware:") for line in head)
     assert any(line.startswith("# Expected:") for line in head)
-    assert config.compose([f"experiment={name}", "data=photos"]).data.dataset._target_.endswith("photos")
+    assert compose([f"experiment={name}", "data=photos"]).data.dataset._target_.endswith("photos")
     paths = ["data.path=DIR"] if name == "imagenet" else []
-    config.compose([f"experiment={name}", *paths])
+    compose([f"experiment={name}", *paths])
 
 
 def test_cifar_is_not_trained_with_imagenets_stem() -> None:
     """Mistake 6: CIFAR with ImageNet's stem, or with blur."""
-    small = config.compose(["experiment=cifar10"])
+    small = compose(["experiment=cifar10"])
     assert small.model.encoder.stem == "cifar"
     assert (small.views.size, small.views.strength, small.views.blur) == (32, 0.5, 0.0)
     assert (small.data.batch_size, small.loss.temperature, small.optimizer.lr) == (512, 0.5, 1.0)
     assert (small.schedule.rule, small.schedule.warmup_epochs, small.optimizer.weight_decay) == ("linear", 10, 1e-4)
-    large = config.compose(["experiment=imagenet", "data.path=DIR"])
+    large = compose(["experiment=imagenet", "data.path=DIR"])
     assert large.model.encoder.stem == "imagenet"
     assert (large.views.size, large.views.strength, large.views.blur) == (224, 1.0, 0.5)
 

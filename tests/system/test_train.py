@@ -13,9 +13,13 @@ from omegaconf import OmegaConf
 
 from conftest import WORDS
 from simclr_lightning import checkpoint, load_encoder
-from simclr_lightning.cli import config, folder
-from simclr_lightning.cli.build import make_data
-from simclr_lightning.cli.errors import UserError
+from simclr_lightning.app.config.composition import compose
+from simclr_lightning.app.errors import UserError
+from simclr_lightning.app.runs.locate import locate_checked
+from simclr_lightning.app.runs.run import locked, read_config
+from simclr_lightning.app.training import trainer
+from simclr_lightning.app.training.build import make_data
+from simclr_lightning.app.training.trainer import KeepSignals
 from simclr_lightning.views import ViewRecipe, recipe
 
 CONTRACT = {
@@ -66,16 +70,15 @@ def test_a_stopped_run_goes_on_in_its_folder_and_ends_like_an_uninterrupted_one(
     # Measured before it started, as the part is not: nothing of the run depends on that.
     assert simclr("train", *words, "hydra.run.dir=whole", "preflight=true") == 0
     assert "pre-flight: data" in Path("whole/train.log").read_text()
-    # The schedule is the whole run's, so the part is made by a signal after the first epoch.
-    from simclr_lightning.cli import training
 
-    class Interrupted(training.KeepSignals):
+    # The schedule is the whole run's, so the part is made by a signal after the first epoch.
+    class Interrupted(KeepSignals):
         def on_train_epoch_start(self, trainer: object, pl_module: object) -> None:
             if trainer.current_epoch == 1:
                 self.signals.received = 15
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "KeepSignals", Interrupted)
+        patch.setattr(trainer, "KeepSignals", Interrupted)
         assert simclr("train", *words, "hydra.run.dir=outputs/part") == 143
     assert summary(Path("outputs/part"))["status"] == "stopped"
     assert summary(Path("outputs/part"))["steps"] == 5
@@ -114,7 +117,7 @@ def test_a_saved_configuration_without_an_end_is_no_runs(text: str, tmp_path: Pa
     (tmp_path / ".hydra").mkdir()
     (tmp_path / ".hydra/config.yaml").write_text(text)
     with pytest.raises(UserError, match="cannot be read"):
-        folder.read_config(tmp_path)
+        read_config(tmp_path)
 
 
 def test_resuming_with_another_configuration_or_other_images_is_refused(
@@ -131,10 +134,10 @@ def test_resuming_with_another_configuration_or_other_images_is_refused(
     for part, key in ((older, "tf32"), (older, "ema"), (older.callbacks, "hardness")):
         part.pop(key)  # as a run that was saved before there were such keys
     OmegaConf.save(older, saved)
-    assert folder.locate(["ckpt_path=run", "trainer.max_steps=4"]).cfg.callbacks.hardness.every_n_steps == 50
+    assert locate_checked(["ckpt_path=run", "trainer.max_steps=4"]).cfg.callbacks.hardness.every_n_steps == 50
     for word in ("ema=0.9", "tf32=false", "callbacks.hardness.every_n_steps=7", "seed=1", "optimizer=sgd"):
         with pytest.raises(UserError, match="another configuration"):
-            folder.locate(["ckpt_path=run", word])
+            locate_checked(["ckpt_path=run", word])
     import numpy as np
 
     arrays = dict(np.load(npz))
@@ -178,8 +181,6 @@ def test_without_labels_scores_are_null_and_the_rest_is_there(
 
 
 def test_two_runs_in_one_folder(simclr: Program, npz: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from simclr_lightning.cli.folder import locked
-
     words = (*WORDS, f"data.path={npz}", "hydra.run.dir=run")
     with locked(Path("run")):
         assert simclr("train", *words) != 0
@@ -226,7 +227,7 @@ def test_a_dry_run_trains_nothing_and_makes_nothing(simclr: Program, npz: Path) 
 
 @pytest.mark.parametrize("name", ["simclr", "simclr_cifar", "crop_flip", "none"])
 def test_the_views_of_a_run_are_those_of_their_name(name: str) -> None:
-    data = make_data(config.compose(["experiment=null", f"views={name}"]))
+    data = make_data(compose(["experiment=null", f"views={name}"]))
     assert isinstance(data.recipe, ViewRecipe)
     assert data.recipe == recipe(name)
     data.view_pairs(torch.tensor([0]))  # every operation, the blur too

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+from lightning.fabric.plugins.io.checkpoint_io import CheckpointIO
 
 from simclr_lightning import checkpoint as files
 from simclr_lightning.callbacks.online import OnlineScore
@@ -75,6 +76,23 @@ class Checkpoints(L.Callback):
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """The last state is always on disk when training ends."""
         trainer.save_checkpoint(self.last)
+
+
+class AtomicCheckpointIO(CheckpointIO):
+    """Save and load by `simclr_lightning.checkpoint`: atomically, with a digest, weights only."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        """Save atomically; see `simclr_lightning.checkpoint.save`."""
+        files.save(checkpoint, Path(path))
+
+    def load_checkpoint(
+        self, path: str | Path, map_location: Any = None, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        """Load after checking the digest; see `simclr_lightning.checkpoint.load`. Only ``path`` is used."""
+        return files.load(Path(path))
+
+    def remove_checkpoint(self, path: str | Path) -> None:
+        """Nothing is removed: last, previous and best overwrite themselves."""
 
 
 def save_last(trainer: L.Trainer) -> None:

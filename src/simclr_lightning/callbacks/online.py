@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator
-from typing import Final
 
 import lightning as L
 import torch
@@ -14,16 +13,14 @@ from torch import Tensor
 from simclr_lightning.callbacks.averaging import averaged
 from simclr_lightning.callbacks.rows import LOG, log_row
 from simclr_lightning.data import ViewsDataModule
-from simclr_lightning.evaluation import BETTER, accuracy, extract, fit_logistic, judge_views, knn_predict
+from simclr_lightning.data.images import bank_indices
+from simclr_lightning.evaluation import accuracy, extract, fit_logistic, judge_views, knn_predict
 from simclr_lightning.evaluation.features import evaluation_mode
+from simclr_lightning.selection import LABEL_FREE, LABELED, SELECTABLE, selected
 from simclr_lightning.simclr import SimCLR
 
 QUERIES_AT_MOST = 10_000  # images of the held-out tenth whose classes are predicted between epochs
 PROBE_L2 = 1e-3  # of the online probe, times the features' mean variance
-
-# What best.ckpt and a sweep may be chosen by, with the sign under which higher is better.
-LABELLED: Final[dict[str, int]] = {"knn_top1": 1, "linear_top1": 1}
-SELECTABLE: Final[dict[str, int]] = {**LABELLED, **BETTER}
 
 
 class OnlineScore(L.Callback):
@@ -82,10 +79,10 @@ class OnlineScore(L.Callback):
             return
         if not self.every_n_epochs:
             raise ValueError(f"select={self.select} needs scores: set callbacks.online.every_n_epochs to 1 or more")
-        if self.select in LABELLED and not _is_labelled(_data_of(trainer)):
+        if self.select in LABELED and not _is_labelled(_data_of(trainer)):
             raise ValueError(
                 f"select={self.select} needs labels, and these images have none: take auto or one of "
-                f"{', '.join(BETTER)}"
+                f"{', '.join(LABEL_FREE)}"
             )
         if self.select == "linear_top1" and not self.probe:
             raise ValueError("select=linear_top1 needs the online probe: set callbacks.online.probe=true")
@@ -142,18 +139,6 @@ class _AskedToStop(Exception):
     """A signal came while the encoder was scored."""
 
 
-def selected(found: dict[str, float], select: str) -> float | None:
-    """The score that counts, with the sign under which higher is better; None when it was not measured.
-
-    Args:
-        found: scores by their names in `SELECTABLE`.
-        select: one of those names, or "auto".
-    """
-    if select == "auto":
-        select = "knn_top1" if "knn_top1" in found else "held_out_loss"
-    return SELECTABLE[select] * found[select] if select in found else None
-
-
 def probe_scores(h_nF: Tensor, y_n: Tensor, held_h_mF: Tensor, held_y_m: Tensor) -> dict[str, float]:
     """Accuracy and cross-entropy (nats) on held-out features (m, F) of a linear probe fitted to features (n, F)."""
     classes = int(torch.cat((y_n, held_y_m)).max()) + 1
@@ -163,13 +148,6 @@ def probe_scores(h_nF: Tensor, y_n: Tensor, held_h_mF: Tensor, held_y_m: Tensor)
     logits_mC = held_h_mF @ weights.weight.T + weights.bias
     loss = torch.nn.functional.cross_entropy(logits_mC, held_y_m.to(logits_mC.device))
     return {"linear_top1": accuracy(weights, held_h_mF, held_y_m), "linear_loss": loss.item()}
-
-
-def bank_indices(labels: Tensor, held_out: Tensor) -> Tensor:
-    """Indices of labelled training images without the held-out part: the bank of kNN and the data of the probe."""
-    keep = labels >= 0
-    keep[held_out] = False
-    return keep.nonzero().flatten()
 
 
 def thinned(indices: Tensor, most: int) -> Tensor:

@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import csv
-import importlib.util
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from simclr_lightning import files
-from simclr_lightning.cli import errors
-from simclr_lightning.cli.errors import UserError
+from simclr_lightning import app, files, pictures
+from simclr_lightning.app import errors
+from simclr_lightning.app.errors import UserError
+from simclr_lightning.cli.guard import guard_command
 from simclr_lightning.cli.parser import Parser
+from simclr_lightning.extras import require
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
 def main(argv: Sequence[str]) -> int:
-    """Embed as the words say; returns the exit code."""
-    return errors.run(_main, argv)
+    """Embed as the arguments say; return the exit code."""
+    return guard_command(_main, argv)
 
 
 def _parser() -> Parser:
@@ -39,8 +40,8 @@ def _main(words: Sequence[str]) -> int:
     asked = _parser().parse(words)
     if asked is None:
         return 0
-    if asked.map == "umap" and importlib.util.find_spec("umap") is None:
-        raise UserError("--map umap needs a package: pip install 'simclr-lightning[umap]'")
+    if asked.map == "umap":
+        require("umap", "--map umap")
     write = _writer(asked.out)
     picture = asked.out.with_suffix(".png")
     if asked.map is not None and picture.exists() and picture.resolve().is_relative_to(asked.images.resolve()):
@@ -71,12 +72,10 @@ def embed(
     Raises:
         UserError: and the library's ValueError, naming the file and the mend; nothing is written then.
     """
-    from simclr_lightning.cli.gallery import open_gallery
-
     if not out.absolute().parent.is_dir():
         raise UserError(f"{out}: its folder does not exist; make it first")
     files.check_writable(out)
-    found = open_gallery(run, images, keep=False)
+    found = app.open_gallery(run, images, keep=False)
     names = list(found.files.names)
     with files.whole(out) as fresh:
         write(fresh, found.h, names)
@@ -87,8 +86,6 @@ def embed(
 def _draw(h: Tensor, names: list[str], path: Path, method: Literal["tsne", "umap", "pca"]) -> None:
     """A map; images in folders are coloured by their folder."""
     import torch
-
-    from simclr_lightning import pictures
 
     folders = sorted({name.partition("/")[0] for name in names}) if all("/" in name for name in names) else []
     number = {folder: place for place, folder in enumerate(folders)}
@@ -101,10 +98,7 @@ def _writer(out: Path) -> Callable[[Path, Tensor, list[str]], None]:
     if out.suffix not in writers:
         raise UserError(f"{out}: the name must end in {', '.join(writers)}", code=errors.CONFIGURATION)
     if out.suffix == ".parquet":
-        try:
-            import pyarrow.parquet  # noqa: F401  # only asked whether it is there, before any work
-        except ImportError as error:
-            raise UserError(".parquet needs a package: pip install 'simclr-lightning[parquet]'") from error
+        require("pyarrow", ".parquet", "parquet")
     return writers[out.suffix]
 
 

@@ -3,59 +3,154 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any, Final
 
-from simclr_lightning.cli import config, errors
-from simclr_lightning.cli.errors import UserError
+from omegaconf import DictConfig
+from rich.console import Console
 
-if TYPE_CHECKING:
-    from omegaconf import DictConfig
+from simclr_lightning import app
+from simclr_lightning.app import runs, training
+from simclr_lightning.app.config.composition import compose, conf_folder
+from simclr_lightning.app.config.plain import from_plain, to_plain
+from simclr_lightning.app.config.quoting import as_value, quote_paths
+from simclr_lightning.app.config.targets import check_targets
+from simclr_lightning.app.config.validate import check_evaluation
+from simclr_lightning.app.errors import UserError, explain
+from simclr_lightning.app.runs.run import read_config
+from simclr_lightning.app.training.devices import all_devices
+from simclr_lightning.cli.guard import guard
+from simclr_lightning.data import SOURCES
+from simclr_lightning.evaluation import protocols
+from simclr_lightning.overrides import flag, is_given, key_of, without
+from simclr_lightning.run_folder import CONFIG, FEATURES, flatten
 
-USAGE = """usage: simclr evaluate RUN ['protocol=[knn,lbfgs,linear,semi,finetune]'] [data=... data.path=...] [KEY=VALUE]
+USAGE: Final = """\
+usage: simclr evaluate RUN ['protocol=[knn,lbfgs,linear,semi,finetune]'] [data=... data.path=...] [KEY=VALUE]
        RUN is a run's folder, an exported encoder, or a state dict with model=ARCHITECTURE
 """
+DEFAULT: Final = ("knn", "lbfgs")  # without protocol= and transfer=
 
 
 def main(argv: Sequence[str]) -> int:
-    """Evaluate as the words say; returns the exit code."""
+    """Evaluate as the overrides say; return the exit code."""
     if argv and argv[0] in ("-h", "--help"):
         print(f"{USAGE}\nKeys and defaults:\n")
-        print((config.conf_folder() / "evaluate.yaml").read_text("utf-8"), end="")
+        print((conf_folder() / "evaluate.yaml").read_text("utf-8"), end="")
         return 0
-    words = config.quote_paths(argv[1:])
-    return errors.guard(lambda: _main(argv, words), debug=config.flag(words, "debug"))
+    overrides = quote_paths(argv[1:])
+    return guard(lambda: _main(argv, overrides), debug=flag(overrides, "debug"))
 
 
-def _main(argv: Sequence[str], words: list[str]) -> int:
+def _main(argv: Sequence[str], overrides: list[str]) -> int:
     if not argv or ("=" in argv[0] and not Path(argv[0]).exists()):
         raise UserError(f"evaluate needs a run's folder or an exported encoder first\n{USAGE}", code=2)
-    from simclr_lightning.cli import subject
-
     run = Path(argv[0])
-    cfg = subject.configure(run, words)
-    others = subject.configure_transfer(run, words, cfg)
-    return _judge(run, cfg, others, sized=any(word.startswith("views.size=") for word in words))
+    cfg = configure(run, overrides)
+    others = configure_transfer(run, overrides, cfg)
+    return _evaluate(run, cfg, others, sized=is_given(overrides, "views.size"))
 
 
-def _judge(run: Path, cfg: DictConfig, others: dict[str, DictConfig], *, sized: bool) -> int:
-    from rich.console import Console
-
-    from simclr_lightning.cli import results, subject
-    from simclr_lightning.cli.evaluation import Evaluation
-    from simclr_lightning.cli.training import quiet_libraries
-
-    quiet_libraries()
+def _evaluate(run: Path, cfg: DictConfig, others: dict[str, DictConfig], *, sized: bool) -> int:
+    training.quiet_libraries()
     folder = run if run.is_dir() else run.parent
-    encoder = subject.load(run, cfg)
+    encoder = runs.encoder_of(run, cfg)
     if not os.access(folder, os.W_OK | os.X_OK):
         raise UserError(f"{folder} cannot be written, and evaluation.json is written there; copy the run elsewhere")
     assert encoder.size is not None
     size = int(cfg.views.size) if sized else encoder.size
-    evaluation = Evaluation(run, encoder, size=size, console=Console(highlight=False))
-    found = evaluation.judge(cfg, others)
-    results.show(found, evaluation.console)
-    for path in results.write(found, folder):
+    plain = to_plain(cfg)
+    asked = plain["protocol"] or (() if others else DEFAULT)
+    asked = [asked] if isinstance(asked, str) else list(asked)
+    data = _data(plain, size, plain["knn"]["k"] if "knn" in asked else 1) if asked else None
+    transfer = {}
+    for name, other in others.items():
+        with paths_named(name):
+            transfer[name] = _data(to_plain(other), size, 1)
+    console = Console(highlight=False)
+    evaluation = protocols.Evaluation(
+        all_devices(plain["accelerator"]), console, plain["precision"], plain["seeds"],
+        cache=folder / FEATURES if plain["cache"] else None, start=partial(runs.start_of, run),
+    )  # fmt: skip
+    score = partial(evaluation.run, data=data, protocols=asked, options=plain, transfer=transfer)
+    scores, bare = score(encoder), {}
+    if plain["untrained"]:
+        evaluation.cache, evaluation.start = None, partial(runs.start_of, run, fresh=True)
+        bare = {one.key: one for one in score(runs.untrained(encoder, seed=plain["seed"]), what="untrained ")}
+    found = protocols.found(encoder, data, scores, bare, head=_head(plain, size, data is None))
+    app.show_results(found, console)
+    for path in app.write_results(found, folder):
         print(f"written to {path}")
     return 0
+
+
+def configure(run: Path, overrides: Sequence[str]) -> DictConfig:
+    """Compose and check conf/evaluate.yaml; without ``data=`` a run's own images are taken.
+
+    Raises:
+        UserError: for the first mistake.
+    """
+    cfg = compose([*_saved_data(run, overrides), *overrides], name="evaluate")
+    check_evaluation(cfg)
+    check_targets(cfg, trusted=tuple(cfg.trusted))
+    return cfg
+
+
+def configure_transfer(run: Path, overrides: Sequence[str], cfg: DictConfig) -> dict[str, DictConfig]:
+    """Return the configuration for each data set of ``transfer``: the given overrides with its data.
+
+    Raises:
+        UserError: as `configure`; a data set that needs a path and has none.
+    """
+    rest, found = without(overrides, "data"), {}
+    for name in cfg.transfer:
+        path = cfg.paths.get(name)
+        with paths_named(name):
+            own = [f"data={name}", *([f"data.path={as_value(path)}"] if path else [])]
+            found[name] = configure(run, [*rest, *own])
+    return found
+
+
+@contextmanager
+def paths_named(name: str) -> Iterator[None]:
+    """Inside, messages that name ``data.path`` name ``paths.NAME`` of ``transfer`` instead."""
+    try:
+        yield
+    except Exception as error:
+        text = explain(error)
+        if text is None:
+            raise
+        code = error.code if isinstance(error, UserError) else 1
+        raise UserError(text.replace("data.path", f"paths.{name}"), code=code) from error
+
+
+def _data(plain: dict[str, Any], size: int, k: int) -> Any:
+    """Make the data module of labeled images, and check that they can be scored."""
+    plain["views"]["size"] = size
+    data = training.make_data(from_plain(plain))
+    protocols.checked_parts(data, k)
+    return data
+
+
+def _head(plain: dict[str, Any], size: int, only_transfer: bool) -> dict[str, Any]:
+    target, path = plain["data"]["dataset"]["_target_"], plain["data"]["path"]
+    own = {"data": None, "path": None} if only_transfer else {"data": target, "path": path}
+    return {**own, "seed": plain["seed"], "seeds": plain["seeds"], "size": size}
+
+
+def _saved_data(run: Path, overrides: Sequence[str]) -> list[str]:
+    """Return the data and seed of a run as overrides; none where others are chosen."""
+    if "data" in map(key_of, overrides) or not (run / CONFIG).parent.is_dir():
+        return []
+    try:
+        saved = to_plain(read_config(run))
+    except UserError as error:
+        raise UserError(f"{error}\ngive the images: data=...") from error
+    leaves = {f"data.{key}": value for key, value in flatten(saved["data"]).items()} | {"seed": saved.get("seed", 0)}
+    # The group that has these keys; for images of the user's own the default, which has no others.
+    name = str(leaves.get("data.dataset._target_")).removeprefix("simclr_lightning.data.")
+    group = [f"data={name}"] if name in SOURCES else []
+    return [*group, *(f"++{key}={as_value(value)}" for key, value in leaves.items())]

@@ -7,15 +7,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from simclr_lightning.cli import errors
+from simclr_lightning import export
+from simclr_lightning.app import errors
+from simclr_lightning.cli.guard import guard_command
 from simclr_lightning.cli.parser import Parser
 
 FORMATS = ("safetensors", "torchvision", "timm", "onnx", "hub")
 
 
 def main(argv: Sequence[str]) -> int:
-    """Export as the words say; returns the exit code."""
-    return errors.run(_main, argv)
+    """Export as the arguments say; return the exit code."""
+    return guard_command(_main, argv)
 
 
 def _parser() -> Parser:
@@ -36,10 +38,8 @@ def _main(words: Sequence[str]) -> int:
         raise errors.UserError(f"{asked.out} exists; give another OUT, or --force to write over it")
     if asked.licence is not None and not (asked.licence.strip() and asked.licence.isprintable()):
         raise errors.mistake(f"--licence {asked.licence!r}: give its name on one line, such as apache-2.0")
-    from simclr_lightning.export import export_as, load_encoder
-
-    encoder = load_encoder(asked.run)
-    path = export_as(asked.format, encoder, asked.out, about=_about(asked), force=asked.force)
+    encoder = export.load_encoder(asked.run)
+    path = export.export_as(asked.format, encoder, asked.out, about=_about(asked), force=asked.force)
     print(
         f"{path}: {path.stat().st_size / 1e6:.1f} MB, gives the same h as the run's encoder; how to load it: its card"
     )
@@ -48,9 +48,6 @@ def _main(words: Sequence[str]) -> int:
 
 def _about(asked: Any) -> dict[str, str]:
     """What the run's own card says, with the licence that was given."""
-    from simclr_lightning.encoders.weights import find_export
-    from simclr_lightning.export import CARD_NAME, read_sections
-
-    card = find_export(asked.run).with_name(CARD_NAME)
-    about = read_sections(card.read_text("utf-8", errors="replace") if card.is_file() else "")
+    card = export.find_export(asked.run).with_name(export.CARD_NAME)
+    about = export.read_sections(card.read_text("utf-8", errors="replace") if card.is_file() else "")
     return about | ({"Licence": asked.licence} if asked.licence else {})

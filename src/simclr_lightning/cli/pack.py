@@ -6,29 +6,25 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from simclr_lightning.cli import errors
-from simclr_lightning.cli.errors import UserError, mistake
-from simclr_lightning.cli.ranges import RULES, Rule, one_of, whole
+from simclr_lightning import data
+from simclr_lightning.app import errors
+from simclr_lightning.app.config.keys import PACK_RULES
+from simclr_lightning.app.config.near_names import nearest
+from simclr_lightning.app.errors import UserError, mistake
+from simclr_lightning.cli.guard import guard_command
 
 USAGE: Final = (
     "usage: simclr pack IMAGES OUT [short_side=256] [quality=90] [on_corrupt=fail|skip] [max_skipped=100] "
     "[max_pixels=64000000]"
 )
-KEYS: Final[dict[str, Rule]] = {
-    "short_side": whole(1, 65_500),
-    "quality": whole(1, 95),
-    "on_corrupt": one_of("fail", "skip"),
-    "max_skipped": whole(0),
-    "max_pixels": RULES["data.dataset.max_pixels"],
-}
 
 
 def main(argv: Sequence[str]) -> int:
-    """Pack as the words say; returns the exit code."""
+    """Pack as the arguments say; return the exit code."""
     if argv and argv[0] in ("-h", "--help"):
         print(USAGE)
         return 0
-    return errors.run(_main, argv)
+    return guard_command(_main, argv)
 
 
 def _main(words: Sequence[str]) -> int:
@@ -36,9 +32,7 @@ def _main(words: Sequence[str]) -> int:
         raise UserError(f"pack takes two folders, IMAGES and OUT\n{USAGE}", code=errors.CONFIGURATION)
     images, out = (Path(word).expanduser() for word in words[:2])
     options = dict(_option(word) for word in words[2:])
-    from simclr_lightning.data import pack
-
-    packed = pack(images, out, **options)
+    packed = data.pack(images, out, **options)
     for line in packed.skipped:
         print(f"skipped: {line}")
     left = f", {len(packed.skipped):,} skipped" if packed.skipped else ""
@@ -50,14 +44,12 @@ def _main(words: Sequence[str]) -> int:
 
 def _option(word: str) -> tuple[str, Any]:
     """The key and value of a word like quality=80."""
-    from simclr_lightning.cli.mistakes import nearest
-
     key, equals, text = word.partition("=")
-    if not equals or key not in KEYS:
-        near = nearest(key, KEYS, count=1)
+    if not equals or key not in PACK_RULES:
+        near = nearest(key, PACK_RULES, count=1)
         hint = f"; did you mean {near[0]}?" if near else ""
         raise mistake(f"{word}: pack has no such key{hint}\n{USAGE}")
     value = int(text) if text.removeprefix("-").isdecimal() and len(text) < 20 else text
-    if not KEYS[key].accepts(value):
-        raise mistake(f"{key}={text[:60]}: must be {KEYS[key].says}")
+    if not PACK_RULES[key].accepts(value):
+        raise mistake(f"{key}={text[:60]}: must be {PACK_RULES[key].says}")
     return key, value

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from simclr_lightning.cli.errors import mistake
+from simclr_lightning.app.errors import mistake
 
 
 class Parser(argparse.ArgumentParser):

@@ -8,18 +8,22 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from simclr_lightning.cli import errors
-from simclr_lightning.cli.errors import UserError
+from simclr_lightning import loggers, report
+from simclr_lightning.app import errors
+from simclr_lightning.app.config.composition import compose
+from simclr_lightning.app.config.validate import check_config
+from simclr_lightning.app.errors import UserError
+from simclr_lightning.cli.guard import guard_command
 
 USAGE = "usage: simclr report DIR ['axes=[KEY,KEY]'] [logger=wandb]   (DIR: a run's folder, or one with runs below it)"
 
 
 def main(argv: Sequence[str]) -> int:
-    """Report as the words say; returns the exit code."""
+    """Write a report as the arguments say; return the exit code."""
     if argv and argv[0] in ("-h", "--help"):
         print(USAGE)
         return 0
-    return errors.run(_main, argv)
+    return guard_command(_main, argv)
 
 
 def _main(words: Sequence[str]) -> int:
@@ -33,21 +37,16 @@ def _main(words: Sequence[str]) -> int:
 
     from rich.console import Console
 
-    from simclr_lightning.report import write_report
-
     console = Console(highlight=False, soft_wrap=True)
     with console.status("reading runs and drawing ..."):
-        report = write_report(folder, axes)
-    for note in report.notes:
+        written = report.write_report(folder, axes)
+    for note in written.notes:
         print(f"note: {note}", file=sys.stderr)
-    console.print(report.headline, markup=False)
-    console.print(f"{', '.join(report.files)} in {folder}", markup=False)
+    console.print(written.headline, markup=False)
+    console.print(f"{', '.join(written.files)} in {folder}", markup=False)
     if tracker is not None:
-        from simclr_lightning.cli.loggers import log_report
-        from simclr_lightning.cli.tracker import sync_command
-
-        log_report(tracker, folder)
-        if command := sync_command(folder):
+        loggers.log_report(tracker, folder)
+        if command := loggers.sync_command(folder):
             console.print(f"sync: {command}", markup=False)
     return 0
 
@@ -61,8 +60,6 @@ def _tracker(words: Sequence[str]) -> Any:
     """The checked logger group; None when no tracker is asked for."""
     if not words:
         return None
-    from simclr_lightning.cli import checks, config
-
-    cfg = config.compose(words)
-    checks.check_config(cfg)
+    cfg = compose(words)
+    check_config(cfg)
     return cfg.logger if cfg.logger.name == "wandb" else None

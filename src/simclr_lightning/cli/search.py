@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 import csv
-import importlib.util
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from simclr_lightning import files
-from simclr_lightning.cli import errors
-from simclr_lightning.cli.errors import UserError, mistake
+from simclr_lightning import app, data, evaluation, files, pictures
+from simclr_lightning.app.errors import UserError, mistake
+from simclr_lightning.cli.guard import guard_command
 from simclr_lightning.cli.parser import Parser
+from simclr_lightning.extras import require
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from simclr_lightning.cli.gallery import Gallery
-    from simclr_lightning.data import FolderImages, ImageSet
-    from simclr_lightning.evaluation import Pairs
-    from simclr_lightning.evaluation.search import Finder
 
 _ROWS_SHOWN: Final = 20  # pairs on the terminal
 _GROUPS_DRAWN, _IMAGES_DRAWN = 12, 10
@@ -29,8 +24,8 @@ _HALF: Final = 0.5  # of the machine's memory, which the exact search may take
 
 
 def main(argv: Sequence[str]) -> int:
-    """Search as the words say; returns the exit code."""
-    return errors.run(_main, argv)
+    """Search as the arguments say; return the exit code."""
+    return guard_command(_main, argv)
 
 
 def _parser() -> Parser:
@@ -46,7 +41,10 @@ def _parser() -> Parser:
         "--out", metavar="DIR", type=Path, help="write a CSV file and a picture there, over those of an earlier search"
     )
     parser.add_argument(
-        "--index", choices=("exact", "faiss"), default="exact", help="faiss: approximate, for sets beyond the memory"
+        "--index",
+        choices=("evaluation.exact", "faiss"),
+        default="evaluation.exact",
+        help="faiss: approximate, for sets beyond the memory",
     )
     return parser
 
@@ -61,35 +59,31 @@ def _main(words: Sequence[str]) -> int:
         raise mistake(f"--threshold {asked.threshold:g}: it must be above 0 and at most 1")
     if asked.out is not None and (found := files.in_the_way(asked.out)):
         raise UserError(f"--out {asked.out} is {found}; give a folder")
-    if asked.index == "faiss" and importlib.util.find_spec("faiss") is None:
-        raise UserError("--index faiss needs a package: pip install 'simclr-lightning[faiss]'")
-    from simclr_lightning.cli.gallery import features, open_gallery
-
+    if asked.index == "faiss":
+        require("faiss", "--index faiss")
     missing = [path for path in asked.query or () if not path.is_file()]
     if missing:
         raise UserError(f"--query {missing[0]}: there is no such image file")
     if asked.out is not None:
         files.check_writable(asked.out)
-    gallery = open_gallery(asked.run, asked.images, keep=True)
+    gallery = app.open_gallery(asked.run, asked.images, keep=True)
     for note in gallery.notes:
         print(note)
     find = _finder(gallery, asked.index)
     if asked.query is None:
         return _duplicates(gallery, find, asked)
-    queries, h = features(gallery.encoder, gallery.size, asked.query)
+    queries, h = app.features(gallery.encoder, gallery.size, asked.query)
     return _nearest(gallery, find, asked, queries, h)
 
 
-def _finder(gallery: Gallery, index: str) -> Finder | None:
-    """None for the exact search.
+def _finder(gallery: app.Gallery, index: str) -> evaluation.Finder | None:
+    """None for the evaluation.exact search.
 
     Raises:
         UserError: h is too large for it.
     """
-    from simclr_lightning.evaluation import faiss_index
-
     if index == "faiss":
-        return faiss_index(gallery.h)
+        return evaluation.faiss_index(gallery.h)
     needed = gallery.h.numel() * 4
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if needed > _HALF * memory:
@@ -100,14 +94,14 @@ def _finder(gallery: Gallery, index: str) -> Finder | None:
     return None
 
 
-def _nearest(gallery: Gallery, find: Finder | None, asked: Any, queries: FolderImages, h: Tensor) -> int:
-    from simclr_lightning.evaluation import exact
-
+def _nearest(
+    gallery: app.Gallery, find: evaluation.Finder | None, asked: Any, queries: data.FolderImages, h: Tensor
+) -> int:
     names, root = gallery.files.names, gallery.files.root
     own = [{i for i, name in enumerate(names) if (root / name) == path.resolve()} for path in asked.query]
     if len(names) - max(map(len, own)) < 1:
         raise UserError(f"{asked.images} holds the query alone: there is nothing to compare it with")
-    similarity, index = (find or exact(gallery.h))(h, min(asked.k + 1, len(names)))
+    similarity, index = (find or evaluation.exact(gallery.h))(h, min(asked.k + 1, len(names)))
     rows: list[list[tuple[str, float, int]]] = []
     for place, query in enumerate(asked.query):  # a query that lies in the folder is not its own answer
         found = zip(similarity[place].tolist(), index[place].tolist(), strict=True)
@@ -134,17 +128,15 @@ def _nearest(gallery: Gallery, find: Finder | None, asked: Any, queries: FolderI
     return 0
 
 
-def _duplicates(gallery: Gallery, find: Finder | None, asked: Any) -> int:
-    from simclr_lightning.evaluation import groups, near_duplicates, near_duplicates_by
-
+def _duplicates(gallery: app.Gallery, find: evaluation.Finder | None, asked: Any) -> int:
     names = gallery.files.names
     if len(names) < 2:
         raise UserError(f"{asked.images} holds one image: duplicates are pairs; to look for it elsewhere use --query")
     if find is None:
-        pairs = near_duplicates(gallery.h, asked.threshold)
+        pairs = evaluation.near_duplicates(gallery.h, asked.threshold)
     else:
-        pairs = near_duplicates_by(find, gallery.h, asked.threshold)
-    group = groups(pairs, len(names))
+        pairs = evaluation.near_duplicates_by(find, gallery.h, asked.threshold)
+    group = evaluation.groups(pairs, len(names))
     _report(pairs, names, group, asked.threshold)
     if asked.out is not None:
         order = group[pairs.first].argsort(stable=True).tolist()  # by group, within one the most similar first
@@ -162,7 +154,7 @@ def _duplicates(gallery: Gallery, find: Finder | None, asked: Any) -> int:
     return 0
 
 
-def _report(pairs: Pairs, names: Sequence[str], group: Any, threshold: float) -> None:
+def _report(pairs: evaluation.Pairs, names: Sequence[str], group: Any, threshold: float) -> None:
     if not len(pairs.first):
         print(
             f"no two of the {len(names)} images have a cosine of {threshold:g} or more; lower --threshold to see more"
@@ -180,7 +172,7 @@ def _report(pairs: Pairs, names: Sequence[str], group: Any, threshold: float) ->
         print("there are more pairs than images: this threshold is low for this encoder; raise --threshold")
 
 
-def _draw_groups(gallery: Gallery, pairs: Pairs, group: Any, threshold: float, path: Path) -> None:
+def _draw_groups(gallery: app.Gallery, pairs: evaluation.Pairs, group: Any, threshold: float, path: Path) -> None:
     """One group a row, each image with its cosine to the group's first."""
     import torch
 
@@ -201,18 +193,14 @@ def _draw_groups(gallery: Gallery, pairs: Pairs, group: Any, threshold: float, p
 
 
 def _draw(rows: Any, path: Path, titles: tuple[str, str], names: Sequence[str]) -> None:
-    from simclr_lightning import pictures
-
     pictures.image_rows(rows, path, titles=titles, names=names[: len(rows)])
 
 
-def _crop(files: ImageSet, index: int, side: int) -> Tensor:
+def _crop(files: data.ImageSet, index: int, side: int) -> Tensor:
     """One image for a picture (3, side, side): larger than a small encoder's, for the eye."""
     import torch
 
-    from simclr_lightning.data.datamodule import centred
-
-    return centred(files, torch.tensor([index]), size=side)[0]
+    return data.centred(files, torch.tensor([index]), size=side)[0]
 
 
 def _table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

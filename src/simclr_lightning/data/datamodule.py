@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader
 from simclr_lightning import distributed
 from simclr_lightning.data.images import ImageSet, Splits
 from simclr_lightning.data.loading import Batch, train_loader
+from simclr_lightning.global_batch import check_batch
 from simclr_lightning.views import ViewRecipe, centre_view, crop_views, finish_views, make_views
 from simclr_lightning.views import recipe as named_recipe
 from simclr_lightning.views.kernels import onto
@@ -200,32 +201,6 @@ class ViewsDataModule(L.LightningDataModule):
         if self._images is None:
             self._images = tensor.to(device) if self.is_resident(tensor, device) else tensor
         return self._images
-
-
-def check_batch(batch_size: int, *, images: int, devices: int) -> None:
-    """Refuse a global batch that the devices or the images cannot take.
-
-    Raises:
-        ValueError: with the arithmetic, naming ``data.batch_size``.
-    """
-    if batch_size % devices:
-        lower = batch_size - batch_size % devices
-        near = dict.fromkeys(max(size, 2 * devices) for size in (lower, lower + devices))
-        raise ValueError(
-            f"data.batch_size={batch_size} does not divide by {devices} devices "
-            f"({batch_size} = {devices} * {batch_size // devices} + {batch_size % devices}); "
-            f"use {' or '.join(map(str, near))}"
-        )
-    if batch_size > images:
-        raise ValueError(
-            f"data.batch_size={batch_size} is larger than the {images} training images: no step would be made; "
-            f"use at most {images // devices * devices}"
-        )
-    if batch_size // devices < 2:
-        raise ValueError(
-            f"data.batch_size={batch_size} leaves {batch_size // devices} image on each of {devices} devices; "
-            f"BatchNorm needs at least 2: use {2 * devices} or more"
-        )
 
 
 def centred(images: ImageSet, indices: Tensor, *, size: int) -> Tensor:

@@ -235,3 +235,10 @@ def digest(*parts: str | bytes | Tensor | Sequence[str] | None) -> str:
             state.update(b"names %d;" % len(part))
             state.update(b"".join([os.fsencode(name) + b"\0" for name in part]))  # no file name holds a zero byte
     return state.hexdigest()[:32]
+
+
+def bank_indices(labels: Tensor, held_out: Tensor) -> Tensor:
+    """Indices of labelled training images without the held-out part: the bank of kNN and the data of the probe."""
+    keep = labels >= 0
+    keep[held_out] = False
+    return keep.nonzero().flatten()

@@ -3,57 +3,38 @@
 What trains by Lightning is imported from `simclr_lightning.evaluation.classifier`, since that costs seconds.
 """
 
-from simclr_lightning.evaluation.features import extract
-from simclr_lightning.evaluation.intervals import bootstrap_interval, seeds_interval
-from simclr_lightning.evaluation.knn import knn_accuracy, knn_predict, knn_sweep, pixels
-from simclr_lightning.evaluation.label_free import (
-    BETTER,
-    alignment,
-    effective_rank,
-    judge_views,
-    neighbour_agreement,
-    rankme,
-    uniformity,
-)
-from simclr_lightning.evaluation.neighbours import nearest
-from simclr_lightning.evaluation.probe import (
-    L2_GRID,
-    LinearWeights,
-    LogisticResult,
-    accuracy,
-    choose_l2,
-    fit_logistic,
-)
-from simclr_lightning.evaluation.search import Pairs, exact, faiss_index, groups, near_duplicates, near_duplicates_by
-from simclr_lightning.evaluation.subsets import balanced_subset
+from typing import TYPE_CHECKING
 
-__all__ = [
-    "BETTER",
-    "L2_GRID",
-    "LinearWeights",
-    "LogisticResult",
-    "Pairs",
-    "accuracy",
-    "alignment",
-    "balanced_subset",
-    "bootstrap_interval",
-    "choose_l2",
-    "effective_rank",
-    "exact",
-    "extract",
-    "faiss_index",
-    "fit_logistic",
-    "groups",
-    "judge_views",
-    "knn_accuracy",
-    "knn_predict",
-    "knn_sweep",
-    "near_duplicates",
-    "near_duplicates_by",
-    "nearest",
-    "neighbour_agreement",
-    "pixels",
-    "rankme",
-    "seeds_interval",
-    "uniformity",
-]
+from simclr_lightning.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from simclr_lightning.evaluation.features import extract as extract
+    from simclr_lightning.evaluation.intervals import bootstrap_interval as bootstrap_interval
+    from simclr_lightning.evaluation.intervals import seeds_interval as seeds_interval
+    from simclr_lightning.evaluation.knn import knn_accuracy as knn_accuracy
+    from simclr_lightning.evaluation.knn import knn_predict as knn_predict
+    from simclr_lightning.evaluation.knn import knn_sweep as knn_sweep
+    from simclr_lightning.evaluation.knn import pixels as pixels
+    from simclr_lightning.evaluation.label_free import alignment as alignment
+    from simclr_lightning.evaluation.label_free import effective_rank as effective_rank
+    from simclr_lightning.evaluation.label_free import judge_views as judge_views
+    from simclr_lightning.evaluation.label_free import neighbour_agreement as neighbour_agreement
+    from simclr_lightning.evaluation.label_free import rankme as rankme
+    from simclr_lightning.evaluation.label_free import uniformity as uniformity
+    from simclr_lightning.evaluation.neighbours import nearest as nearest
+    from simclr_lightning.evaluation.probe import L2_GRID as L2_GRID
+    from simclr_lightning.evaluation.probe import LinearWeights as LinearWeights
+    from simclr_lightning.evaluation.probe import LogisticResult as LogisticResult
+    from simclr_lightning.evaluation.probe import accuracy as accuracy
+    from simclr_lightning.evaluation.probe import choose_l2 as choose_l2
+    from simclr_lightning.evaluation.probe import fit_logistic as fit_logistic
+    from simclr_lightning.evaluation.search import Finder as Finder
+    from simclr_lightning.evaluation.search import Pairs as Pairs
+    from simclr_lightning.evaluation.search import exact as exact
+    from simclr_lightning.evaluation.search import faiss_index as faiss_index
+    from simclr_lightning.evaluation.search import groups as groups
+    from simclr_lightning.evaluation.search import near_duplicates as near_duplicates
+    from simclr_lightning.evaluation.search import near_duplicates_by as near_duplicates_by
+    from simclr_lightning.evaluation.subsets import balanced_subset as balanced_subset
+
+__getattr__, __dir__, __all__ = lazy_names(__name__, __file__)

@@ -14,17 +14,6 @@ from torch import Tensor
 from simclr_lightning.evaluation.neighbours import unit_rows
 from simclr_lightning.ntxent import nt_xent
 
-BETTER: Final[dict[str, int]] = {
-    "held_out_loss": -1,
-    "contrastive_accuracy": 1,
-    "alignment": -1,
-    "uniformity": -1,
-    "rankme": 1,
-    "effective_rank": 1,
-    "neighbour_agreement": 1,
-}
-"""Every score of `judge_views`, with 1 where a higher value counts as better and -1 where a lower one does."""
-
 # Views meet so many images at a time in the loss, so that it does not depend on how many are held out.
 _CANDIDATES: Final = 128
 

@@ -15,14 +15,7 @@ from torch import Tensor
 
 from simclr_lightning import files
 from simclr_lightning.encoders import Encoder, build
-from simclr_lightning.encoders.weights import (
-    FILE_NAME,
-    FORMAT,
-    FORMAT_VERSION,
-    digest,
-    find_export,
-    read_export,
-)
+from simclr_lightning.encoders.weights import FILE_NAME, FORMAT, FORMAT_VERSION, digest, find_export, read_export
 from simclr_lightning.export.card import card_text, sections
 
 CARD_NAME: Final = "card.md"

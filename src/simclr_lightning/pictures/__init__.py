@@ -5,23 +5,22 @@ Every picture is drawn with Matplotlib's objects on an off-screen canvas: no win
 sign.
 """
 
-from simclr_lightning.pictures.classes import confusion, per_class
-from simclr_lightning.pictures.images import image_rows, neighbours, view_pairs
-from simclr_lightning.pictures.lines import curves, trends
-from simclr_lightning.pictures.maps import embedding_map
-from simclr_lightning.pictures.sweeps import HeatMap, Histogram, heat_maps, similarities
+from typing import TYPE_CHECKING
 
-__all__ = [
-    "HeatMap",
-    "Histogram",
-    "confusion",
-    "curves",
-    "embedding_map",
-    "heat_maps",
-    "image_rows",
-    "neighbours",
-    "per_class",
-    "similarities",
-    "trends",
-    "view_pairs",
-]
+from simclr_lightning.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from simclr_lightning.pictures.classes import confusion as confusion
+    from simclr_lightning.pictures.classes import per_class as per_class
+    from simclr_lightning.pictures.images import image_rows as image_rows
+    from simclr_lightning.pictures.images import neighbours as neighbours
+    from simclr_lightning.pictures.images import view_pairs as view_pairs
+    from simclr_lightning.pictures.lines import curves as curves
+    from simclr_lightning.pictures.lines import trends as trends
+    from simclr_lightning.pictures.maps import embedding_map as embedding_map
+    from simclr_lightning.pictures.sweeps import HeatMap as HeatMap
+    from simclr_lightning.pictures.sweeps import Histogram as Histogram
+    from simclr_lightning.pictures.sweeps import heat_maps as heat_maps
+    from simclr_lightning.pictures.sweeps import similarities as similarities
+
+__getattr__, __dir__, __all__ = lazy_names(__name__, __file__)

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from simclr_lightning.report import figures, paper
 from simclr_lightning.report.blocks import Block, Bullets, Cell, Heading, Paragraph, Table
 from simclr_lightning.report.figures import Figure, setting_text, shown
-from simclr_lightning.report.runs import Run, as_number
-from simclr_lightning.report.settings import Setting, compare, order, spread
+from simclr_lightning.report.grouping import Setting, compare, order, spread
+from simclr_lightning.report.runs import Run
+from simclr_lightning.run_folder import as_number
 
 
 def verdicts(groups: list[Setting], keys: list[str], runs: list[Run]) -> list[Block]:

@@ -11,8 +11,9 @@ from simclr_lightning.report import figures
 from simclr_lightning.report.blocks import Picture
 from simclr_lightning.report.content import levels
 from simclr_lightning.report.figures import Figure, shown
-from simclr_lightning.report.runs import Row, Run
-from simclr_lightning.report.settings import Setting, Spread
+from simclr_lightning.report.grouping import Setting, Spread
+from simclr_lightning.report.runs import Run
+from simclr_lightning.run_folder import Row
 
 _FEW_EPOCHS = 5  # below, curves are drawn over steps
 _COLUMNS, _ROWS = 4, 4  # of histograms, at most

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Final
 
+from simclr_lightning.report.grouping import Spread
 from simclr_lightning.report.runs import Run
-from simclr_lightning.report.settings import Spread
 
 
 @dataclass(frozen=True)

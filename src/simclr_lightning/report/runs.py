@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 import csv
-import json
-import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-Row = dict[str, float]
+from simclr_lightning.overrides import split
+from simclr_lightning.run_folder import (
+    CONFIG,
+    METRICS,
+    SIMILARITY,
+    SUMMARY,
+    Row,
+    as_number,
+    error_of,
+    flatten,
+    read_overrides,
+    read_saved_config,
+    read_summary_strictly,
+    read_table,
+)
 
 
 class ReportError(ValueError):
@@ -26,7 +36,7 @@ class Run:
 
     Attributes:
         name: its folder, relative to the report's.
-        words: the overrides that it was started with.
+        overrides: the overrides that it was started with.
         config: the resolved configuration by dotted keys; lists are values.
         summary: summary.json, empty when there is none.
         metrics: the rows of metrics.csv, numbers only.
@@ -35,7 +45,7 @@ class Run:
     """
 
     name: str
-    words: tuple[str, ...]
+    overrides: tuple[str, ...]
     config: Mapping[str, Any]
     summary: Mapping[str, Any]
     metrics: tuple[Row, ...]
@@ -75,7 +85,7 @@ class Run:
         if key in self.config:
             value = self.config[key]
             return str(value) if isinstance(value, list) else value
-        return next((text for name, text in map(split_word, self.words) if name == key), None)
+        return next((text for name, text in map(split, self.overrides) if name == key), None)
 
     def number(self, key: str) -> float | None:
         """A finite number of summary.json."""
@@ -96,8 +106,8 @@ def read_runs(folder: Path) -> tuple[list[Run], list[str]]:
     """
     if not folder.is_dir():
         raise ReportError(f"{folder}: there is no such folder; give a run's or a sweep's")
-    found = {path.parent for path in folder.rglob("summary.json")}
-    found |= {path.parent.parent for path in folder.rglob("config.yaml") if path.parent.name == ".hydra"}
+    found = {path.parent for path in folder.rglob(SUMMARY)}
+    found |= {path.parent.parent for path in folder.rglob(CONFIG)}
     if not found:
         raise ReportError(f"{folder} holds no run (no summary.json, no .hydra/config.yaml in it or below)")
     runs, notes = [], []
@@ -105,99 +115,28 @@ def read_runs(folder: Path) -> tuple[list[Run], list[str]]:
         try:
             runs.append(_read(path, folder))
         except (ValueError, OSError, RecursionError, csv.Error) as error:
-            notes.append(f"{path.relative_to(folder)} was skipped: {error}")
+            notes.append(f"{path.relative_to(folder)} was skipped: {str(error).replace(f'{path}/', 'its ')}")
     if not runs:
         raise ReportError(f"no run in {folder} can be read; the first: {notes[0]}")
     return runs, notes
-
-
-def split_word(word: str) -> tuple[str, str]:
-    """The key and the value of a word such as ``+loss.temperature=0.1``."""
-    key, _, text = word.lstrip("+~").partition("=")
-    return key, text
-
-
-def as_number(value: Any) -> float | None:
-    """A finite number, or None for everything else."""
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return float(value) if is_number and math.isfinite(value) else None
 
 
 def _read(path: Path, root: Path) -> Run:
     relative = path.relative_to(root)
     return Run(
         name=root.absolute().name if relative == Path() else str(relative),
-        words=_words(path / ".hydra" / "overrides.yaml"),
-        config=dict(_flat(_yaml(path / ".hydra" / "config.yaml") or {})),
-        summary=_summary(path / "summary.json"),
-        metrics=tuple(_table(path / "metrics.csv")),
-        similarity=tuple(row for row in _table(path / "similarity.csv") if _is_whole(row)),
-        log=_last_error(path / "output.log") or _last_error(path / "train.log"),
+        overrides=tuple(read_overrides(path)),
+        config=flatten(read_saved_config(path)),
+        summary=read_summary_strictly(path),
+        metrics=tuple(read_table(path / METRICS)),
+        similarity=tuple(row for row in read_table(path / SIMILARITY) if _is_whole(row)),
+        log=next(iter(error_of(path)), ""),
     )
-
-
-def _words(path: Path) -> tuple[str, ...]:
-    words = _yaml(path) or []
-    if not isinstance(words, list):
-        raise ValueError(f"its .hydra/{path.name} is not a list of words")
-    return tuple(map(str, words))
-
-
-def _summary(path: Path) -> dict[str, Any]:
-    if not path.exists():
-        return {}
-    try:
-        summary = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"its summary.json cannot be read ({error})") from error
-    if not isinstance(summary, dict):
-        raise ValueError("its summary.json is not an object")
-    return summary
-
-
-def _yaml(path: Path) -> Any:
-    try:
-        return yaml.safe_load(path.read_text("utf-8")) if path.exists() else None
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise ValueError(f"its .hydra/{path.name} cannot be read") from error
-
-
-def _table(path: Path) -> Iterator[Row]:
-    """Rows of numbers; cells that hold none (a row cut off by a kill) are left out."""
-    if not path.exists():
-        return
-    with path.open(newline="", encoding="utf-8", errors="replace") as file:
-        for row in csv.DictReader(file):
-            yield {name: float(text) for name, text in row.items() if isinstance(name, str) and _is_number(text)}
 
 
 def _is_whole(row: Row) -> bool:
     """Whether it is a bin of a histogram, with its counts."""
     return {"step", "low", "high", "positives", "negatives"} <= row.keys() and row["low"] < row["high"]
-
-
-def _is_number(text: Any) -> bool:
-    try:
-        return math.isfinite(float(text))
-    except (TypeError, ValueError):
-        return False
-
-
-def _flat(node: Any, key: str = "") -> Iterator[tuple[str, Any]]:
-    if isinstance(node, dict):
-        for name, part in node.items():
-            yield from _flat(part, f"{key}.{name}" if key else str(name))
-    else:
-        yield key, node
-
-
-def _last_error(path: Path) -> str:
-    """The last line of a log that tells an error."""
-    if not path.exists():
-        return ""
-    told = re.compile(r"error: |[\w.]+(Error|Exception|Interrupt)\b")
-    lines = path.read_text("utf-8", errors="replace").splitlines()
-    return next((line for line in reversed(lines) if told.match(line)), "")
 
 
 def _natural(name: str) -> list[tuple[int, str]]:

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from simclr_lightning.report import blocks, content, draw
+from simclr_lightning.report.grouping import Setting, choose_axes, settings, swept_keys
 from simclr_lightning.report.runs import ReportError, Run, read_runs
-from simclr_lightning.report.settings import Setting, choose_axes, settings, swept_keys
 
 _OF_THE_RUN = ("views.png", "neighbours.png", "embedding.png")
 _CAPTIONS = ("Two views of each image.", "Nearest neighbours of test images.", "Map of the representation of test.")
@@ -91,7 +91,7 @@ def runs_csv(runs: Sequence[Run], keys: Sequence[str]) -> str:
     for run in runs:
         writer.writerow(
             [
-                *(run.name, run.status, run.reason, run.seed, " ".join(run.words)),
+                *(run.name, run.status, run.reason, run.seed, " ".join(run.overrides)),
                 *(run.value(key) for key in keys),
                 *(run.summary.get(field) for field in fields),
                 *(run.last(name) for name in metrics),

@@ -11,18 +11,21 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
-from simclr_lightning.cli import config
-from simclr_lightning.cli.errors import LINES, UserError
-from simclr_lightning.cli.evaluation_ranges import EVALUATION_RULES
-from simclr_lightning.cli.quoting import PATH_KEYS, quote_paths, quoted
-from simclr_lightning.cli.ranges import known_keys
+from simclr_lightning.app.config import composition
+from simclr_lightning.app.config.composition import compose, conf_folder, first_job, set_sweep_overrides
+from simclr_lightning.app.config.keys import EVALUATION_RULES, RULES
+from simclr_lightning.app.config.plain import diff, flatten, from_plain, to_plain, unresolved
+from simclr_lightning.app.config.quoting import PATH_KEYS, quote_paths, quoted
+from simclr_lightning.app.errors import LINES, UserError
+from simclr_lightning.data import SOURCES
+from simclr_lightning.overrides import flag
 
 CONF = Path(__file__).parents[3] / "conf"
 
 
 @pytest.fixture(scope="module")
 def default() -> DictConfig:
-    return config.compose([])
+    return compose([])
 
 
 # -- quoting ------------------------------------------------------------------------------------------------
@@ -123,21 +126,21 @@ def test_keywords_belong_to_their_keys() -> None:
 
 
 def test_a_path_of_question_marks_is_not_a_missing_value() -> None:
-    assert config.compose(["data=folder", "data.path=???"]).data.path == "./???"
+    assert compose(["data=folder", "data.path=???"]).data.path == "./???"
 
 
 def test_interpolations_work_in_hydras_folders_and_nowhere_else() -> None:
-    cfg = config.compose(["hydra.run.dir=runs, mine/${seed}", "data.path=cost ${5}, ${now:%Y}", "seed=7"])
+    cfg = compose(["hydra.run.dir=runs, mine/${seed}", "data.path=cost ${5}, ${now:%Y}", "seed=7"])
     assert cfg.hydra.run.dir == "runs, mine/7"
     assert cfg.data.path == "cost ${5}, ${now:%Y}"
-    assert config.compose(["hydra.run.dir=a${b"]).hydra.run.dir == "a${b"
-    assert config.compose([r"hydra.sweep.dir=a\${seed}"]).hydra.sweep.dir == "a${seed}"
+    assert compose(["hydra.run.dir=a${b"]).hydra.run.dir == "a${b"
+    assert compose([r"hydra.sweep.dir=a\${seed}"]).hydra.sweep.dir == "a${seed}"
 
 
 @pytest.mark.parametrize("key", PATH_KEYS)
 def test_every_path_key_takes_a_nasty_path(key: str) -> None:
     name = "/a b/=,(c)~[d]{e}'f\"\\g:漢 $/"
-    cfg = config.compose([f"{key}={name}"], name="evaluate" if key.startswith("paths.") else "train")
+    cfg = compose([f"{key}={name}"], name="evaluate" if key.startswith("paths.") else "train")
     assert OmegaConf.select(cfg, key) == name
 
 
@@ -151,38 +154,38 @@ def test_quoting_does_not_slow_down_on_hostile_input() -> None:
 
 
 def test_the_repositorys_folder_is_preferred() -> None:
-    assert config.conf_folder() == CONF.resolve()
+    assert conf_folder() == CONF.resolve()
 
 
 def test_a_package_without_its_repository_uses_its_own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     package = tmp_path / "site-packages" / "simclr_lightning"
-    (package / "cli").mkdir(parents=True)
-    monkeypatch.setattr(config, "__file__", str(package / "cli" / "config.py"))
+    (package / "app/config").mkdir(parents=True)
+    monkeypatch.setattr(composition, "__file__", str(package / "app/config/composition.py"))
     with pytest.raises(UserError, match="configuration folder is missing"):
-        config.conf_folder()
+        conf_folder()
     (package / "conf").mkdir()
     (package / "conf" / "train.yaml").write_text("")
     (tmp_path / "conf").mkdir()
     (tmp_path / "conf" / "train.yaml").write_text("")  # somebody else's: this is no src/ folder
-    assert config.conf_folder() == package / "conf"
+    assert conf_folder() == package / "conf"
 
 
 def test_the_defaults(default: DictConfig) -> None:
     assert default.loss.temperature == 0.5  # experiment=photos
-    assert config.compose(["experiment=null"]).loss.temperature == 0.2
+    assert compose(["experiment=null"]).loss.temperature == 0.2
     assert default.model.encoder.stem == "cifar"
     assert str(default.hydra.run.dir).startswith("outputs/")
 
 
 def test_the_stem_follows_the_side() -> None:
-    assert config.compose(["views=simclr"]).model.encoder.stem == "imagenet"
-    assert config.compose(["views.size=33"]).model.encoder.stem == "imagenet"
-    assert config.compose(["views.size=32"]).model.encoder.stem == "cifar"
-    assert config.compose(["views=simclr", "model.encoder.stem=cifar"]).model.encoder.stem == "cifar"
+    assert compose(["views=simclr"]).model.encoder.stem == "imagenet"
+    assert compose(["views.size=33"]).model.encoder.stem == "imagenet"
+    assert compose(["views.size=32"]).model.encoder.stem == "cifar"
+    assert compose(["views=simclr", "model.encoder.stem=cifar"]).model.encoder.stem == "cifar"
 
 
 def test_plain_containers(default: DictConfig) -> None:
-    plain = config.to_plain(default)
+    plain = to_plain(default)
     assert "hydra" not in plain
     assert plain["model"]["encoder"]["stem"] == "cifar"
     assert type(plain["views"]["area"]) is list
@@ -190,18 +193,16 @@ def test_plain_containers(default: DictConfig) -> None:
 
 def test_plain_and_back_keeps_every_string() -> None:
     plain = {"a": {"path": r"x\${y} ${seed} \\${z}"}, "b": ["${", 1, None, True], "seed": 3}
-    assert config.to_plain(config.from_plain(plain)) == plain
+    assert to_plain(from_plain(plain)) == plain
 
 
 def test_every_experiment_accepts_other_data() -> None:
     for path in sorted((CONF / "experiment").glob("*.yaml")):
-        cfg = config.compose([f"experiment={path.stem}", "data=array", "data.path=x.npz"])
+        cfg = compose([f"experiment={path.stem}", "data=array", "data.path=x.npz"])
         assert cfg.data.dataset._target_ == "simclr_lightning.data.array", path
 
 
 def test_the_table_of_ranges_has_every_key_of_every_option_and_no_other() -> None:
-    from simclr_lightning.cli.mistakes import flatten, unresolved
-
     found: set[str] = set()
     for group in (
         "model",
@@ -216,11 +217,12 @@ def test_the_table_of_ranges_has_every_key_of_every_option_and_no_other() -> Non
     ):
         for path in (CONF / group).glob("*.yaml"):
             words = [f"{group}={path.stem}", *(["data.path=x"] if group == "data" else [])]
-            found |= flatten(unresolved(config.compose(words))).keys()
-    assert found == known_keys()
-    judged = flatten(unresolved(config.compose([], name="evaluate"))).keys()
+            found |= flatten(unresolved(compose(words))).keys()
+    assert found == RULES.keys()
+    paths = [f"paths.{name}=x" for name in SOURCES]
+    evaluated = flatten(unresolved(compose(paths, name="evaluate"))).keys()
     known = {key for key in EVALUATION_RULES if not key.startswith("model.")} - found
-    assert judged - found == known
+    assert evaluated - found == known
 
 
 # -- mistakes -----------------------------------------------------------------------------------------------
@@ -292,7 +294,7 @@ MISTAKES = {
 @pytest.mark.parametrize("word", MISTAKES)
 def test_a_mistake_is_answered(word: str) -> None:
     with pytest.raises(UserError) as caught:
-        config.compose([word])
+        compose([word])
     message = str(caught.value)
     assert caught.value.code == 2
     assert len(message.splitlines()) <= LINES
@@ -303,26 +305,26 @@ def test_a_mistake_is_answered(word: str) -> None:
 
 def test_the_first_mistake_among_good_words_is_found() -> None:
     with pytest.raises(UserError, match=r"did you mean loss\.temperature"):
-        config.compose(["model=resnet50", "optimizer=sgd", "loss.temprature=1", "seed=3"])
+        compose(["model=resnet50", "optimizer=sgd", "loss.temprature=1", "seed=3"])
 
 
 def test_two_options_of_one_group() -> None:
     with pytest.raises(UserError, match="model is chosen twice: resnet18 and resnet50"):
-        config.compose(["model=resnet18", "seed=1", "model=resnet50"])
-    assert config.compose(["model=resnet18", "model=resnet18"]).model.encoder.depth == 18
+        compose(["model=resnet18", "seed=1", "model=resnet50"])
+    assert compose(["model=resnet18", "model=resnet18"]).model.encoder.depth == 18
 
 
 def test_the_last_of_two_values_counts() -> None:
-    assert config.compose(["seed=1", "seed=2"]).seed == 2
+    assert compose(["seed=1", "seed=2"]).seed == 2
 
 
 def test_what_may_be_added() -> None:
     words = ["+loss.gather=false", "+trainer.gradient_clip_val=1.0", "+hydra.job.env_set.A=1"]
-    cfg = config.compose(["experiment=null", *words])
+    cfg = compose(["experiment=null", *words])
     assert cfg.loss.gather is False
-    cfg = config.compose(["hydra/launcher=slurm", "hydra.launcher.options={mail-type: END}"])
+    cfg = compose(["hydra/launcher=slurm", "hydra.launcher.options={mail-type: END}"])
     assert cfg.hydra.launcher.options == {"mail-type": "END"}
-    cfg = config.compose(["model=timm", "+model.encoder.img_size=32", "~trainer.deterministic"])
+    cfg = compose(["model=timm", "+model.encoder.img_size=32", "~trainer.deterministic"])
     assert cfg.model.encoder.img_size == 32
 
 
@@ -331,14 +333,14 @@ def test_trusted_is_read_from_the_command_line_alone(monkeypatch: pytest.MonkeyP
     (tmp_path / "experiment" / "mine.yaml").write_text("# @package _global_\ntrusted: [mypkg]\n")
     where = f"hydra.searchpath=['file://{tmp_path}']"
     with pytest.raises(UserError, match="from the command line alone"):
-        config.compose([where, "experiment=mine"])
-    assert list(config.compose([where, "experiment=mine", "trusted=[other]"]).trusted) == ["other"]
+        compose([where, "experiment=mine"])
+    assert list(compose([where, "experiment=mine", "trusted=[other]"]).trusted) == ["other"]
 
 
 def test_an_experiment_may_set_any_key(tmp_path: Path) -> None:
     (tmp_path / "experiment").mkdir()
     (tmp_path / "experiment" / "mine.yaml").write_text("# @package _global_\nseed: 5\nmicro_batch_size: 64\n")
-    cfg = config.compose([f"hydra.searchpath=['file://{tmp_path}']", "experiment=mine", "micro_batch_size=32"])
+    cfg = compose([f"hydra.searchpath=['file://{tmp_path}']", "experiment=mine", "micro_batch_size=32"])
     assert (cfg.seed, cfg.micro_batch_size) == (5, 32)
 
 
@@ -346,14 +348,14 @@ def test_a_misspelt_key_in_a_file_is_found_too(tmp_path: Path) -> None:
     (tmp_path / "experiment").mkdir()
     (tmp_path / "experiment" / "mine.yaml").write_text("# @package _global_\nloss:\n  temprature: 0.1\n")
     with pytest.raises(UserError, match=r"loss\.temprature: unknown key; did you mean loss\.temperature"):
-        config.compose([f"hydra.searchpath=['file://{tmp_path}']", "experiment=mine"])
+        compose([f"hydra.searchpath=['file://{tmp_path}']", "experiment=mine"])
 
 
 def test_a_file_that_is_no_yaml(tmp_path: Path) -> None:
     (tmp_path / "experiment").mkdir()
     (tmp_path / "experiment" / "mine.yaml").write_text("# @package _global_\nloss: [1,\n")
     with pytest.raises(UserError):
-        config.compose([f"hydra.searchpath=['file://{tmp_path}']", "experiment=mine"])
+        compose([f"hydra.searchpath=['file://{tmp_path}']", "experiment=mine"])
 
 
 # -- resolvers, sweeps, differences -------------------------------------------------------------------------
@@ -361,8 +363,8 @@ def test_a_file_that_is_no_yaml(tmp_path: Path) -> None:
 
 def test_a_sweeps_folder_is_named_after_its_words() -> None:
     def folder(*words: str) -> str:
-        config.set_sweep_overrides(words)
-        return str(config.compose([]).hydra.sweep.dir)
+        set_sweep_overrides(words)
+        return str(compose([]).hydra.sweep.dir)
 
     try:
         first = folder("seed=1,2", "data.batch_size=64,128")
@@ -373,18 +375,18 @@ def test_a_sweeps_folder_is_named_after_its_words() -> None:
         digest = subprocess.run(["sh", "-c", printed], capture_output=True, text=True, check=True).stdout
         assert first == f"outputs/sweeps/{digest[:8]}"
     finally:
-        config.set_sweep_overrides([])
+        set_sweep_overrides([])
 
 
 def test_the_first_job_of_a_sweep() -> None:
     words = ["-m", "loss.temperature=0.1,0.5", "model=resnet18,resnet50", "seed=range(3,9)", "data.path=a,b"]
-    job = config.first_job(words[1:])
+    job = first_job(words[1:])
     assert job == ["loss.temperature=0.1", "model=resnet18", "seed=3", "data.path='a,b'"]
-    assert config.first_job(["data.path='a b','c'", "optimizer.lr=interval(0.1,1)"]) == [
+    assert first_job(["data.path='a b','c'", "optimizer.lr=interval(0.1,1)"]) == [
         "data.path='a b'",
         "optimizer.lr=0.1",
     ]
-    assert config.first_job(["model=glob(resnet*,exclude=resnet1*)"]) == ["model=resnet34"]
+    assert first_job(["model=glob(resnet*,exclude=resnet1*)"]) == ["model=resnet34"]
 
 
 @pytest.mark.parametrize(
@@ -404,22 +406,22 @@ def test_the_first_job_of_a_sweep() -> None:
 )
 def test_a_word_of_a_sweep_without_values_is_refused(word: str, says: str) -> None:
     with pytest.raises(UserError, match=says) as caught:
-        config.first_job([word])
+        first_job([word])
     assert word.split("=")[0] in str(caught.value)
     assert caught.value.code == 2
 
 
 def test_flags() -> None:
-    assert config.flag(["seed=1", "debug=true"], "debug")
-    assert config.flag(["++debug=True"], "debug")
-    assert not config.flag(["debug=true", "debug=false"], "debug")
-    assert not config.flag(["nodebug=true"], "debug")
+    assert flag(["seed=1", "debug=true"], "debug")
+    assert flag(["++debug=True"], "debug")
+    assert not flag(["debug=true", "debug=false"], "debug")
+    assert not flag(["nodebug=true"], "debug")
 
 
 def test_the_difference_of_two_runs() -> None:
-    default = config.compose(["experiment=null"])
-    assert config.diff(default, default) == []
-    fresh = config.compose(
+    default = to_plain(compose(["experiment=null"]))
+    assert diff(default, default) == {}
+    fresh = compose(
         [
             "experiment=null",
             "loss.temperature=0.5",
@@ -429,39 +431,37 @@ def test_the_difference_of_two_runs() -> None:
             "ckpt_path=last",
         ]
     )
-    assert config.diff(default, fresh) == [
-        "loss.temperature: 0.2 -> 0.5",
-        "optimizer._target_: simclr_lightning.optim.LARS -> torch.optim.SGD",
-        "optimizer.fused: (absent) -> True",
-        "optimizer.lr: 0.3 -> 0.03",
-        "optimizer.nesterov: (absent) -> False",
-        "optimizer.trust_coefficient: 0.001 -> (absent)",
-        "optimizer.weight_decay: 1e-06 -> 0.0001",
-        "views.area: [0.08, 1.0] -> [0.2, 1]",
+    assert list(diff(default, to_plain(fresh)).items()) == [
+        ("loss.temperature", (0.2, 0.5)),
+        ("optimizer._target_", ("simclr_lightning.optim.LARS", "torch.optim.SGD")),
+        ("optimizer.fused", ("(absent)", True)),
+        ("optimizer.lr", (0.3, 0.03)),
+        ("optimizer.nesterov", ("(absent)", False)),
+        ("optimizer.trust_coefficient", (0.001, "(absent)")),
+        ("optimizer.weight_decay", (1e-06, 0.0001)),
+        ("views.area", ([0.08, 1.0], [0.2, 1])),
     ]
 
 
 def test_channels_last_of_an_older_run_is_no_difference() -> None:
-    default = config.compose([])
-    assert default.model.channels_last == "auto"
-    assert config.diff(config.compose(["model.channels_last=true"]), default) == []
-    changed = config.diff(config.compose(["model.channels_last=false"]), default)
-    assert changed == ["model.channels_last: False -> auto"]
+    default = to_plain(compose([]))
+    assert default["model"]["channels_last"] == "auto"
+    assert diff(to_plain(compose(["model.channels_last=true"])), default) == {}
+    changed = diff(to_plain(compose(["model.channels_last=false"])), default)
+    assert changed == {"model.channels_last": (False, "auto")}
 
 
-def test_a_difference_is_of_resolved_values_and_kinds() -> None:
-    saved = config.from_plain({"views": {"size": 32}, "stem": "cifar", "seed": 1, "force": False})
-    same = OmegaConf.create({"views": {"size": 32.0}, "stem": "${stem_for:${views.size}}", "seed": 1, "force": True})
-    assert config.diff(saved, same) == []
-    assert config.diff(saved, OmegaConf.merge(saved, {"seed": True})) == ["seed: 1 -> True"]  # type: ignore[arg-type]
+def test_a_difference_is_of_kinds_and_leaves_out_what_is_given_at_every_start() -> None:
+    saved = {"views": {"size": 32}, "seed": 1, "force": False}
+    assert diff(saved, {"views": {"size": 32.0}, "seed": 1, "force": True}) == {}
+    assert diff(saved, {**saved, "seed": True}) == {"seed": (1, True)}
 
 
 def test_composing_imports_no_torch() -> None:
-    # The package's own re-exports do; a bare package of the same place takes their part here.
     code = (
-        "import sys, types; package = sys.modules['simclr_lightning'] = types.ModuleType('simclr_lightning')\n"
-        f"package.__path__ = [{str(Path(config.__file__).parents[1])!r}]\n"
-        "from simclr_lightning.cli import config, errors; config.compose(['seed=1'])\n"
+        "import sys\n"
+        "from simclr_lightning.app.config.composition import compose\n"
+        "compose(['seed=1'])\n"
         "assert not {'torch', 'lightning', 'wandb'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, timeout=120)

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from simclr_lightning.cli.errors import UserError
-from simclr_lightning.cli.slurm import Cluster, Command, Submitted
-from simclr_lightning.cli.sweep import Job
+from simclr_lightning.app.errors import UserError
+from simclr_lightning.app.launch.jobs import Job
+from simclr_lightning.app.launch.slurm import Cluster, Command, Submitted
 
 pytest.importorskip("submitit")
 

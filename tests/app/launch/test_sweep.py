@@ -17,13 +17,15 @@ from omegaconf import OmegaConf
 from rich.console import Console
 
 from conftest import WORDS
-from simclr_lightning import checkpoint
-from simclr_lightning.cli import board, devices, sweep
-from simclr_lightning.cli.board import Board, read_progress
-from simclr_lightning.cli.errors import LINES, UserError
-from simclr_lightning.cli.folder import locked
-from simclr_lightning.cli.machine import Machine
-from simclr_lightning.cli.sweep import Job, SweepStopped
+from simclr_lightning.app.errors import LINES, UserError
+from simclr_lightning.app.launch import dashboard, local
+from simclr_lightning.app.launch import jobs as planned
+from simclr_lightning.app.launch.dashboard import Dashboard
+from simclr_lightning.app.launch.jobs import Job, SweepStopped, plan, run_jobs
+from simclr_lightning.app.launch.local import Machine
+from simclr_lightning.app.runs.locate import locate_checked
+from simclr_lightning.app.runs.run import locked, write_config
+from simclr_lightning.run_folder import Progress, read_progress, write_summary
 
 # Notes when it runs and on what; waits to be stopped when its word says so.
 STUB = """
@@ -57,17 +59,17 @@ def notes(job: Job) -> list[dict[str, object]]:
 
 @pytest.fixture(autouse=True)
 def _stub(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sweep, "command", lambda words, folder: [sys.executable, "-S", "-c", STUB, *words, str(folder)])
+    monkeypatch.setattr(local, "command", lambda words, folder: [sys.executable, "-S", "-c", STUB, *words, str(folder)])
 
 
 def run(jobs: list[Job], machine: Machine, *, at_once: int) -> tuple[dict[int, int], str]:
     shown = io.StringIO()
-    with Board(jobs, Console(file=shown, width=200)) as watcher:
-        codes = sweep.run(jobs, machine.start, at_once=at_once, watcher=watcher, seconds=0.01)
+    with Dashboard(jobs, Console(file=shown, width=200)) as watcher:
+        codes = run_jobs(jobs, machine.start, at_once=at_once, watcher=watcher, seconds=0.01)
     return codes, shown.getvalue()
 
 
-class Together(Board):
+class Together(Dashboard):
     """Notes which jobs run together."""
 
     def __init__(self, jobs: list[Job]) -> None:
@@ -90,7 +92,7 @@ def test_as_many_jobs_at_once_as_asked_for_with_the_cores_divided(tmp_path: Path
     jobs = [job(tmp_path, number, count=2) for number in range(5)]
     watcher = Together(jobs)
     start = Machine(at_once, gpus=(), cores=CORES).start
-    codes = sweep.run(jobs, start, at_once=at_once, watcher=watcher, seconds=0.01)
+    codes = run_jobs(jobs, start, at_once=at_once, watcher=watcher, seconds=0.01)
     assert codes == dict.fromkeys(range(5), 0)
     assert max(map(len, watcher.groups)) == at_once
     assert at_once > 1 or watcher.groups == [{0}, {1}, {2}, {3}, {4}]
@@ -99,13 +101,13 @@ def test_as_many_jobs_at_once_as_asked_for_with_the_cores_divided(tmp_path: Path
 
 
 def test_jobs_at_once_never_share_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(devices, "accelerator", lambda cfg: "cuda")
+    monkeypatch.setattr(local, "accelerator", lambda cfg: "cuda")
     jobs = [job(tmp_path, number, count=1 + number % 2, accelerator="gpu") for number in range(6)]
     names = ("3", "GPU-a", "5", "7")
     machine = Machine(2, gpus=names, cores=CORES)
     machine.check(jobs)
     watcher = Together(jobs)
-    codes = sweep.run(jobs, machine.start, at_once=2, watcher=watcher, seconds=0.01)
+    codes = run_jobs(jobs, machine.start, at_once=2, watcher=watcher, seconds=0.01)
     assert set(codes.values()) == {0}
     held = [set(str(notes(one)[0]["gpus"]).split(",")) for one in jobs]
     assert [len(own) for own in held] == [one.cfg.trainer.devices for one in jobs]
@@ -118,7 +120,7 @@ def test_jobs_at_once_never_share_a_gpu(tmp_path: Path, monkeypatch: pytest.Monk
 def test_more_gpus_than_there_are_is_refused_with_the_arithmetic(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(devices, "accelerator", lambda cfg: "cuda")
+    monkeypatch.setattr(local, "accelerator", lambda cfg: "cuda")
     machine = Machine(3, gpus=("0", "1", "2", "3"), cores=CORES)
     with pytest.raises(UserError, match=r"jobs=3 x trainer.devices=2 is 6 GPUs, and this machine has 4"):
         machine.check([job(tmp_path, 0, count=1, accelerator="gpu"), job(tmp_path, 1, count=2, accelerator="gpu")])
@@ -161,10 +163,10 @@ def test_a_signal_stops_all_that_run_and_starts_no_other(tmp_path: Path, signum:
 
 
 def test_a_job_that_does_not_answer_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sweep, "SECONDS_TO_STOP", 0.1)
+    monkeypatch.setattr(planned, "SECONDS_TO_STOP", 0.1)
     deaf = "import signal, sys, time; signal.signal(15, signal.SIG_IGN); open(sys.argv[2], 'w'); time.sleep(60)"
     line = [sys.executable, "-S", "-c", deaf]
-    monkeypatch.setattr(sweep, "command", lambda words, folder: [*line, *words, str(folder / "notes")])
+    monkeypatch.setattr(local, "command", lambda words, folder: [*line, *words, str(folder / "notes")])
     one = job(tmp_path, 0)
 
     def ask() -> None:
@@ -183,28 +185,25 @@ def test_a_job_that_does_not_answer_is_killed(tmp_path: Path, monkeypatch: pytes
 
 
 def test_the_plan_names_folders_and_skips_what_is_finished_in_the_same_configuration(npz: Path, tmp_path: Path) -> None:
-    from simclr_lightning.cli import folder
-    from simclr_lightning.cli.train import check
-
-    def plan(*seeds: int, epochs: int = 2) -> list[Job]:
+    def planned_jobs(*seeds: int, epochs: int = 2) -> list[Job]:
         words = [word for word in WORDS if not word.startswith("trainer.max_epochs")]
         passed_on = (*words, f"data.path={npz}", f"trainer.max_epochs={epochs}")
         each = [(f"seed={seed}",) for seed in seeds]
-        return sweep.plan(each, first=4, sweep=tmp_path / "sweep", passed_on=passed_on, varied={"seed"})
+        return plan(each, first=4, sweep=tmp_path / "sweep", passed_on=passed_on, varied={"seed"})
 
-    jobs = plan(0, 1)
+    jobs = planned_jobs(0, 1)
     assert [one.folder.name for one in jobs] == ["4_seed=0", "5_seed=1"]
     assert [(one.name, one.finished, one.cfg.seed) for one in jobs] == [("seed=0", False, 0), ("seed=1", False, 1)]
-    done = check((*jobs[0].words, f"hydra.run.dir={jobs[0].folder}"))
+    done = locate_checked((*jobs[0].overrides, f"hydra.run.dir={jobs[0].folder}"))
     jobs[0].folder.mkdir(parents=True)
-    folder.write_config(done)
-    checkpoint.write_summary(jobs[0].folder, {"status": "finished"})
-    assert [one.finished for one in plan(0, 1)] == [True, False]
+    write_config(done)
+    write_summary(jobs[0].folder, {"status": "finished"})
+    assert [one.finished for one in planned_jobs(0, 1)] == [True, False]
     # Another configuration in the same folder is not taken for the job's result.
     with pytest.raises(UserError, match="already holds a run"):
-        plan(0, 1, epochs=3)
+        planned_jobs(0, 1, epochs=3)
     with pytest.raises(UserError, match="temperature"):
-        sweep.plan([("loss.temperature=-1", f"data.path={npz}")], first=0, sweep=tmp_path, passed_on=WORDS, varied=())
+        plan([("loss.temperature=-1", f"data.path={npz}")], first=0, sweep=tmp_path, passed_on=WORDS, varied=())
 
 
 # -- the board ----------------------------------------------------------------------------------------------
@@ -220,12 +219,12 @@ def write_run(folder: Path, *, step: int, score: float, total: int = 40) -> None
 
 
 def test_progress_is_read_from_what_a_run_writes(tmp_path: Path) -> None:
-    assert read_progress(tmp_path) == board.Progress(0, None, None)
+    assert read_progress(tmp_path) == Progress(0, None, None)
     write_run(tmp_path, step=12, score=0.75)
-    assert read_progress(tmp_path) == board.Progress(12, 40, 0.75)
+    assert read_progress(tmp_path) == Progress(12, 40, 0.75)
     with (tmp_path / "train.log").open("a") as file:
         file.write("2026 INFO epoch 2, step 12/80, 602 images/s\n")
-    assert read_progress(tmp_path) == board.Progress(12, 80, 0.75)
+    assert read_progress(tmp_path) == Progress(12, 80, 0.75)
     (tmp_path / ".hydra").mkdir()
     (tmp_path / ".hydra" / "config.yaml").write_text("select: held_out_loss\n")
     assert read_progress(tmp_path).score == -4.25
@@ -239,8 +238,8 @@ def test_progress_is_read_from_what_a_run_writes(tmp_path: Path) -> None:
 def test_the_table_shows_jobs_progress_time_left_and_the_best(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     jobs = [job(tmp_path, number) for number in range(4)]
     now = [100.0]
-    monkeypatch.setattr(board.time, "monotonic", lambda: now[0])
-    shown = Board(jobs, Console(file=io.StringIO(), width=120))
+    monkeypatch.setattr(dashboard.time, "monotonic", lambda: now[0])
+    shown = Dashboard(jobs, Console(file=io.StringIO(), width=120))
     for one in jobs[:2]:
         shown.started(one)
     write_run(jobs[0].folder, step=10, score=0.5)
@@ -266,8 +265,8 @@ def test_a_terminal_gets_the_table(tmp_path: Path) -> None:
     jobs = [job(tmp_path, number, word) for number, word in enumerate(("", "fail"))]
     out = io.StringIO()
     console = Console(file=out, width=100, height=20, force_terminal=True, color_system=None)
-    with Board(jobs, console) as watcher:
-        sweep.run(jobs, Machine(1, gpus=(), cores=1).start, at_once=1, watcher=watcher, seconds=0.01)
+    with Dashboard(jobs, console) as watcher:
+        run_jobs(jobs, Machine(1, gpus=(), cores=1).start, at_once=1, watcher=watcher, seconds=0.01)
     last = out.getvalue()[out.getvalue().rindex("job ") :]
     assert [line.split()[:3] for line in last.splitlines()[1:3]] == [
         ["[1]", "seed=1", "failed"], ["[0]", "seed=0", "finished"],
@@ -284,7 +283,7 @@ def test_a_sweep_in_this_process(
         code = f"open({str(folder / 'summary.json')!r}, 'w').write({summary!r}); print({value!r})"
         return [sys.executable, "-S", "-c", code if value != "0.9" else "import sys; sys.exit('error: no')"]
 
-    monkeypatch.setattr(sweep, "command", stub)
+    monkeypatch.setattr(local, "command", stub)
     words = ("train", "-m", *WORDS, f"data.path={npz}", "hydra.sweep.dir=sweep", "hydra.launcher.jobs=2")
     Path("sweep").mkdir()
     Path("sweep/sweep.yaml").write_text("jobs: [}")  # damaged
@@ -367,7 +366,7 @@ def test_optuna_tries_maximises_and_finds_its_trials_again(
         code = f"open({str(folder / 'summary.json')!r}, 'w').write({summary!r})"
         return [sys.executable, "-S", "-c", code]
 
-    monkeypatch.setattr(sweep, "command", stub)
+    monkeypatch.setattr(local, "command", stub)
     words = ("train", "-m", *WORDS, f"data.path={npz}", "hydra/sweeper=optuna", "hydra.sweeper.n_trials=3")
     space = "loss.temperature=tag(log,interval(0.05,1))"
     assert simclr(*words, space, "hydra.sweep.dir=dry", "dry_run=true") == 0
@@ -386,7 +385,7 @@ def test_optuna_tries_maximises_and_finds_its_trials_again(
     Path("grid/sweep.yaml").write_text("jobs: " + "[" * 5000)  # damaged
     assert simclr(*words, "loss.temperature=choice(0.2,0.4)", "hydra/sweeper/sampler=grid", "hydra.sweep.dir=grid") == 0
     assert sorted(tried[6:]) == [0.2, 0.4]
-    monkeypatch.setattr(sweep, "command", lambda words, folder: [sys.executable, "-S", "-c", "import sys; sys.exit(3)"])
+    monkeypatch.setattr(local, "command", lambda words, folder: [sys.executable, "-S", "-c", "import sys; sys.exit(3)"])
     capsys.readouterr()
     assert simclr(*words, space, "hydra.sweep.dir=failing") == 1
     said = capsys.readouterr().err

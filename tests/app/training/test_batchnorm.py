@@ -18,12 +18,17 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from torch import nn
 
-from simclr_lightning.cli import build, checks, config, training
-from simclr_lightning.cli.batchnorm import SharedBatchNorm
-from simclr_lightning.cli.devices import devices_of_a_batchnorm
-from simclr_lightning.cli.errors import UserError
-from simclr_lightning.cli.folder import locate
-from simclr_lightning.cli.signals import StopSignals
+from simclr_lightning.app.config.composition import compose
+from simclr_lightning.app.config.validate import check_config
+from simclr_lightning.app.errors import UserError
+from simclr_lightning.app.runs.locate import locate_checked
+from simclr_lightning.app.training import trainer
+from simclr_lightning.app.training.batchnorm import SharedBatchNorm
+from simclr_lightning.app.training.build import build
+from simclr_lightning.app.training.devices import devices_of_a_batchnorm
+from simclr_lightning.app.training.messages import opening_notes
+from simclr_lightning.app.training.signals import StopSignals
+from simclr_lightning.app.training.trainer import make_trainer
 from simclr_lightning.encoders import resnet
 
 
@@ -62,9 +67,9 @@ def test_one_device_or_a_cpu_shares_nothing(asked: object, where: dict[str, Any]
 
 def test_groups_are_checked_before_any_work() -> None:
     words = ["trainer.devices=3", "trainer.num_nodes=2", "data.batch_size=60", "trainer.sync_batchnorm="]
-    checks.check_config(config.compose([*words[:-1], words[-1] + "2"]))
+    check_config(compose([*words[:-1], words[-1] + "2"]))
     with pytest.raises(UserError, match="6 devices are no whole number of groups of 4; use 3"):
-        checks.check_config(config.compose([*words[:-1], words[-1] + "4"]))
+        check_config(compose([*words[:-1], words[-1] + "4"]))
 
 
 @pytest.mark.filterwarnings("ignore:GPU available but not used")
@@ -74,14 +79,14 @@ def test_the_trainer_is_given_it_and_the_opening_says_so(
     asked: object, devices: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     words = ["trainer.devices=4", "trainer.precision=32-true", "micro_batch_size=32"]
-    cfg = locate([*words, f"trainer.sync_batchnorm={asked}"]).cfg
-    monkeypatch.setattr(training, "trainer_options", lambda *args: {"accelerator": "cpu", "strategy": DDPStrategy()})
-    trainer, _ = training.make_trainer(
+    cfg = locate_checked([*words, f"trainer.sync_batchnorm={asked}"]).cfg
+    monkeypatch.setattr(trainer, "trainer_options", lambda *args: {"accelerator": "cpu", "strategy": DDPStrategy()})
+    made, _ = make_trainer(
         tmp_path, cfg, total=1, steps_per_epoch=1, signals=StopSignals(), console=Console(quiet=True)
     )
-    given = trainer.strategy._layer_sync
+    given = made.strategy._layer_sync
     assert (given and given.devices) == devices
-    lines = [line for line in training.opening_notes(cfg, build.build(cfg), 1) if "BatchNorm statistics" in line]
+    lines = [line for line in opening_notes(cfg, build(cfg), 1) if "BatchNorm statistics" in line]
     said = {
         "auto": [],
         2: ["BatchNorm statistics are shared by groups of 2 devices: those of 16 images"],

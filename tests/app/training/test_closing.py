@@ -5,7 +5,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from simclr_lightning.cli.closing import closing_block
+from simclr_lightning.app.training.messages import closing_block
 
 METRICS = """\
 step,epoch,train/loss,online/held_out_loss,online/contrastive_accuracy,online/effective_rank,online/neighbour_agreement

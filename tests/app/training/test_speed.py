@@ -15,9 +15,11 @@ from omegaconf import DictConfig, OmegaConf
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from conftest import small_data, small_module, small_trainer
+from simclr_lightning.app.config.composition import compose
+from simclr_lightning.app.training import performance
+from simclr_lightning.app.training.trainer import trainer_options
 from simclr_lightning.callbacks import AveragedWeights, StepMetrics
 from simclr_lightning.callbacks import health as health_room
-from simclr_lightning.cli import config, speed, training
 from simclr_lightning.ntxent import loss as loss_room
 from simclr_lightning.ntxent import nt_xent
 
@@ -32,36 +34,36 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     can: dict[str, Any] = {"bf16": True, "capability": (9, 0), "triton": object()}
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: can["bf16"])
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: can["capability"])
-    monkeypatch.setattr(speed, "find_spec", lambda name: can[name])
+    monkeypatch.setattr(performance, "find_spec", lambda name: can[name])
     return can
 
 
 def test_precision(gpu: dict[str, Any]) -> None:
-    assert speed.precision(keys(), "cuda") == "bf16-mixed"
+    assert performance.precision(keys(), "cuda") == "bf16-mixed"
     gpu["bf16"] = False
-    assert [speed.precision(keys(), kind) for kind in ("cuda", "cpu")] == ["32-true"] * 2
-    assert speed.precision(keys(trainer={"precision": "16-mixed"}), "cpu") == "16-mixed"
+    assert [performance.precision(keys(), kind) for kind in ("cuda", "cpu")] == ["32-true"] * 2
+    assert performance.precision(keys(trainer={"precision": "16-mixed"}), "cpu") == "16-mixed"
 
 
 def test_compilation(gpu: dict[str, Any]) -> None:
-    assert speed.compiles(keys(), "cuda", 2000)
-    assert not speed.compiles(keys(), "cuda", 1999)
-    assert not speed.compiles(keys(), "cpu", 10**6)
-    assert speed.compiles(keys(compile=True), "cpu", 1)
-    assert not speed.compiles(keys(compile=False), "cuda", 10**6)
+    assert performance.compiles(keys(), "cuda", 2000)
+    assert not performance.compiles(keys(), "cuda", 1999)
+    assert not performance.compiles(keys(), "cpu", 10**6)
+    assert performance.compiles(keys(compile=True), "cpu", 1)
+    assert not performance.compiles(keys(compile=False), "cuda", 10**6)
     gpu["capability"] = (6, 1)
-    assert not speed.compiles(keys(), "cuda", 2000)
+    assert not performance.compiles(keys(), "cuda", 2000)
     gpu.update(capability=(9, 0), triton=None)
-    assert not speed.compiles(keys(), "cuda", 2000)
+    assert not performance.compiles(keys(), "cuda", 2000)
 
 
 @pytest.mark.parametrize(("asked", "inside"), [("auto", "high"), (True, "high"), (False, "highest")])
 def test_tf32_is_allowed_while_training_alone(asked: object, inside: str, gpu: dict[str, Any]) -> None:
     before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
-    with speed.products(speed.uses_tf32(keys(tf32=asked), "cuda"), "cuda"):
+    with performance.products(performance.uses_tf32(keys(tf32=asked), "cuda"), "cuda"):
         assert torch.get_float32_matmul_precision() == inside
         assert torch.backends.cudnn.allow_tf32 == (inside == "high")
-    with speed.products(speed.uses_tf32(keys(tf32=asked), "cpu"), "cpu"):
+    with performance.products(performance.uses_tf32(keys(tf32=asked), "cpu"), "cpu"):
         assert torch.get_float32_matmul_precision() == before[0]
     assert (torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32) == before
 
@@ -70,13 +72,13 @@ def test_channels_last() -> None:
     asked = {"auto": [True, True, False], True: [True] * 3, False: [False] * 3}
     for value, expected in asked.items():
         cfg = keys(model={"channels_last": value})
-        assert [speed.channels_last(cfg, kind) for kind in ("cuda", "cpu", "mps")] == expected
+        assert [performance.channels_last(cfg, kind) for kind in ("cuda", "cpu", "mps")] == expected
 
 
 @pytest.mark.parametrize(("asked", "static"), [("auto", True), (True, True), (False, False)])
 def test_static_graph_and_bucket_views_reach_ddp(asked: object, static: bool) -> None:
-    cfg = config.compose(["trainer.devices=2", "trainer.accelerator=cpu", f"static_graph={asked}"])
-    options = training.trainer_options(cfg, 2, 10)
+    cfg = compose(["trainer.devices=2", "trainer.accelerator=cpu", f"static_graph={asked}"])
+    options = trainer_options(cfg, 2, 10)
     ddp = options["strategy"]._ddp_kwargs
     assert ddp == {"gradient_as_bucket_view": True, "static_graph": static, "find_unused_parameters": not static}
 
@@ -100,9 +102,9 @@ def test_the_loss_keeps_all_bits(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_what_is_said_about_it(gpu: dict[str, Any]) -> None:
-    assert speed.note(keys(), "cpu", 10) == ""
-    assert speed.note(keys(), "cuda", 10) == "precision bf16-mixed, TF32"
-    assert "compiled" in speed.note(keys(), "cuda", 2000)
+    assert performance.note(keys(), "cpu", 10) == ""
+    assert performance.note(keys(), "cuda", 10) == "precision bf16-mixed, TF32"
+    assert "compiled" in performance.note(keys(), "cuda", 2000)
 
 
 HOST = ("/data/", "/views/", "/ntxent/", "random.py")  # their lists are of the host's own tensors: order, plan, sizes

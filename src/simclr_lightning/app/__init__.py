@@ -1,0 +1,19 @@
+"""The application: what the commands are made of.
+
+``config`` turns KEY=VALUE into one checked configuration, ``runs`` has one run's folder, ``training`` is one process of
+a run, ``launch`` starts processes. ``errors`` words what goes wrong, ``embeddings`` has h of a folder's images,
+``results`` prints and writes an evaluation.
+"""
+
+from typing import TYPE_CHECKING
+
+from simclr_lightning.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from simclr_lightning.app.embeddings import Gallery as Gallery
+    from simclr_lightning.app.embeddings import features as features
+    from simclr_lightning.app.embeddings import open_gallery as open_gallery
+    from simclr_lightning.app.results import show_results as show_results
+    from simclr_lightning.app.results import write_results as write_results
+
+__getattr__, __dir__, __all__ = lazy_names(__name__, __file__)

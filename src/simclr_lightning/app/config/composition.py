@@ -1,0 +1,212 @@
+"""Compose one run's configuration from conf/ and the overrides of the command line, once in a process."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, cast
+
+import yaml
+from hydra import initialize_config_dir
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.plugins import Plugins
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from simclr_lightning.app.config.grammar import (
+    CONFIG_NAME,
+    Groups,
+    Override,
+    check_groups,
+    first_value,
+    parse,
+    trusted_by,
+)
+from simclr_lightning.app.config.plain import NOT_OF_THE_RUN, escaped, to_plain
+from simclr_lightning.app.config.quoting import quote_paths
+from simclr_lightning.app.config.unknown_keys import check_keys, check_missing, explain
+from simclr_lightning.app.errors import UserError, mistake
+from simclr_lightning.overrides import is_given, key_of
+from simclr_lightning.text import first_line
+
+_sweep_overrides: tuple[str, ...] = ()
+
+
+def conf_folder() -> Path:
+    """Return the folder of the configuration: the repository's in an editable install, else the one in the package.
+
+    Raises:
+        UserError: when neither is there.
+    """
+    package = Path(__file__).resolve().parents[2]
+    # An editable install may leave a stale copy in the package: the repository's comes first.
+    candidates = [package.parents[1] / "conf"] if package.parent.name == "src" else []
+    candidates.append(package / "conf")
+    for folder in candidates:
+        if (folder / f"{CONFIG_NAME}.yaml").is_file():
+            return folder
+    raise UserError(f"the configuration folder is missing: {candidates[-1]}; install the package again")
+
+
+def compose(overrides: Sequence[str], *, name: str = CONFIG_NAME) -> DictConfig:
+    """Compose the configuration of one run or one evaluation, ``hydra`` node included.
+
+    Args:
+        overrides: such as ``loss.temperature=0.5``; paths are quoted here (see `quote_paths`).
+        name: the file of conf/ to begin with, train or evaluate.
+
+    Raises:
+        UserError: for an unknown key, group or option (with the nearest real name), an override that cannot be
+            read, a value that is missing, or an interpolation that leads nowhere.
+    """
+    return _compose(overrides, name, saved={}, given=())
+
+
+def compose_resumed(saved: Mapping[str, Any], saved_overrides: Sequence[str], given: Sequence[str]) -> DictConfig:
+    """Compose the configuration of a run that goes on: its saved configuration, with the given overrides applied.
+
+    A key keeps its saved value unless a given override names it or its group, or it is computed from other keys. A key
+    that the program did not have when the run began has the value of conf/.
+
+    Args:
+        saved: the run's resolved configuration.
+        saved_overrides: those that the run was started with, without the keys that are given again; they choose the
+            groups.
+        given: the overrides of this start.
+
+    Raises:
+        UserError: as `compose`.
+    """
+    return _compose([*saved_overrides, *given], CONFIG_NAME, saved=saved, given=given)
+
+
+def first_job(overrides: Sequence[str]) -> list[str]:
+    """Return the overrides of a sweep with the first value of each: one job of it, to be composed and checked.
+
+    Raises:
+        UserError: for an override that cannot be read, or that has no value.
+    """
+    with _hydra() as loader:
+        return [first_value(override) for override in parse(quote_paths(overrides), sweep=True, loader=loader)]
+
+
+def output_root() -> Path:
+    """Return the folder in which runs are made by default, by conf/train.yaml."""
+    saved = yaml.safe_load((conf_folder() / f"{CONFIG_NAME}.yaml").read_text("utf-8"))
+    return Path(saved["hydra"]["run"]["dir"].partition("/${")[0])
+
+
+def register_resolvers() -> None:
+    """Register the interpolations that conf/ uses: ``stem_for`` and ``sweep_hash``; again is harmless."""
+    OmegaConf.register_new_resolver("stem_for", _stem_for, replace=True)
+    OmegaConf.register_new_resolver("sweep_hash", _sweep_hash, replace=True)
+    Plugins.instance()  # which imports the plugins, Optuna's among them
+    # The Optuna plugin's own defaults would be merged under conf/hydra/sweeper/optuna.yaml, which Hydra 1.3 refuses.
+    sweepers = ConfigStore.instance().repo.get("hydra", {}).get("sweeper", {})
+    sweepers.pop("optuna.yaml", None)
+    for sampler in sweepers.get("sampler", {}).values():
+        if "seed" in sampler.node:  # the same command makes the same choices
+            sampler.node.seed = 0
+
+
+def set_sweep_overrides(overrides: Sequence[str]) -> None:
+    """Set the overrides of the sweep that ``sweep_hash`` is a hash of; their order does not matter."""
+    global _sweep_overrides
+    _sweep_overrides = tuple(sorted(overrides))
+
+
+def _compose(overrides: Sequence[str], name: str, *, saved: Mapping[str, Any], given: Sequence[str]) -> DictConfig:
+    quoted = quote_paths(overrides)
+    with _hydra() as loader:
+        parsed = parse(quoted)
+        groups = Groups(loader, parsed, name)
+        checked = check_groups(parsed, groups)
+        try:
+            cfg = _load(loader, checked, name)
+        except Exception as error:  # Hydra raises many types, mostly without the near name
+            raise _explained(error, loader, checked, groups, name) from error
+    named = cfg.trusted if OmegaConf.is_list(cfg.trusted) else ()  # what is no list is refused by its range
+    if [str(package) for package in named] != list(trusted_by(parsed)):
+        raise mistake("trusted is read from the command line alone: trusted=[PACKAGE]")
+    if not is_given(given, "experiment"):  # which may set any key
+        _keep(cfg, {key: value for key, value in saved.items() if key not in NOT_OF_THE_RUN}, given)
+    check_missing(cfg)
+    _check_resolves(cfg)
+    check_keys(cfg, checked, groups)
+    return cfg
+
+
+def _keep(node: DictConfig, saved: Mapping[str, Any], given: Sequence[str], prefix: str = "") -> None:
+    """Set the keys of a node to their saved values, but for those that are given or computed from others."""
+    for key, value in saved.items():
+        name = f"{prefix}{key}"
+        if key not in node or OmegaConf.is_interpolation(node, key) or _touches(given, name):
+            continue
+        if isinstance(value, Mapping) and OmegaConf.is_dict(node[key]):
+            _keep(node[key], value, given, f"{name}.")
+        else:
+            node[key] = escaped(value)
+
+
+def _touches(given: Sequence[str], name: str) -> bool:
+    """Return whether an override sets a key, or a node or group above it."""
+    return any(name == key or name.startswith(f"{key}.") for key in map(key_of, given))
+
+
+@contextmanager
+def _hydra() -> Iterator[Any]:
+    """Give Hydra's config loader over conf/, with this project's resolvers registered."""
+    register_resolvers()
+    # A sweep composes its jobs while Hydra's own program runs: its state is set aside.
+    instance = GlobalHydra.instance()
+    outer, instance.hydra = instance.hydra, None
+    try:
+        with initialize_config_dir(config_dir=str(conf_folder()), version_base="1.3", job_name=CONFIG_NAME):
+            yield GlobalHydra.instance().config_loader()
+    finally:
+        GlobalHydra.instance().hydra = outer
+
+
+def _load(loader: Any, overrides: Sequence[Override], name: str) -> DictConfig:
+    texts = [override.text for override in overrides]
+    cfg = loader.load_configuration(config_name=name, overrides=texts, run_mode=RunMode.RUN, from_shell=False)
+    return cast(DictConfig, cfg)
+
+
+def _explained(error: Exception, loader: Any, overrides: Sequence[Override], groups: Groups, name: str) -> UserError:
+    """Return the message for Hydra's error, by comparing the overrides with what the group choices alone give."""
+    try:
+        base = _load(loader, [one for one in overrides if one.is_group or one.key == "hydra.searchpath"], name)
+    except Exception as cause:  # a file of conf/ that cannot be read, or a group that is not in this configuration
+        if str(cause).startswith("Could not override"):
+            return mistake(str(cause).partition(".")[0].replace("Could not override", f"simclr {name} takes no"))
+        first = (str(cause).strip() or type(cause).__name__).splitlines()
+        return mistake("the configuration cannot be composed: " + " ".join(line.strip() for line in first[:3]))
+    return explain(error, overrides, base, groups)
+
+
+def _check_resolves(cfg: DictConfig) -> None:
+    try:
+        to_plain(cfg)
+        folders = {"hydra.run.dir": cfg.hydra.run.dir, "hydra.sweep.dir": cfg.hydra.sweep.dir}
+    except OmegaConfBaseException as error:
+        raise mistake(
+            f"{error.full_key or 'an interpolation'}: {first_line(error)}\n"
+            "${...} must name a key of the configuration; write \\${ for the two letters"
+        ) from error
+    for key, folder in folders.items():
+        if not str(folder).strip():  # it would be the current folder
+            raise mistake(f"{key} is empty; is a variable of the shell not set?")
+
+
+def _stem_for(side: Any) -> str:
+    # A side that is no number is left to the checks, which name views.size.
+    return "cifar" if isinstance(side, int | float) and side <= 32 else "imagenet"
+
+
+def _sweep_hash() -> str:
+    return hashlib.sha256("\0".join(_sweep_overrides).encode("utf-8", "surrogateescape")).hexdigest()[:8]

@@ -1,0 +1,259 @@
+"""The table of keys: type and range of every key of train.yaml, evaluate.yaml, Hydra's node and ``simclr pack``.
+
+The checks, the near names and the messages all read this table.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from simclr_lightning.app.config.rules import (
+    ANY_SEED,
+    CHANNELS,
+    CHECKED_BY_ITSELF,
+    GRID,
+    LARGEST_SIDE,
+    LAUNCHER,
+    LINES,
+    NAMES,
+    NO_SPACE,
+    NOT_NEGATIVE,
+    OPTIONS,
+    PATH,
+    POSITIVE,
+    SAMPLER,
+    SPREAD,
+    STORAGE,
+    SWITCH,
+    TARGET,
+    TEXT,
+    WIDEST,
+    Rule,
+    list_of,
+    number,
+    one_of,
+    optional,
+    whole,
+)
+from simclr_lightning.data import SOURCES
+from simclr_lightning.evaluation.protocols import PROTOCOLS
+from simclr_lightning.selection import SELECTABLE
+from simclr_lightning.text import share_name
+
+# Weights and views are float32, so the precisions of whole networks ("64-true") do not fit.
+_PRECISIONS: Final = ("32-true", "32", "bf16-mixed", "bf16", "16-mixed", "16")
+RULES: Final[dict[str, Rule]] = {
+    "seed": whole(0, ANY_SEED),
+    "micro_batch_size": whole(1).or_(None),
+    "select": one_of("auto", *SELECTABLE),
+    "compile": one_of("auto", True, False),
+    "static_graph": one_of("auto", True, False),
+    "tf32": one_of("auto", True, False),
+    "ema": number("above 0 and below 1", lambda v: 0 < v < 1).or_(None),
+    "ckpt_path": PATH,
+    "force": SWITCH,
+    "dry_run": SWITCH,
+    "preflight": one_of("auto", True, False),
+    "debug": SWITCH,
+    "trusted": NAMES,
+    "model.encoder._target_": TARGET,
+    "model.projector._target_": TARGET,
+    "model.projector._partial_": one_of(True),
+    "model.weights": PATH,
+    "model.channels_last": one_of("auto", True, False),
+    **optional(
+        {
+            "model.encoder.depth": one_of(10, 18, 34, 50, 101, 152),
+            "model.encoder.width": POSITIVE,
+            "model.encoder.stem": one_of("imagenet", "cifar"),
+            "model.encoder.zero_init_last": SWITCH,
+            "model.encoder.mean": CHANNELS,
+            "model.encoder.std": SPREAD,
+            "model.encoder.name": TEXT,
+            "model.encoder.pretrained": SWITCH,
+            "model.projector.hidden_dim": whole(1, WIDEST).or_(None),
+            "model.projector.out_dim": whole(1, WIDEST),
+            "model.projector.layers": whole(0, 3),
+        }
+    ),
+    "data._target_": TARGET,
+    "data.dataset._target_": TARGET,
+    "data.dataset._partial_": one_of(True),
+    "data.path": PATH,
+    "data.batch_size": whole(2),
+    **optional(
+        {
+            "data.num_workers": whole(0, 1024),
+            "data.resident": one_of("auto", True, False),
+            "data.dataset.labels": SWITCH,
+            "data.dataset.on_corrupt": one_of("fail", "skip"),
+            "data.dataset.max_skipped": whole(0),
+            "data.dataset.max_pixels": whole(1, 178_956_970),
+        }
+    ),
+    "views._target_": TARGET,
+    "views.size": whole(1, LARGEST_SIDE),
+    **{
+        f"views.{name}": CHECKED_BY_ITSELF
+        for name in (
+            *("crop", "area", "aspect", "interpolation", "flip", "jitter", "strength", "brightness", "grey"),
+            *("blur", "blur_sigma", "blur_kernel", "solarise"),
+        )
+    },
+    "loss._target_": TARGET,
+    **optional({"loss.temperature": POSITIVE}),
+    "optimizer._target_": TARGET,
+    "optimizer._partial_": one_of(True),
+    "optimizer.lr": POSITIVE,
+    **optional(
+        {
+            "optimizer.momentum": number("from 0 to below 1", lambda v: 0 <= v < 1),
+            "optimizer.weight_decay": NOT_NEGATIVE,
+            "optimizer.trust_coefficient": POSITIVE,
+            "optimizer.nesterov": SWITCH,
+            "optimizer.fused": Rule(lambda v: v is True, "true: only a fused step leaves out an update with NaN"),
+        }
+    ),
+    "schedule._target_": TARGET,
+    **optional(
+        {
+            "schedule.rule": one_of("linear", "sqrt", "constant"),
+            "schedule.warmup_epochs": number("from 0 to 1,000,000", lambda v: 0 <= v <= 1_000_000),
+        }
+    ),
+    "trainer._target_": TARGET,
+    "trainer.max_epochs": whole(1),
+    "trainer.max_steps": whole(1).or_(-1),
+    "trainer.accelerator": one_of("auto", "cpu", "gpu", "cuda", "mps"),
+    "trainer.devices": whole(1).or_(-1, "auto"),
+    "trainer.num_nodes": whole(1),
+    "trainer.precision": one_of("auto", *_PRECISIONS, 16, 32),
+    "trainer.sync_batchnorm": whole(1).or_("auto", True, False),
+    "trainer.deterministic": SWITCH.or_("warn", None),
+    "callbacks.online.every_n_epochs": whole(0),
+    "callbacks.online.k": whole(1),
+    "callbacks.online.bank_at_most": whole(1),
+    "callbacks.online.views_at_most": whole(3),
+    "callbacks.online.probe": SWITCH,
+    "callbacks.checkpoints.every_n_epochs": whole(1),
+    "callbacks.checkpoints.every_n_steps": whole(1).or_(None),
+    "callbacks.metrics.every_n_steps": whole(1),
+    "callbacks.hardness.every_n_steps": whole(0),
+    "logger.name": one_of("csv", "wandb", "tensorboard"),
+    **optional(
+        {
+            "logger.project": TEXT,
+            "logger.entity": TEXT.or_(None),
+            "logger.group": TEXT.or_(None),
+            "logger.job_type": TEXT,
+            "logger.tags": Rule(lambda v: isinstance(v, list) and all(map(TEXT.accepts, v)), "a list of texts"),
+            "logger.mode": one_of("auto", "online", "offline", "disabled"),
+        }
+    ),
+}
+
+# Of Hydra's own node: the launchers' and the sweeper's keys, each there with its option.
+HYDRA_RULES: Final[dict[str, Rule]] = optional(
+    {
+        "launcher._target_": LAUNCHER,
+        "launcher.jobs": whole(1),
+        "launcher.cluster": one_of("slurm", "local"),
+        **{f"launcher.{name}": TEXT.or_(None) for name in ("partition", "account", "qos", "constraint")},
+        "launcher.minutes": whole(1),
+        "launcher.requeue": whole(0),
+        "launcher.seconds_to_save": whole(1),
+        "launcher.cpus": whole(1).or_(None),
+        "launcher.memory_gb": whole(1).or_(None),
+        "launcher.setup": LINES,
+        "launcher.options": OPTIONS,
+        "sweeper.max_batch_size": whole(1).or_(None),
+        "sweeper.params": GRID,
+        "sweeper.n_trials": whole(1),
+        "sweeper.n_jobs": whole(1),
+        "sweeper.storage": STORAGE,
+        "sweeper.study_name": TEXT.or_(None),
+        "sweeper.sampler": SAMPLER,
+        "sweeper.sampler.seed": whole(0, ANY_SEED).or_(None),
+        "sweeper.direction": one_of("maximize"),
+        "sweeper.max_failure_rate": number("from 0 to 1", lambda v: 0 <= v <= 1),
+        **{f"sweeper.{name}": NO_SPACE for name in ("search_space", "custom_search_space")},
+    }
+)
+
+# The keys of simclr evaluate.
+_RATE_LIST: Final = list_of("of such", POSITIVE)
+_RATES: Final = Rule(lambda v: POSITIVE.accepts(v) or _RATE_LIST.accepts(v), f"{POSITIVE.says}, or {_RATE_LIST.says}")
+_SHARES: Final = list_of("of shares above 0 and below 1", number("", lambda v: 0 < v < 1))
+_SGD: Final = {"batch_size": whole(2), "epochs": whole(1), "lr": _RATES}
+EVALUATION_RULES: Final[dict[str, Rule]] = {
+    **{key: rule for key, rule in RULES.items() if key.startswith(("data.", "views.")) or key in ("seed", "debug")},
+    **optional({key: rule for key, rule in RULES.items() if key.startswith("model.")}),
+    "trusted": NAMES,
+    "protocol": list_of(f"of {', '.join(PROTOCOLS)}", one_of(*PROTOCOLS)).or_(*PROTOCOLS, None),
+    "transfer": list_of("of data sets", one_of(*SOURCES), least=0),
+    **optional({f"paths.{name}": PATH for name in SOURCES}),
+    "untrained": SWITCH,
+    "select_on": Rule(lambda v: v == "held_out", "held_out: test is scored once, and nothing is chosen on it"),
+    "seeds": list_of("of seeds", whole(0, ANY_SEED)),
+    "knn.k": whole(1),
+    "knn.ks": list_of("of whole numbers of at least 1", whole(1)),
+    "knn.temperature": POSITIVE,
+    "knn.weighting": one_of("both", "plain", "weighted"),
+    **{f"linear.{key}": rule for key, rule in _SGD.items()},
+    **{f"finetune.{key}": rule for key, rule in _SGD.items()},
+    "semi.fractions": Rule(
+        lambda v: _SHARES.accepts(v) and len(set(map(share_name, v))) == len(v),
+        f"{_SHARES.says} to six digits: their scores are named after them",
+    ),
+    "semi.epochs": Rule(
+        lambda v: isinstance(v, list) and all(map(whole(1).accepts, v)), "whole numbers, one a fraction"
+    ),
+    "semi.lr": Rule(POSITIVE.accepts, f"{POSITIVE.says}, and only one: with few labels none are left to choose on"),
+    "semi.batch_size": whole(2),
+    "semi.start": whole(1, 3).or_("h"),
+    "accelerator": one_of("auto", "cpu", "cuda", "mps"),
+    "precision": one_of("32-true", "bf16-mixed", "16-mixed"),
+    "cache": SWITCH,
+}
+
+PACK_RULES: Final[dict[str, Rule]] = {
+    "short_side": whole(1, 65_500),
+    "quality": whole(1, 95),
+    "on_corrupt": RULES["data.dataset.on_corrupt"],
+    "max_skipped": RULES["data.dataset.max_skipped"],
+    "max_pixels": RULES["data.dataset.max_pixels"],
+}
+
+# Keys that a target takes but the program sets itself, and the key to use instead.
+SET_BY_PROGRAM: Final[dict[str, str]] = {
+    "trainer.accumulate_grad_batches": "micro_batch_size",
+    "trainer.callbacks": "callbacks.*",
+    "trainer.default_root_dir": "hydra.run.dir",
+    "trainer.enable_checkpointing": "callbacks.checkpoints.*",
+    "trainer.enable_model_summary": "",
+    "trainer.enable_progress_bar": "",
+    "trainer.log_every_n_steps": "callbacks.metrics.every_n_steps",
+    "trainer.logger": "logger",
+    "trainer.num_sanity_val_steps": "",
+    "trainer.plugins": "",
+    "trainer.strategy": "trainer.devices",
+    "trainer.use_distributed_sampler": "",
+    "trainer.fast_dev_run": "dry_run or trainer.max_steps",
+    "trainer.min_epochs": "trainer.max_epochs",
+    "trainer.min_steps": "trainer.max_steps",
+    "trainer.max_time": "trainer.max_steps",
+    "trainer.limit_train_batches": "trainer.max_steps",
+    "trainer.overfit_batches": "trainer.max_steps",
+    "trainer.reload_dataloaders_every_n_epochs": "",
+    "data.lazy": "micro_batch_size",
+    "data.recipe": "views",
+    "data.seed": "seed",
+    "optimizer.params": "",
+    "optimizer.maximize": "",
+    "model.projector.in_dim": "",
+}
+WHY_SET_BY_PROGRAM: Final[dict[str, str]] = {
+    "trainer.accumulate_grad_batches": "accumulated gradients add no negatives: each loss would see its own batch "
+    "alone, and the large batch of SimCLR is one of many negatives. Gradient caching gives the large batch's gradient "
+    "in the same memory",
+}

@@ -1,0 +1,79 @@
+"""Turn a configuration into plain containers and back, and list how two configurations differ."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final, cast
+
+from omegaconf import DictConfig, OmegaConf
+
+from simclr_lightning.app.config.quoting import literal
+from simclr_lightning.run_folder import flatten
+
+NOT_OF_THE_RUN: Final = frozenset({"hydra", "ckpt_path", "force", "debug", "dry_run", "trusted"})
+"""Keys that are given anew at every start: they are not saved with a run, and a resume does not inherit them."""
+
+_ABSENT: Final = "(absent)"
+_ALIKE: Final = {"model.channels_last": (True, "auto")}  # two values with which a run did the same
+
+
+def to_plain(cfg: DictConfig) -> dict[str, Any]:
+    """Return the resolved configuration as plain containers, without the ``hydra`` node."""
+    return {str(key): _plain(cfg[key]) for key in cfg if key != "hydra"}
+
+
+def from_plain(plain: Mapping[str, Any], *, reads: int = 1) -> DictConfig:
+    """Return a configuration in which every string stands for itself, a ``${`` in a path included.
+
+    Args:
+        plain: plain containers.
+        reads: how often a string is resolved before it is used.
+    """
+    found: Any = dict(plain)
+    for _ in range(reads):
+        found = escaped(found)
+    return cast(DictConfig, OmegaConf.create(found))
+
+
+def escaped(value: Any) -> Any:
+    """Return plain containers in which OmegaConf resolves every string to itself."""
+    if isinstance(value, str):
+        return literal(value)
+    if isinstance(value, dict):
+        return {key: escaped(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [escaped(part) for part in value]
+    return value
+
+
+def diff(saved: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Return the saved and the present value of every leaf that differs, by dotted key, sorted.
+
+    Left out are the keys of `NOT_OF_THE_RUN`. A key that only one of the two has is "(absent)" in the other.
+
+    Args:
+        saved: a run's resolved configuration in plain containers.
+        now: another one.
+    """
+    old, new = (flatten({k: v for k, v in tree.items() if k not in NOT_OF_THE_RUN}) for tree in (saved, now))
+    pairs = {key: (old.get(key, _ABSENT), new.get(key, _ABSENT)) for key in sorted(old.keys() | new.keys())}
+    return {key: pair for key, pair in pairs.items() if not _same(key, *pair)}
+
+
+def unresolved(cfg: DictConfig) -> dict[str, Any]:
+    """Return the configuration with its interpolations as they are, in plain containers, without the hydra node."""
+    tree = OmegaConf.to_container(cfg, resolve=False)
+    assert isinstance(tree, dict)
+    return {str(key): value for key, value in tree.items() if key != "hydra"}
+
+
+def _plain(value: Any) -> Any:
+    if OmegaConf.is_config(value):
+        return OmegaConf.to_container(value, resolve=True, throw_on_missing=True)
+    return value
+
+
+def _same(key: str, old: Any, new: Any) -> bool:
+    if old in _ALIKE.get(key, ()) and new in _ALIKE.get(key, ()):
+        return True
+    return bool(old == new) and isinstance(old, bool) == isinstance(new, bool)

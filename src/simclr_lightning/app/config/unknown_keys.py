@@ -1,0 +1,142 @@
+"""Refuse keys that are missing, unknown or unused, each with the nearest real name."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final
+
+from omegaconf import DictConfig
+
+from simclr_lightning.app.config.grammar import Groups, Override, trusted_by
+from simclr_lightning.app.config.keys import EVALUATION_RULES, RULES
+from simclr_lightning.app.config.near_names import listed, nearest
+from simclr_lightning.app.config.plain import unresolved
+from simclr_lightning.app.config.targets import resolve
+from simclr_lightning.app.errors import UserError, mistake
+from simclr_lightning.run_folder import flatten
+from simclr_lightning.text import first_line
+
+_HYDRA_KEYS: Final = frozenset({"_target_", "_partial_", "_convert_", "_recursive_", "_args_"})
+
+
+def explain(error: Exception, overrides: Sequence[Override], base: DictConfig, groups: Groups) -> UserError:
+    """Return the message for an error of Hydra.
+
+    Args:
+        error: Hydra's or OmegaConf's.
+        overrides: all overrides.
+        base: the configuration composed of the group choices alone.
+        groups: the groups.
+    """
+    known = [*flatten(unresolved(base)), *groups.own]
+    is_grid = str(base.hydra.sweeper.get("_target_")).endswith(".BasicSweeper")
+    for override in overrides:
+        if is_grid and override.key.startswith("hydra.sweeper.params"):  # its type refuses every value
+            return mistake(f"{override.text}: this is for a file; on the command line give overrides, such as seed=0,1")
+    for override in overrides:
+        if override.is_group or override.adds or _has(base, override.key):
+            continue
+        if override.key.startswith("hydra"):
+            known = [f"hydra.{name}" for name in flatten(unresolved(base.hydra))]
+        return unknown(("~" if override.parsed.is_delete() else "") + override.key, known, groups.own)
+    for override in overrides:
+        if override.parsed.is_add() and _has(base, override.key):
+            return mistake(f"{override.text}: the key is there already; write {override.text.lstrip('+')}")
+    cause = error.__cause__ or error
+    key = getattr(cause, "full_key", None)
+    if key and not _has(base, str(key)):
+        return unknown(str(key), known, groups.own)
+    reason = first_line(cause if str(cause).strip() else error)
+    return mistake(": ".join([*([str(key)] if key else []), reason]))
+
+
+def unknown(shown: str, known: Iterable[str], groups: Sequence[str]) -> UserError:
+    """Return the message for an unknown key, with the nearest known ones."""
+    key = shown.lstrip("~").replace("/", ".")
+    what = "key" if "." in key else "key or group"
+    names = [name for name in known if not name.rpartition(".")[2].startswith("_")]
+    near = nearest(key, names)
+    if near:
+        return mistake(f"{shown}: unknown {what}; did you mean {' or '.join(near)}?")
+    node = key.rpartition(".")[0]
+    parts = {name[len(node) + 1 :].partition(".")[0] for name in names if name.startswith(f"{node}.")}
+    if node and parts:
+        return mistake(f"{shown}: unknown {what}; {node} has {listed(sorted(parts))}")
+    return mistake(f"{shown}: unknown {what}; the groups are {', '.join(groups)}")
+
+
+def check_missing(cfg: DictConfig) -> None:
+    """Refuse values that conf/ leaves to the user.
+
+    Raises:
+        UserError: such as "data=folder needs data.path=DIR".
+    """
+    leaves = flatten(unresolved(cfg))
+    missing = [key for key, value in leaves.items() if isinstance(value, str) and value == "???"]
+    if not missing:
+        return
+    group = missing[0].partition(".")[0]
+    choice = cfg.hydra.runtime.choices.get(group)
+    kind = "VALUE" if not missing[0].endswith("path") else "FILE.npz" if choice == "array" else "DIR"
+    raise mistake(f"{f'{group}={choice}' if choice else 'this configuration'} needs {missing[0]}={kind}")
+
+
+def check_keys(cfg: DictConfig, overrides: Sequence[Override], groups: Groups) -> None:
+    """Refuse keys that nothing reads: added with ``+``, or misspelt in a configuration file.
+
+    A key is read when conf/ has it, or when the ``_target_`` of its node takes an argument of that name.
+
+    Raises:
+        UserError: with the nearest real name.
+    """
+    tree, known = unresolved(cfg), EVALUATION_RULES if groups.name == "evaluate" else RULES
+    flat = flatten(tree)
+    for key in flat:
+        if key in known or key.rpartition(".")[2] in _HYDRA_KEYS:
+            continue
+        if any(name.startswith(f"{key}.") for name in known):
+            continue  # a node that became a value: its range says what it must be
+        node, target = _owner(tree, key)
+        made = resolve(target, trusted_by(overrides)) if target else None
+        if target and made is None:
+            continue  # a target that is not allowed is named by its own check
+        names = _arguments(made) if made is not None else ()
+        part = key[len(node) + 1 :].partition(".")[0]
+        if names is not None and part not in names:
+            real = {*flat, *known, *(f"{node}.{name}" for name in names)} - {key}
+            raise unknown(key, sorted(real), groups.own)
+
+
+def _has(cfg: DictConfig, key: str) -> bool:
+    node: Any = unresolved(cfg) if not key.startswith("hydra") else {"hydra": unresolved(cfg.hydra)}
+    for part in key.split("."):
+        if not isinstance(node, dict) or part not in node:
+            return False
+        node = node[part]
+    return True
+
+
+def _owner(tree: Mapping[str, Any], key: str) -> tuple[str, str | None]:
+    """Return the nearest node above the key that has a ``_target_``, and that target."""
+    parts = key.split(".")
+    found: tuple[str, str | None] = ("", None)
+    node: Any = tree
+    for depth, part in enumerate(parts[:-1], start=1):
+        if part not in node:
+            break  # a part with a dot in its name
+        node = node[part]
+        if "_target_" in node:
+            found = ".".join(parts[:depth]), str(node["_target_"])
+    return found
+
+
+def _arguments(made: Any) -> tuple[str, ...] | None:
+    """Return the names of the keyword arguments that the target takes; None when it takes any."""
+    try:
+        parameters = inspect.signature(made).parameters.values()
+    except (TypeError, ValueError):
+        return None
+    if any(p.kind is p.VAR_KEYWORD for p in parameters):
+        return None
+    return tuple(p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY))

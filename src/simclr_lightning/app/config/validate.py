@@ -1,0 +1,248 @@
+"""Check a composed configuration before any work: types, ranges, and the arithmetic of the batch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from simclr_lightning.app.config.keys import (
+    EVALUATION_RULES,
+    HYDRA_RULES,
+    RULES,
+    SET_BY_PROGRAM,
+    WHY_SET_BY_PROGRAM,
+)
+from simclr_lightning.app.config.near_names import did_you_mean
+from simclr_lightning.app.config.plain import to_plain
+from simclr_lightning.app.config.rules import Rule
+from simclr_lightning.app.config.targets import check_targets, resolve
+from simclr_lightning.app.errors import mistake
+from simclr_lightning.data import SOURCES
+from simclr_lightning.evaluation.protocols import PROTOCOLS
+from simclr_lightning.extras import require
+from simclr_lightning.global_batch import check_batch, check_micro_batch
+from simclr_lightning.run_folder import flatten
+from simclr_lightning.text import first_line
+
+# Parts whose own rules hold only when they are made by this project's or torch's target.
+_PARTS: Final = ("model.encoder", "model.projector", "data.dataset", "views", "loss", "optimizer", "schedule")
+_MORE_IMAGES_THAN_ANYONE_HAS: Final = 1 << 62
+
+
+def check_run(cfg: DictConfig) -> None:
+    """Check the composed configuration of a run, and every ``_target_`` in it.
+
+    Raises:
+        UserError: for the first mistake.
+    """
+    check_config(cfg)
+    check_targets(cfg, trusted=tuple(cfg.trusted))
+
+
+def check_config(cfg: DictConfig) -> None:
+    """Check the type and range of every key of conf/ and what keys say together, before any work.
+
+    Args:
+        cfg: a composed configuration, with or without its ``hydra`` node.
+
+    Raises:
+        UserError: for the first mistake: the key, its value, its range.
+    """
+    plain = _checked(cfg, RULES)
+    lacking = [key for key in RULES if key.startswith("logger.") and key.partition(".")[2] not in plain["logger"]]
+    if plain["logger"]["name"] == "wandb" and lacking:
+        raise mistake(f"logger.name=wandb lacks {', '.join(lacking)}: choose the group, logger=wandb")
+    _check_hydra(cfg)
+    _check_parts(plain)
+    trainer, batch_size = plain["trainer"], plain["data"]["batch_size"]
+    check_devices(batch_size, trainer["devices"], trainer["num_nodes"], micro_batch_size=plain["micro_batch_size"])
+    if isinstance(trainer["devices"], int) and trainer["devices"] > 0:
+        check_batchnorm_groups(trainer["sync_batchnorm"], trainer["devices"] * trainer["num_nodes"])
+
+
+def check_evaluation(cfg: DictConfig) -> None:
+    """Check the type and range of every key of conf/evaluate.yaml, before any work.
+
+    Raises:
+        UserError: for the first mistake: the key, its value, its range.
+    """
+    for key, options in (("protocol", tuple(PROTOCOLS)), ("transfer", SOURCES)):
+        names = cfg.get(key)
+        check_names(key, names if OmegaConf.is_list(names) else [names], options)
+    plain = _checked(cfg, EVALUATION_RULES)
+    _check_parts(plain)
+    semi = plain["semi"]
+    if len(semi["epochs"]) != len(semi["fractions"]):
+        raise mistake(
+            f"semi.epochs={semi['epochs']} and semi.fractions={semi['fractions']}: give as many epochs as fractions"
+        )
+
+
+def _check_hydra(cfg: DictConfig) -> None:
+    """Check what Hydra's node says of launcher and sweeper, when the configuration still has it."""
+    if "hydra" not in cfg:
+        return
+    found: dict[str, Any] = {}
+    for part in ("launcher", "sweeper"):
+        node = cfg.hydra.get(part)
+        if not OmegaConf.is_dict(node):
+            raise mistake(f"hydra.{part}={_shown(node)}: it must have parts; choose it by hydra/{part}=")
+        plain = to_plain(node)
+        found |= {f"{part}.{name}": value for name, value in {**plain, **flatten(plain)}.items()}
+    for key, rule in HYDRA_RULES.items():
+        if key in found and not rule.accepts(found[key]):
+            raise mistake(f"hydra.{key}={_shown(found[key])}: it must be {rule.says}")
+
+
+def check_devices(
+    batch_size: int, devices: int | str, num_nodes: int = 1, *, micro_batch_size: int | None = None
+) -> None:
+    """Refuse a global batch, or micro-batches of it, that the devices cannot share, before the images are known.
+
+    Args:
+        batch_size: the global batch.
+        devices: devices on a node; "auto" and -1 are known only on the machine, and pass.
+        num_nodes: nodes.
+        micro_batch_size: images of the global batch in one micro-batch; None for no micro-batches.
+
+    Raises:
+        UserError: with the arithmetic.
+    """
+    count = devices if isinstance(devices, int) and devices > 0 else 1
+    try:
+        check_batch(batch_size, images=_MORE_IMAGES_THAN_ANYONE_HAS, devices=count * num_nodes)
+        if micro_batch_size is not None:
+            check_micro_batch(micro_batch_size, batch_size=batch_size, devices=count * num_nodes)
+    except ValueError as error:
+        raise mistake(str(error)) from error
+
+
+def _checked(cfg: DictConfig, rules: Mapping[str, Rule]) -> dict[str, Any]:
+    """The configuration in plain containers, every key within its rule."""
+    try:
+        plain = to_plain(cfg)
+    except OmegaConfBaseException as error:
+        raise mistake(f"{error.full_key}: {first_line(error)}") from error
+    flat = flatten(plain)
+    for key, rule in rules.items():
+        _check_key(key, rule, flat, plain)
+    for key, instead in SET_BY_PROGRAM.items():
+        if any(name == key or name.startswith(f"{key}.") for name in flat):
+            hint = f"; use {instead}" if instead else ""
+            raise mistake(f"{key}: {WHY_SET_BY_PROGRAM.get(key, 'the program sets this itself')}{hint}")
+    return plain
+
+
+def _check_key(key: str, rule: Rule, flat: Mapping[str, Any], plain: Mapping[str, Any]) -> None:
+    part = next((part for part in _PARTS if key.startswith(f"{part}.")), None)
+    inside = [name for name in flat if name.startswith(f"{key}.")]
+    if inside:
+        raise mistake(f"{key} must be {rule.says}, and has no parts: {inside[0]}")
+    if key in flat:
+        if not rule.accepts(flat[key]) and not (part and _made_by(plain, part) is None and not rule.required):
+            raise mistake(f"{key}={_shown(flat[key])}: it must be {rule.says}")
+        return
+    if rule.required:
+        above = [name for name in flat if key.startswith(f"{name}.")]
+        if above:
+            raise mistake(f"{above[0]}={_shown(flat[above[0]])}: it must have parts, such as {key}")
+        raise mistake(f"{key} is missing; it must be {rule.says}")
+
+
+def _check_parts(plain: Mapping[str, Any]) -> None:
+    """Check the parts that check themselves: the recipe of views, the encoder's shape, the optimizer's numbers."""
+    made = _made_by(plain, "views")
+    if made is not None:
+        _run(made, plain["views"], "views")
+    made = _made_by(plain, "model.encoder") if "model" in plain else None
+    if made is not None:
+        _check_encoder(made, plain["model"]["encoder"])
+    made = _made_by(plain, "optimizer")
+    if made is not None:
+        _check_optimizer(made, plain["optimizer"])
+
+
+def _check_encoder(made: Any, node: Mapping[str, Any]) -> None:
+    import torch
+
+    if (node.get("mean") is None) != (node.get("std") is None):
+        raise mistake("model.encoder.mean and model.encoder.std go together: give both, or neither")
+    if "name" in node:
+        _check_timm(str(node["name"]))
+        return
+    with torch.device("meta"):  # shapes without memory
+        _run(made, node, "model.encoder")
+
+
+def _check_timm(name: str) -> None:
+    try:
+        require("timm", "model=timm")
+    except ValueError as error:
+        raise mistake(str(error)) from error
+    import timm
+
+    if not timm.is_model(name):
+        hint = did_you_mean(name, timm.list_models(), count=2)
+        raise mistake(f"model.encoder.name={name}: timm has no such model{hint}")
+
+
+def _check_optimizer(made: Any, node: Mapping[str, Any]) -> None:
+    import torch
+
+    if isinstance(made, type) and issubclass(made, torch.optim.Optimizer):
+        found = _run(made, {**node, "params": [torch.zeros(1, requires_grad=True)]}, "optimizer")
+        if found.defaults.get("fused", True) is not True:
+            raise mistake("optimizer.fused must be true: only a fused step leaves out an update with NaN")
+
+
+def _run(make: Any, node: Mapping[str, Any], key: str) -> Any:
+    """Call one of this project's or torch's own makers, whose errors are messages."""
+    arguments = {name: value for name, value in node.items() if not name.startswith("_")}
+    try:
+        return make(**arguments)
+    except (ValueError, TypeError, RuntimeError) as error:
+        text = first_line(error)
+        raise mistake(text if text.startswith(key.partition(".")[0]) else f"{key}: {text}") from error
+
+
+def _made_by(plain: Mapping[str, Any], part: str) -> Any | None:
+    """Return this project's or torch's class that makes a part; None for the user's own, or one that is refused."""
+    node: Any = plain
+    for name in part.split("."):
+        node = node.get(name) if isinstance(node, Mapping) else None
+    target = node.get("_target_") if isinstance(node, Mapping) else None
+    return resolve(target) if isinstance(target, str) else None
+
+
+def _shown(value: Any) -> str:
+    text = "null" if value is None else repr(value) if isinstance(value, str) else str(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def check_names(key: str, names: Iterable[Any], options: Sequence[str]) -> None:
+    """Refuse a text that is none of the options, with the nearest one; other values are the ranges' own matter.
+
+    Raises:
+        UserError: naming the options.
+    """
+    for name in names:
+        if isinstance(name, str) and name not in options:
+            what = "the protocols are" if key == "protocol" else "the data sets are"
+            raise mistake(f"{key}={name}: unknown{did_you_mean(name, options)}\n{what} {', '.join(options)}")
+
+
+def check_batchnorm_groups(asked: int | str, world: int) -> None:
+    """Refuse ``trainer.sync_batchnorm`` in groups that the devices do not fill.
+
+    Raises:
+        UserError: with a size that they do.
+    """
+    if isinstance(asked, int) and not isinstance(asked, bool) and asked < world and world % asked:
+        near = next(size for size in range(asked, 0, -1) if world % size == 0)
+        raise mistake(
+            f"trainer.sync_batchnorm={asked}: {world} devices are no whole number of groups of {asked}; "
+            f"use {near}, for example"
+        )

@@ -1,0 +1,144 @@
+"""What a user sees when something goes wrong: a short message, an exit code, a traceback if asked for."""
+
+from __future__ import annotations
+
+import errno
+import re
+import traceback
+from pathlib import Path
+
+from simclr_lightning.text import first_line
+
+LINES = 5
+CONFIGURATION = 2
+
+_PACKAGE = __name__.partition(".")[0]
+_LAST_ERROR_LINE = re.compile(r"^[\w.]+: ", re.MULTILINE)
+
+
+class UserError(Exception):
+    """A mistake that the user can mend.
+
+    Args:
+        message: at most five lines: the cause, the file or configuration key, and the mend.
+        code: the exit code; 2 is for mistakes of the configuration.
+    """
+
+    def __init__(self, message: str, *, code: int = 1) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+def mistake(message: str) -> UserError:
+    """A `UserError` about the configuration, with exit code 2."""
+    return UserError(message, code=CONFIGURATION)
+
+
+def describe(error: BaseException, *, log: Path | None = None, debug: bool = False) -> tuple[str, int]:
+    """Return the message of at most five lines, and the exit code.
+
+    Args:
+        error: what was raised.
+        log: the run's folder or a log file, to which the traceback of an error that is not understood is
+            appended.
+        debug: the traceback is shown elsewhere, so the message does not say how to see it.
+    """
+    cause = unwrapped(error)
+    message = explain(cause)
+    if message is None:
+        message = _unexpected(cause, _append_traceback(error, log), debug=debug)
+    code = CONFIGURATION if _is_hydras(cause) else 1
+    return _shortened(message), cause.code if isinstance(cause, UserError) else code
+
+
+def explain(error: BaseException) -> str | None:
+    """Return the message for an error that is understood, None for one that is not.
+
+    A ValueError or FileNotFoundError of this package is a message for users by the package's own rule; the
+    system's errors name their file.
+    """
+    text = str(error)
+    if isinstance(error, UserError):
+        return text
+    if out_of_memory(error):
+        mend = "lower the batch size (of train: data.batch_size), or take a smaller model or views.size"
+        return f"out of memory: {mend}\n{first_line(text)}"
+    if isinstance(error, RuntimeError) and "cannot be converted to type float without overflow" in text:
+        return "training has diverged, a number has left float32: lower the learning rate or optimizer.weight_decay"
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        where = f" while writing {error.filename}" if error.filename else ""
+        return f"the disk is full{where}: make room there and give the command again (a run goes on: ckpt_path=last)"
+    if isinstance(error, RuntimeError) and text.startswith("Could not determine home directory"):
+        return "a path begins with ~, and there is no such home folder; write the path in full"
+    if isinstance(error, RuntimeError) and "DataLoader worker" in text and "killed by signal" in text:
+        mend = "lower data.num_workers or data.batch_size"
+        return f"{first_line(text)}\na worker that is killed was mostly short of memory: {mend}"
+    if _from_worker(text) and isinstance(error, ValueError):
+        return text[[match.end() for match in _LAST_ERROR_LINE.finditer(text)][-1] :].strip()
+    if isinstance(error, ValueError | FileNotFoundError) and _is_ours(error):
+        return text
+    if _is_hydras(error):
+        return first_line(text)
+    if isinstance(error, OSError) and error.strerror and error.filename is not None:
+        return f"{error.filename2 or error.filename}: {error.strerror}"  # of a renaming, the name that was meant
+    return None
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether the host or the device ran out of memory; torch raises RuntimeError for both."""
+    text = str(error).lower()
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and ("out of memory" in text or "can't allocate memory" in text)
+    )
+
+
+def unwrapped(error: BaseException) -> BaseException:
+    """The reason: Hydra wraps what a target raises in an exception of its own."""
+    while type(error).__name__ == "InstantiationException" and error.__cause__ is not None:
+        error = error.__cause__
+    return error
+
+
+def _is_ours(error: BaseException) -> bool:
+    """Whether this package raised the error on purpose: its own type, or a plain one from its own frame."""
+    if type(error).__module__.partition(".")[0] == _PACKAGE:
+        return True
+    if type(error) not in (ValueError, FileNotFoundError) or getattr(error, "errno", None):
+        return False
+    frames = list(traceback.walk_tb(error.__traceback__))
+    return bool(frames) and str(frames[-1][0].f_globals.get("__name__")).partition(".")[0] == _PACKAGE
+
+
+def _is_hydras(error: BaseException) -> bool:
+    return type(error).__module__.partition(".")[0] in ("hydra", "omegaconf")
+
+
+def _from_worker(text: str) -> bool:
+    return text.startswith("Caught ") and "in DataLoader worker process" in text.partition("\n")[0]
+
+
+def _unexpected(error: BaseException, log: Path | None, *, debug: bool) -> str:
+    line = f"unexpected {type(error).__name__}: {first_line(str(error))}"
+    if debug:
+        return line
+    return line + (f"\nthe traceback is in {log}" if log else "\nthe traceback: add debug=true")
+
+
+def _append_traceback(error: BaseException, where: Path | None) -> Path | None:
+    """Append the error's traceback to the log; return the log, None when it cannot be written."""
+    if where is None:
+        return None
+    log = where / "train.log" if where.is_dir() else where
+    try:
+        with log.open("a", encoding="utf-8") as file:
+            file.write("".join(traceback.format_exception(error)))
+    except OSError:
+        return None
+    return log
+
+
+def _shortened(message: str) -> str:
+    lines = [line.rstrip() for line in message.strip().splitlines() if line.strip()]
+    if len(lines) > LINES:
+        lines = [*lines[: LINES - 1], "..."]
+    return "\n".join(lines) or "no reason was given; add debug=true"

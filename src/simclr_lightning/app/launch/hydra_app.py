@@ -1,0 +1,193 @@
+"""Hydra's own program with this project's launchers of a sweep: on this machine, and on SLURM."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import hydra
+from hydra.core.plugins import Plugins
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.plugins.launcher import Launcher as HydraLauncher
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
+
+from simclr_lightning.app import errors
+from simclr_lightning.app.config.composition import (
+    conf_folder,
+    first_job,
+    register_resolvers,
+    set_sweep_overrides,
+)
+from simclr_lightning.app.config.targets import LAUNCHERS
+from simclr_lightning.app.launch.jobs import SweepStopped
+from simclr_lightning.app.launch.local import Machine, cores, gpus
+from simclr_lightning.app.launch.ranks import is_external
+from simclr_lightning.app.launch.slurm import Cluster
+from simclr_lightning.app.launch.sweep import Outcome, Sweep
+from simclr_lightning.app.runs.locate import locate_checked
+from simclr_lightning.extras import require
+from simclr_lightning.overrides import without
+from simclr_lightning.text import first_line
+
+failed: list[str] = []  # the failed jobs of this process's sweep
+_MODULE = LAUNCHERS[0].rpartition(".")[0]  # Hydra instantiates plugins of the package hydra_plugins only
+
+
+def register() -> None:
+    """Make the launchers of conf/hydra/launcher known to Hydra; again is harmless.
+
+    Hydra makes plugins of the package ``hydra_plugins`` only, and by name. Shipping a module there would make every
+    Hydra program of the environment import torch at its start, so the module exists in this process alone.
+    """
+    if _MODULE in sys.modules:
+        return
+    parent, _, name = _MODULE.rpartition(".")
+    if importlib.util.find_spec(parent) is None:
+        sys.modules[parent] = ModuleType(parent)
+        sys.modules[parent].__path__ = []
+    own = ModuleType(_MODULE)
+    sys.modules[_MODULE] = own
+    setattr(importlib.import_module(parent), name, own)
+    for launcher in (Launcher, SlurmLauncher):
+        setattr(own, launcher.__name__, launcher)
+        Plugins.instance().register(launcher)
+
+
+class Launcher(HydraLauncher):
+    """Runs a sweep's jobs on this machine, each ``simclr train`` in a process tree of its own.
+
+    Every job is composed and checked before the first starts. A job that is finished is not run again; one that is not
+    goes on from its checkpoint. A job that fails does not stop the others.
+
+    Args:
+        jobs: how many side by side.
+    """
+
+    __module__ = _MODULE
+
+    def __init__(self, jobs: int = 1) -> None:
+        self.jobs = jobs
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Check the jobs of a grid."""
+        machine = Machine(self.jobs, gpus=gpus() if self.jobs > 1 else (), cores=cores())
+        self.sweep = Sweep(config, hydra_context.config_loader, machine, at_once=self.jobs)
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        """Run jobs that are checked."""
+        return [_result(outcome) for outcome in self.sweep.launch(job_overrides, initial_job_idx)]
+
+
+class SlurmLauncher(HydraLauncher):
+    """Submits a sweep's jobs to SLURM through submitit, and waits for them; see conf/hydra/launcher/slurm.yaml.
+
+    Args:
+        jobs: how many are queued at a time.
+        options: what `simclr_lightning.app.launch.slurm.Cluster` takes.
+    """
+
+    __module__ = _MODULE
+
+    def __init__(self, jobs: int = 256, **options: Any) -> None:
+        self.jobs, self.options = jobs, options
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Check the jobs of a grid."""
+        cluster = Cluster(Path(config.hydra.sweep.dir).absolute() / ".submitit", **self.options)
+        self.sweep = Sweep(config, hydra_context.config_loader, cluster, at_once=self.jobs)
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        """Submit jobs that are checked."""
+        return [_result(outcome) for outcome in self.sweep.launch(job_overrides, initial_job_idx)]
+
+
+class _Failed(JobReturn):
+    """A job without a result; Hydra's own prints a line to stderr, where the dashboard has printed more."""
+
+    @property  # type: ignore[misc]  # __init__ sets it, and nothing else
+    def return_value(self) -> Any:
+        raise self._return_value
+
+
+def run_sweep(overrides: list[str]) -> int:
+    """Run a sweep and return its exit code.
+
+    Args:
+        overrides: those of the command line, ``-m`` among them.
+
+    Raises:
+        UserError: for the first mistake, before anything is made.
+    """
+    if is_external():
+        raise errors.UserError(
+            "-m starts processes of its own and cannot run under torchrun or srun; leave one of them out"
+        )
+    rest = [one for one in overrides if one not in ("-m", "--multirun")]
+    if "hydra/sweeper=optuna" in rest:
+        require("optuna", "hydra/sweeper=optuna")
+    set_sweep_overrides(without(rest, "debug"))
+    locate_checked(first_job(rest))  # before Hydra makes anything that the overrides name
+    failed.clear()
+    try:
+        run_hydra(["--multirun", *rest])
+    except SweepStopped as stop:
+        if stop.code:
+            print("stopped; the same command goes on with what is not finished", file=sys.stderr)
+        return stop.code
+    except Exception as error:  # a sweeper raises what it likes for a failed job, which is reported below
+        if not failed:
+            cause = errors.unwrapped(error)
+            if errors.explain(cause) is not None:
+                raise
+            raise _of_the_sweeper(cause) from error
+    if failed:
+        print(f"\n{len(failed)} job(s) failed; the same command runs them again:", file=sys.stderr)
+        print("\n".join(f"  {line}" for line in failed), file=sys.stderr)
+        return 1
+    return 0
+
+
+def _of_the_sweeper(error: BaseException) -> errors.UserError:
+    """Return a message for what a sweeper raised, which does not name the key."""
+    reason = f"{type(error).__name__}: {first_line(error)}".removesuffix(f": {type(error).__name__}")
+    return errors.mistake(
+        f"the sweep cannot be made ({reason})\n"
+        "look at hydra.sweeper.*, hydra.launcher.* and the overrides with several values; the traceback: add debug=true"
+    )
+
+
+def _result(outcome: Outcome) -> JobReturn:
+    overrides = outcome.job.overrides
+    if outcome.finished:
+        return JobReturn(overrides=overrides, status=JobStatus.COMPLETED, _return_value=outcome.score)
+    failed.append(outcome.title)
+    error = errors.UserError(f"job {outcome.job.title} failed")
+    return _Failed(overrides=overrides, status=JobStatus.FAILED, _return_value=error)
+
+
+def run_hydra(overrides: list[str]) -> int:
+    """Run Hydra's own program, for its flags and the sweepers."""
+    register_resolvers()
+    register()
+    before = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
+    sys.argv = ["simclr train", *overrides]
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come out as exceptions, for which `guard` finds the words
+    try:
+        hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name="train")(_never)()
+    finally:
+        sys.argv = before[0]
+        os.environ.pop("HYDRA_FULL_ERROR")
+        if before[1] is not None:
+            os.environ["HYDRA_FULL_ERROR"] = before[1]
+    return 0
+
+
+def _never(cfg: Any) -> None:
+    raise AssertionError("the launcher starts jobs as processes")

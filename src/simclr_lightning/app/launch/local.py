@@ -1,0 +1,127 @@
+"""Run the jobs of a sweep on this machine: each is a process tree with its own GPUs or its part of the cores."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+from simclr_lightning.app import training
+from simclr_lightning.app.errors import mistake
+from simclr_lightning.app.launch.jobs import Job, command
+from simclr_lightning.app.launch.ranks import die_with_parent
+from simclr_lightning.app.training.devices import accelerator
+from simclr_lightning.run_folder import OUTPUT
+
+
+class Process:
+    """A job on this machine, in a session of its own.
+
+    Args:
+        line: the command line.
+        folder: the run's folder, where its output goes.
+        environment: variables besides those of this process.
+    """
+
+    def __init__(self, line: Sequence[str], folder: Path, environment: dict[str, str]) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / OUTPUT).open("a", encoding="utf-8") as output:
+            self.process = subprocess.Popen(
+                line,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, "PYTHONUNBUFFERED": "1", **environment},
+                start_new_session=True,
+                preexec_fn=die_with_parent,
+            )
+
+    def poll(self) -> int | None:
+        """Its exit code, 128 + the signal's number after a signal; None while it runs."""
+        code = self.process.poll()
+        return code if code is None or code >= 0 else 128 - code
+
+    def stop(self, signum: int) -> None:
+        """Pass a signal on; a job answers by saving."""
+        self.process.send_signal(signum)
+
+    def kill(self) -> None:
+        """Kill what is left of its session: loader workers of a job that crashed; its ranks die with it."""
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+
+class Machine:
+    """Starts jobs on this machine: each has GPUs of its own, or its part of the cores.
+
+    Args:
+        at_once: jobs side by side.
+        gpus: the GPUs by the names that CUDA_VISIBLE_DEVICES takes.
+        cores: the cores of this machine.
+    """
+
+    def __init__(self, at_once: int, *, gpus: Sequence[str], cores: int) -> None:
+        self.at_once, self.cores, self.gpus = at_once, cores, tuple(gpus)
+        self.busy: list[tuple[Process, tuple[str, ...]]] = []
+
+    def check(self, jobs: Sequence[Job]) -> None:
+        """Refuse jobs that do not fit side by side.
+
+        Raises:
+            UserError: with the arithmetic.
+            ValueError: when the images of one that is not finished are not there.
+        """
+        for job in jobs:
+            if not job.finished:
+                training.check_images(job.cfg)
+            if job.cfg.trainer.num_nodes > 1:
+                raise mistake(
+                    f"trainer.num_nodes={job.cfg.trainer.num_nodes}: a sweep on several nodes is hydra/launcher=slurm"
+                )
+            needed = self.at_once * self._devices(job)
+            if self.at_once > 1 and accelerator(job.cfg) == "cuda" and needed > len(self.gpus):
+                raise mistake(
+                    f"hydra.launcher.jobs={self.at_once} x trainer.devices={self._devices(job)} is {needed} GPUs, and "
+                    f"this machine has {len(self.gpus)}; lower one of them"
+                )
+
+    def start(self, job: Job) -> Process | None:
+        """Start a job; None while the GPUs that it needs are another's."""
+        environment = {}
+        held: tuple[str, ...] = ()
+        if self.at_once > 1:
+            share = self.cores // (self.at_once * self._devices(job))
+            environment["OMP_NUM_THREADS"] = str(max(1, share))
+            if accelerator(job.cfg) == "cuda":
+                self.busy = [(process, names) for process, names in self.busy if process.poll() is None]
+                free = [name for name in self.gpus if all(name not in names for _, names in self.busy)]
+                held = tuple(free[: self._devices(job)])
+                if len(held) < self._devices(job):
+                    return None
+                environment["CUDA_VISIBLE_DEVICES"] = ",".join(held)
+        process = Process(command(job.overrides, job.folder), job.folder, environment)
+        self.busy.append((process, held))
+        return process
+
+    def _devices(self, job: Job) -> int:
+        """Devices of a job; "auto" is its part of all."""
+        asked = job.cfg.trainer.devices
+        return max(1, len(self.gpus) // self.at_once) if asked in ("auto", -1) else int(asked)
+
+
+def gpus() -> list[str]:
+    """Return the names that CUDA_VISIBLE_DEVICES has for this process's GPUs."""
+    import torch
+
+    count = torch.cuda.device_count()
+    named = [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
+    return named[:count] if named else [str(index) for index in range(count)]
+
+
+def cores() -> int:
+    """Return the number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

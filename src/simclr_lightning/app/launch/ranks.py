@@ -1,0 +1,180 @@
+"""A run on several devices: one process a device, started by torch's elastic launcher and stopped together."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import json
+import logging
+import os
+import re
+import signal
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from simclr_lightning.app import errors, training
+from simclr_lightning.app.errors import UserError
+from simclr_lightning.app.runs.locate import prepare
+from simclr_lightning.app.runs.run import Run, locked, read_config, reserve
+from simclr_lightning.app.training.devices import accelerator, device_count
+
+SECONDS_TO_STOP = 20  # after which a rank that does not answer is killed
+_PR_SET_PDEATHSIG = 1
+
+
+def run_ranks(folder: Path, devices: int, *, checkpoint: Path | None, force: bool, debug: bool) -> int:
+    """Start one process a device, wait for all of them and return the run's exit code.
+
+    The ranks are killed together: when one dies, the others are gone within `SECONDS_TO_STOP` seconds and the dead one
+    is named. A signal to this process is passed on to them.
+
+    Args:
+        folder: the run's folder, with .hydra/config.yaml written.
+        devices: processes to start.
+        checkpoint: where to go on from.
+        force: go on although the images differ.
+        debug: ranks print their tracebacks.
+    """
+    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, launch_agent
+
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    reports = folder / ".ranks"
+    reports.mkdir(exist_ok=True)
+    for old in reports.glob("*.json"):
+        old.unlink()
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // devices)))
+    words = [str(folder), str(checkpoint or ""), *(["force"] if force else []), *(["debug"] if debug else [])]
+    with tempfile.TemporaryDirectory(prefix="simclr_ranks_") as logs:
+        launch = LaunchConfig(
+            min_nodes=1,
+            max_nodes=1,
+            nproc_per_node=devices,
+            run_id=folder.name,
+            rdzv_backend="c10d",
+            rdzv_endpoint="localhost:0",
+            max_restarts=0,
+            logs_specs=DefaultLogsSpecs(log_dir=logs),
+            local_addr="localhost",
+            shutdown_timeout=SECONDS_TO_STOP,
+        )
+        try:
+            launch_agent(launch, sys.executable, ["-m", "simclr_lightning.cli", "rank", *words])
+        except SignalException as stop:
+            return 128 + int(stop.sigval)
+        except ChildFailedError as error:
+            return _explain(reports, {rank: failure.exitcode for rank, failure in error.failures.items()})
+    return 0
+
+
+def rank_main(words: Sequence[str]) -> int:
+    """Entry of one rank: ``rank FOLDER CHECKPOINT [force] [debug]``, started by `run_ranks`."""
+    if len(words) < 2 or "RANK" not in os.environ:
+        print(
+            "error: rank is the program's own; a run on several devices is simclr train trainer.devices=2",
+            file=sys.stderr,
+        )
+        return 2
+    die_with_parent()
+    folder, checkpoint = Path(words[0]), Path(words[1]) if words[1] else None
+    rank = int(os.environ["RANK"])
+    report = folder / ".ranks" / f"{rank}.json"
+    try:
+        return training.run_process(folder, read_config(folder), checkpoint=checkpoint, force="force" in words[2:])
+    except Exception as error:
+        # Only the parent speaks: it knows which rank was first.
+        message, code = errors.describe(error, log=folder / "train.log")
+        report.write_text(json.dumps({"message": message, "code": code, "lost": _is_lost_peer(error)}))
+        if "debug" in words[2:]:
+            raise
+        return code
+    finally:
+        import torch.distributed
+
+        if torch.distributed.is_initialized():
+            with contextlib.suppress(Exception):
+                torch.distributed.destroy_process_group()
+
+
+def die_with_parent() -> None:
+    """Ask the kernel for SIGTERM when the parent dies, so that a killed parent leaves no process behind (Linux)."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def _explain(reports: Path, codes: dict[int, int]) -> int:
+    """Name what went wrong first: a killed rank before the ranks that only lost it."""
+    killed = {rank: -code for rank, code in codes.items() if code < 0 and -code not in (signal.SIGTERM, signal.SIGINT)}
+    if killed:
+        rank, signum = min(killed.items())
+        hint = "; the machine may be out of memory: lower data.batch_size" if signum == signal.SIGKILL else ""
+        raise UserError(
+            f"rank {rank} was killed by {signal.Signals(signum).name}{hint}. "
+            "All ranks were stopped; go on from the last checkpoint with ckpt_path=last"
+        )
+    stops = {code for code in codes.values() if code in (128 + signal.SIGTERM, 128 + signal.SIGINT)}
+    if stops and len(stops) == len(set(codes.values())):
+        return stops.pop()
+    told = {int(path.stem): json.loads(path.read_text()) for path in sorted(reports.glob("*.json"))}
+    own = {rank: entry for rank, entry in told.items() if not entry["lost"]} or told
+    if not own:
+        rank, code = min(codes.items())
+        raise UserError(f"rank {rank} ended with exit code {code} and said nothing; run again with debug=true")
+    rank, entry = min(own.items())
+    raise UserError(f"rank {rank}: {entry['message']}", code=entry["code"])
+
+
+def _is_lost_peer(error: BaseException) -> bool:
+    """Whether the error only says that another rank is gone."""
+    return bool(re.search(r"gloo|nccl|connection (reset|closed)|socket|store", str(error), re.IGNORECASE))
+
+
+def is_external() -> bool:
+    """Return whether this process is a rank that torchrun or srun started."""
+    return "RANK" in os.environ and "WORLD_SIZE" in os.environ
+
+
+def check_srun() -> None:
+    """Refuse several tasks of srun on one node, which would be runs of their own.
+
+    Raises:
+        UserError: with the way to start several nodes.
+    """
+    tasks = os.environ.get("SLURM_NTASKS", "1")
+    if not tasks.isdecimal():
+        raise errors.UserError(f"the variable SLURM_NTASKS is {tasks!r}, which is not a number: unset it")
+    if int(tasks) > 1 and "SLURM_PROCID" in os.environ:
+        raise errors.UserError("under srun, start one task a node that runs torchrun: srun torchrun ... train.py ...")
+
+
+def run_external(run: Run, started: float, known: list[Path]) -> int:
+    """Run this process as a rank that torchrun started; rank 0 makes the folder and broadcasts it."""
+    import torch
+
+    world, asked = int(os.environ["WORLD_SIZE"]), device_count(run.cfg) * run.cfg.trainer.num_nodes
+    if world != asked:
+        raise errors.UserError(
+            f"{world} processes were started from outside, but trainer.devices x trainer.num_nodes is {asked}; "
+            "give both as they were started",
+            code=errors.CONFIGURATION,
+        )
+    backend = "cpu:gloo,cuda:nccl" if accelerator(run.cfg) == "cuda" else "gloo"
+    torch.distributed.init_process_group(backend)
+    first = torch.distributed.get_rank() == 0
+    if first:
+        run = reserve(run)
+    shared: list[Any] = [str(run.folder), True]
+    with contextlib.ExitStack() as held:
+        if first:
+            held.enter_context(locked(run.folder))
+            shared[1] = prepare(run)
+        torch.distributed.broadcast_object_list(shared, src=0)
+        folder = Path(shared[0])
+        known.append(folder)
+        if not shared[1]:
+            return 0
+        return training.run_process(folder, run.cfg, checkpoint=run.checkpoint, force=run.force, started=started)

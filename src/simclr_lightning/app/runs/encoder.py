@@ -1,0 +1,106 @@
+"""Load the encoder that a run, an export or a state dict holds, and what the semi-supervised protocol starts from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from omegaconf import DictConfig
+from torch import nn
+
+from simclr_lightning import checkpoint, encoders
+from simclr_lightning.app.config.instantiate import make
+from simclr_lightning.app.config.plain import from_plain, to_plain
+from simclr_lightning.app.config.targets import check_targets
+from simclr_lightning.app.errors import UserError, mistake
+from simclr_lightning.app.runs.run import read_config
+from simclr_lightning.encoders import Encoder
+from simclr_lightning.encoders import weights as encoder_weights
+from simclr_lightning.export import load_encoder
+from simclr_lightning.projector import Projector
+
+
+def encoder_of(run: Path, cfg: DictConfig) -> Encoder:
+    """Return the encoder with its weights, in evaluation mode, with its ``size`` set.
+
+    Args:
+        run: a run's folder, finished or not; an exported folder or file; or a file with a state dict, for which
+            ``cfg.model`` says the architecture.
+        cfg: the configuration of an evaluation.
+
+    Raises:
+        FileNotFoundError: there is nothing at the path.
+        ValueError: the weights cannot be read or do not fit.
+        UserError: a state dict without an architecture, or an export with one.
+    """
+    if run.is_file() and not _is_export(run):
+        if "model" not in cfg:
+            raise mistake(f"{run} holds weights without their architecture; give it, such as model=resnet50")
+        return _build(cfg.model.encoder, run, size=int(cfg.views.size))
+    unfinished = run.is_dir() and not (run / "exported").is_dir() and (run / ".hydra").is_dir()
+    found = checkpoint.newest(run) if unfinished else None
+    if found is None:
+        encoder_weights.find_export(run)  # raises where nothing is
+    if "model" in cfg:
+        raise mistake(f"model: {run} knows its architecture; leave model out")
+    if found is None:
+        return load_encoder(run)
+    path, damaged = found
+    for other in damaged:
+        print(f"{other} is damaged; {path.name} is evaluated")
+    saved = to_plain(read_config(run))
+    made = from_plain({"model": saved["model"]})  # all of the run that is made here
+    check_targets(made, trusted=tuple(cfg.trusted))
+    return _build(made.model.encoder, path, size=int(saved["views"]["size"]))
+
+
+def untrained(encoder: Encoder, *, seed: int) -> Encoder:
+    """Return a new encoder of the same architecture with random weights of this seed, in evaluation mode."""
+    torch.manual_seed(seed)
+    fresh = encoders.build(encoder.spec)
+    fresh.size = encoder.size
+    return fresh.eval()
+
+
+def start_of(run: Path, encoder: Encoder, layer: int | str, *, fresh: bool = False) -> tuple[nn.Module, int]:
+    """Return the network that the semi-supervised protocol starts from, and the width of its output.
+
+    Args:
+        run: a run's folder, whose checkpoint holds the projector.
+        encoder: image -> h.
+        layer: "h", or how many layers of the projector to keep (second paper, section 3: one of three).
+        fresh: a projector with random weights, to compare with.
+
+    Raises:
+        UserError: there is no checkpoint with such a layer.
+    """
+    if layer == "h":
+        return encoder, encoder.feature_dim
+    found = checkpoint.newest(run) if run.is_dir() else None
+    if found is None:
+        raise UserError(f"semi.start={layer} needs a run's folder with its checkpoint; {run} has none: semi.start=h")
+    prefix = "projector.layers."
+    saved = checkpoint.load(found[0])["state_dict"]
+    state = {key.removeprefix(prefix): value for key, value in saved.items() if key.startswith(prefix)}
+    dense = [value for key, value in state.items() if key.endswith("weight") and value.ndim == 2]
+    if int(layer) >= len(dense):
+        raise UserError(
+            f"semi.start={layer}: the run's projector has {len(dense)} layer(s), so a middle one is "
+            f"{'not there: semi.start=h' if len(dense) < 2 else f'1 to {len(dense) - 1}'}"
+        )
+    projector = Projector(dense[0].shape[1], dense[0].shape[0], dense[-1].shape[0], len(dense))
+    if not fresh:
+        projector.layers.load_state_dict(state)
+    kept = projector.layers[: 3 * int(layer)]  # Linear, BatchNorm and ReLU a layer
+    return nn.Sequential(encoder, kept), dense[int(layer) - 1].shape[0]
+
+
+def _build(node: DictConfig, source: Path, *, size: int) -> Encoder:
+    encoder: Encoder = make(node)
+    encoders.load_weights(encoder, source)
+    encoder.size = size
+    return encoder.eval()
+
+
+def _is_export(path: Path) -> bool:
+    return path.suffix == ".safetensors" and encoder_weights.read_export(path, required=False)[1] is not None

@@ -1,0 +1,87 @@
+"""Resume a run (``ckpt_path=``): find its folder and checkpoint, apply the overrides, refuse what may not differ."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from omegaconf import DictConfig
+
+from simclr_lightning import checkpoint
+from simclr_lightning.app.config.composition import compose_resumed, output_root
+from simclr_lightning.app.config.grammar import value_of
+from simclr_lightning.app.config.plain import NOT_OF_THE_RUN, diff, from_plain, to_plain
+from simclr_lightning.app.config.validate import check_run
+from simclr_lightning.app.errors import UserError
+from simclr_lightning.app.runs.run import Run, read_config, saved_overrides
+from simclr_lightning.overrides import is_given, replaced
+from simclr_lightning.run_folder import CHECKPOINTS
+
+MAY_DIFFER: Final = (
+    *("trainer.max_epochs", "trainer.max_steps", "trainer.devices"),
+    *("data.num_workers", "data.resident", "data.dataset.on_corrupt", "data.dataset.max_skipped"),
+    *("data.dataset.max_pixels", "logger", "callbacks", "preflight"),
+)
+"""Keys, and nodes of keys, that a resumed run may change without ``force=true``."""
+
+
+def resume(given: Sequence[str]) -> Run:
+    """Compose the run that ``ckpt_path`` names, with the given overrides applied to its saved configuration.
+
+    Raises:
+        UserError: there is no such run, or a key differs that may not.
+    """
+    folder, chosen = _named(given)
+    overrides = replaced(saved_overrides(folder), given)
+    saved = to_plain(read_config(folder))
+    full = compose_resumed(saved, overrides[: len(overrides) - len(given)], given)
+    check_run(full)
+    cfg = without_start_keys(full)
+    lines = [
+        f"{key}: {before} -> {now}"
+        for key, (before, now) in diff(saved, to_plain(cfg)).items()
+        if not is_given([key], *MAY_DIFFER) and (before != "(absent)" or is_given(given, key))
+    ]
+    if lines and not full.force:
+        shown = lines[:3] + ([f"and {len(lines) - 3} more"] if len(lines) > 3 else [])
+        raise UserError(
+            f"{folder} was trained with another configuration:\n  " + "\n  ".join(shown[:3]) + "\n"
+            "leave these keys as they were, start a new run, or add force=true to go on all the same"
+        )
+    notes: tuple[str, ...] = ()
+    if chosen is None:
+        found = checkpoint.newest(folder)
+        if found is None:
+            raise UserError(f"{folder} holds no valid checkpoint in checkpoints/; start a new run")
+        chosen, damaged = found
+        notes = tuple(f"{path} is damaged and was left alone; {chosen.name} is used" for path in damaged)
+    return Run(folder, cfg, tuple(overrides), full.hydra, chosen, notes, bool(full.force))
+
+
+def without_start_keys(full: DictConfig) -> DictConfig:
+    """Return a composed configuration resolved, without the keys that are given anew at every start."""
+    return from_plain({key: value for key, value in to_plain(full).items() if key not in NOT_OF_THE_RUN})
+
+
+def _named(given: Sequence[str]) -> tuple[Path, Path | None]:
+    """Return the folder that ``ckpt_path`` names, and the checkpoint when it is a file."""
+    named = str(value_of(given, "ckpt_path"))
+    if "://" in named:
+        raise UserError(f"ckpt_path={named}: addresses are not loaded; give a file or a run's folder on this machine")
+    if named == "last":
+        root = Path(str(value_of(given, "hydra.run.dir") or output_root()))
+        folder = next(checkpoint.unfinished(root), None)
+        if folder is None:
+            raise UserError(f"ckpt_path=last: there is no unfinished run under {root}; name one: ckpt_path=DIR")
+        return folder.absolute(), None
+    path = Path(named).absolute()
+    if path.is_dir():
+        return path, None
+    if path.is_file():
+        if path.parent.name != CHECKPOINTS:
+            raise UserError(
+                f"ckpt_path={named} is not in a run's checkpoints/ folder; for weights alone: model.weights="
+            )
+        return path.parent.parent, path
+    raise UserError(f"ckpt_path={named}: no such file or folder; give a run's folder, a checkpoint, or last")

@@ -1,0 +1,171 @@
+"""The folder of one run: make it, hold it for one process, write and read its saved configuration."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from simclr_lightning.app.config.plain import NOT_OF_THE_RUN
+from simclr_lightning.app.config.quoting import PATH_KEYS
+from simclr_lightning.app.errors import UserError
+from simclr_lightning.files import write_text
+from simclr_lightning.overrides import is_given, key_of, without
+from simclr_lightning.run_folder import (
+    CHECKPOINTS,
+    CONFIG,
+    HYDRA,
+    OVERRIDES,
+    RunFolderError,
+    is_job,
+    read_overrides,
+    read_summary,
+)
+
+GROUPS: Final = ("data", "model", "views", "trainer")  # the groups that a saved configuration must have
+NAME_AT_MOST: Final = 120  # letters
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run: its folder, its configuration, the overrides that made it, and where it starts from.
+
+    Attributes:
+        folder: the run's folder.
+        cfg: the resolved configuration, without the hydra node.
+        overrides: those of the command line that lead to ``cfg``.
+        hydra: the hydra node.
+        checkpoint: the checkpoint to go on from; None for a new run.
+        notes: lines to print once.
+        force: go on although the images differ.
+    """
+
+    folder: Path
+    cfg: DictConfig
+    overrides: tuple[str, ...]
+    hydra: Any
+    checkpoint: Path | None = None
+    notes: tuple[str, ...] = ()
+    force: bool = False
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the run that is to be resumed has nothing left to do."""
+        summary = read_summary(self.folder)
+        if self.checkpoint is None or summary.get("status") != "finished":
+            return False
+        epochs, steps = summary.get("epochs"), summary.get("steps")
+        if not isinstance(epochs, int | float) or not isinstance(steps, int):
+            return False  # a run does not write this: the checkpoint decides
+        by_epochs = self.cfg.trainer.max_epochs > epochs
+        by_steps = self.cfg.trainer.max_steps < 0 or self.cfg.trainer.max_steps > steps
+        return not (by_epochs and by_steps)
+
+
+def holds_a_run(folder: Path) -> bool:
+    """Return whether a folder has something to lose: a checkpoint, or the summary of a finished run."""
+    return any(folder.glob(f"{CHECKPOINTS}/*.ckpt")) or read_summary(folder).get("status") == "finished"
+
+
+def reserve(run: Run) -> Run:
+    """Make the folder of a new run that the user did not name; -2, -3, ... when runs start in one second."""
+    if run.checkpoint is not None or is_given(run.overrides, "hydra.run.dir"):
+        return run
+    names = (run.folder.name, *(f"{run.folder.name}-{n}" for n in range(2, 1000)))
+    for name in names:
+        with suppress(FileExistsError, OSError):
+            folder = run.folder.with_name(name)
+            folder.mkdir(parents=True)
+            return replace(run, folder=folder)
+    return run  # it cannot be made: `locked` says why
+
+
+@contextmanager
+def locked(folder: Path, key: str = "hydra.run.dir") -> Iterator[None]:
+    """Make the folder and hold it for this process.
+
+    Args:
+        folder: a run's, or a sweep's.
+        key: the key that names another folder, for the message.
+
+    Raises:
+        UserError: another process holds the folder, or it cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise UserError(
+            f"the folder {folder} cannot be written ({error.strerror}); give another one: {key}=DIR"
+        ) from error
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(handle)
+        raise UserError(f"another process is using {folder}; wait for it, or give another {key}=") from error
+    try:
+        yield
+    finally:
+        os.close(handle)
+
+
+def write_config(run: Run) -> None:
+    """Write .hydra/config.yaml (resolved), overrides.yaml and hydra.yaml."""
+    (run.folder / CONFIG).parent.mkdir(exist_ok=True)
+    write_text(run.folder / CONFIG, OmegaConf.to_yaml(run.cfg))
+    # Plain YAML: OmegaConf would take a ${ in a path for an interpolation.
+    saved = without(run.overrides, *NOT_OF_THE_RUN)
+    write_text(run.folder / OVERRIDES, yaml.safe_dump(saved, allow_unicode=True))
+    write_text(run.folder / HYDRA, OmegaConf.to_yaml(run.hydra))
+
+
+def read_config(folder: Path) -> DictConfig:
+    """Return the saved configuration of a run's folder.
+
+    Raises:
+        UserError: the folder holds none, or one with a value that cannot be read.
+    """
+    path = folder / CONFIG
+    try:
+        cfg = OmegaConf.load(path)
+        OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    except (OSError, ValueError, RecursionError, yaml.YAMLError, OmegaConfBaseException) as error:
+        raise UserError(f"{folder} is not a run's folder: {path} cannot be read") from error
+    if not isinstance(cfg, DictConfig) or not all(isinstance(cfg.get(name), DictConfig) for name in GROUPS):
+        raise UserError(f"{path} is not a run's configuration: it must have {', '.join(GROUPS)}")
+    return cfg
+
+
+def saved_overrides(folder: Path) -> list[str]:
+    """Return the overrides that a run was started with, without those that are given anew at every start.
+
+    Raises:
+        UserError: the folder holds none.
+    """
+    try:
+        if not (folder / OVERRIDES).is_file():
+            raise RunFolderError(f"{folder / OVERRIDES} cannot be read")
+        return without(read_overrides(folder), *NOT_OF_THE_RUN)
+    except RunFolderError as error:
+        raise UserError(f"{folder} is not a run's folder: {error}") from error
+
+
+def run_name(folder: Path) -> str:
+    """Return a run's name: the overrides that tell it from its sweep's other runs, or its command line's."""
+    if is_job(folder):
+        return re.sub(r"^\d+_", "", folder.name)
+    try:
+        overrides = saved_overrides(folder)
+    except UserError:
+        return folder.name
+    named = ",".join(override for override in overrides if key_of(override) not in PATH_KEYS)
+    return named[:NAME_AT_MOST] or folder.name

@@ -1,0 +1,20 @@
+"""One process of a run, in the order in which it happens.
+
+``devices`` and ``performance`` decide where and how it computes, ``build`` makes its objects, ``batchnorm`` and
+``signals`` are parts of the ``trainer``, ``preflight`` measures what limits it (``dry_run`` prints that as a table),
+``process`` trains, ``finish`` scores, draws and exports, ``messages`` words the start and the end.
+"""
+
+from typing import TYPE_CHECKING
+
+from simclr_lightning.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from simclr_lightning.app.training.build import check_images as check_images
+    from simclr_lightning.app.training.build import make_data as make_data
+    from simclr_lightning.app.training.dry_run import print_dry_run as print_dry_run
+    from simclr_lightning.app.training.finish import blank_summary as blank_summary
+    from simclr_lightning.app.training.process import run_process as run_process
+    from simclr_lightning.app.training.trainer import quiet_libraries as quiet_libraries
+
+__getattr__, __dir__, __all__ = lazy_names(__name__, __file__)

@@ -1,0 +1,95 @@
+"""The devices of this machine, and what a configuration asks of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from omegaconf import DictConfig
+
+from simclr_lightning.app.config.validate import check_batchnorm_groups
+from simclr_lightning.app.errors import UserError
+
+
+def device_count(cfg: DictConfig) -> int:
+    """Devices on this machine that ``trainer.devices`` asks for; "auto" and -1 are all there are.
+
+    Raises:
+        UserError: when there are fewer.
+    """
+    import torch
+
+    asked = cfg.trainer.devices
+    kind = accelerator(cfg)
+    there = torch.cuda.device_count() if kind == "cuda" else 1
+    if asked in ("auto", -1):
+        return there
+    if kind != "cpu" and int(asked) > there:
+        raise UserError(f"trainer.devices={asked}, but this machine has {there} GPU(s); use trainer.devices={there}")
+    return int(asked)
+
+
+def accelerator(cfg: DictConfig) -> str:
+    """Return the accelerator that ``trainer.accelerator`` stands for here, as `kind_of`."""
+    return kind_of(str(cfg.trainer.accelerator))
+
+
+def kind_of(asked: str) -> str:
+    """Return the accelerator that a value of ``trainer.accelerator`` stands for here: cuda, mps or cpu.
+
+    ``auto`` leaves Apple's GPUs (mps) alone: the runs of this project's tests have not met one.
+
+    Raises:
+        UserError: when there is none of it.
+    """
+    import torch
+
+    there = torch.cuda.is_available()
+    if asked in ("gpu", "cuda") and not there:
+        raise UserError(f"trainer.accelerator={asked}, but no GPU is found here; use trainer.accelerator=cpu")
+    if asked == "mps":
+        if not torch.backends.mps.is_available():
+            raise UserError("trainer.accelerator=mps, but no GPU of Apple's is found here; use trainer.accelerator=cpu")
+        return "mps"
+    return "cuda" if there and asked != "cpu" else "cpu"
+
+
+def world_size(cfg: DictConfig) -> int:
+    """Processes of the whole run, also where the machine has fewer devices than are asked for."""
+    asked = cfg.trainer.devices
+    try:
+        here = device_count(cfg)
+    except UserError:
+        here = asked if isinstance(asked, int) and asked > 0 else 1
+    return int(here * cfg.trainer.num_nodes)
+
+
+def devices_of_a_batchnorm(cfg: DictConfig) -> int:
+    """Devices that share one set of BatchNorm's statistics, by ``trainer.sync_batchnorm``; 1: none do.
+
+    Only NVIDIA's GPUs can; a group that is larger than the run is the run.
+
+    Raises:
+        UserError: for devices that are no whole number of groups.
+    """
+    asked, world = cfg.trainer.sync_batchnorm, device_count(cfg) * int(cfg.trainer.num_nodes)
+    check_batchnorm_groups(asked, world)
+    if accelerator(cfg) != "cuda" or asked is False:
+        return 1
+    return world if asked is True or asked == "auto" else min(int(asked), world)
+
+
+def all_devices(accelerator_name: str) -> list[Any]:
+    """Return the torch devices that ``accelerator`` of an evaluation stands for: every GPU, or one other.
+
+    Raises:
+        UserError: there is none of it.
+    """
+    import torch
+
+    try:
+        kind = kind_of(accelerator_name)
+    except UserError as error:
+        raise UserError(str(error).replace("trainer.accelerator", "accelerator")) from None
+    if kind == "cuda":
+        return [torch.device("cuda", index) for index in range(torch.cuda.device_count())]
+    return [torch.device(kind)]

@@ -1,0 +1,104 @@
+"""The end of a run on the terminal, and what metrics.csv says of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Final
+
+from omegaconf import DictConfig
+from rich.console import Console
+from rich.table import Table
+
+from simclr_lightning.app.training import performance
+from simclr_lightning.app.training.build import Parts
+from simclr_lightning.app.training.devices import accelerator, device_count, devices_of_a_batchnorm
+from simclr_lightning.loggers.wandb import sync_command
+from simclr_lightning.run_folder import METRICS, online_scores, read_table, shown
+
+_WITHOUT_LABELS: Final = {  # docs/label_free.md
+    "loss (NT-Xent)": ("held_out_loss", "{:.3f}"),
+    "the other view is the nearest": ("contrastive_accuracy", "{:.1%}"),
+    "neighbours that the views share": ("neighbour_agreement", "{:.1%}"),
+    "effective rank of h": ("effective_rank", "{:.1f}"),
+}
+
+
+def closing_block(folder: Path, summary: dict[str, Any], console: Console) -> None:
+    """The table of scores and the commands to go on with."""
+    unlabelled = summary.get("knn_top1") is None
+    console.print(_unlabelled(folder) if unlabelled else _labelled(summary))
+    run = shown(folder)
+    commands = {
+        "resume": f"python train.py ckpt_path='{run}' trainer.max_epochs=N",
+        "evaluate": f"simclr evaluate '{run}'" + " data=folder data.path=LABELLED" * unlabelled,
+        "embed": f"simclr embed '{run}' IMAGES OUT.npz",
+        "sync": sync_command(folder),
+    }
+    console.print(f"everything is in {run}", soft_wrap=True, markup=False)
+    for name, command in commands.items():
+        if command:
+            console.print(f"  {name:9} {command}", soft_wrap=True, markup=False)
+
+
+def _labelled(summary: dict[str, Any]) -> Table:
+    """The scores on test."""
+    table = Table(title="top-1 on test", title_justify="left")
+    table.add_column("what")
+    table.add_column("score", justify="right")
+    rows = {
+        "kNN on raw pixels": "knn_top1_pixels",
+        "kNN on the untrained encoder": "knn_top1_untrained",
+        "kNN on the trained encoder": "knn_top1",
+        "linear probe on the trained encoder": "linear_top1",
+    }
+    for name, key in rows.items():
+        value = summary.get(key)
+        table.add_row(name, "-" if value is None else f"{value:.1%}")
+    return table
+
+
+def _unlabelled(folder: Path) -> Table:
+    """What two views of held-out images say without labels, after the first epoch that was scored and the last."""
+    table = Table(title="no labels: two views of each held-out image", title_justify="left")
+    table.add_column("what")
+    for name in ("first", "last"):
+        table.add_column(name, justify="right")
+    scored = [scores for row in read_table(folder / METRICS) if (scores := online_scores(row))]
+    ends: tuple[dict[str, float], dict[str, float]] = (scored[0], scored[-1]) if scored else ({}, {})
+    for name, (key, form) in _WITHOUT_LABELS.items():
+        cells = (form.format(scores[key]) if key in scores else "-" for scores in ends)
+        table.add_row(name, *cells)
+    return table
+
+
+def opening_notes(cfg: DictConfig, parts: Parts, total: int) -> list[str]:
+    """Lines that say what is about to happen."""
+    devices = device_count(cfg) * cfg.trainer.num_nodes
+    batch, images = parts.data.batch_size, len(parts.data.load().train)
+    lines = [
+        f"{images} images, {parts.data.steps_per_epoch} steps an epoch of {batch} images on {devices} "
+        f"{accelerator(cfg)} device(s), {2 * batch - 2} negatives a view, {total} steps"
+    ]
+    shared, part = devices_of_a_batchnorm(cfg), cfg.micro_batch_size or batch
+    if devices > 1 and accelerator(cfg) == "cpu":
+        lines.append("BatchNorm statistics are per process on the CPU (synchronised BatchNorm exists on GPUs only)")
+    elif devices > shared:
+        whose = f"shared by groups of {shared} devices" if shared > 1 else "per device"
+        lines.append(f"BatchNorm statistics are {whose}: those of {shared * part // devices} images")
+    lines += [line] if (line := performance.note(cfg, accelerator(cfg), total)) else []
+    if cfg.micro_batch_size is not None:
+        lines.append(
+            f"micro-batches of {cfg.micro_batch_size} images with the gradient of {batch}; BatchNorm normalises each"
+        )
+    if cfg.ema is not None:
+        lines.append(f"scores, best.ckpt and the exported encoder are of the weights' moving average (ema={cfg.ema})")
+    schedule = parts.module.make_schedule
+    epochs, spe = getattr(schedule, "warmup_epochs", 0), parts.data.steps_per_epoch
+    if round(epochs * spe) > total:
+        shortened = schedule.warmup_steps(spe, total)  # type: ignore[attr-defined]
+        lines.append(f"warm-up of {epochs} epochs is longer than the run; it is shortened to {shortened} steps")
+    if cfg.views.size <= 32 and parts.data.load().train.tensor is None:
+        lines.append(
+            f"views are {cfg.views.size} px; for a real encoder on a GPU: experiment=imagenet with the same data"
+        )
+    return lines

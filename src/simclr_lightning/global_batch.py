@@ -1,0 +1,61 @@
+"""Check the arithmetic of the global batch: images over all devices and nodes in one optimizer step."""
+
+from __future__ import annotations
+
+
+def check_batch(batch_size: int, *, images: int, devices: int) -> None:
+    """Refuse a global batch that the devices or the images cannot take.
+
+    Raises:
+        ValueError: with the arithmetic, naming ``data.batch_size``.
+    """
+    if batch_size % devices:
+        lower = batch_size - batch_size % devices
+        near = dict.fromkeys(max(size, 2 * devices) for size in (lower, lower + devices))
+        raise ValueError(
+            f"data.batch_size={batch_size} does not divide by {devices} devices "
+            f"({batch_size} = {devices} * {batch_size // devices} + {batch_size % devices}); "
+            f"use {' or '.join(map(str, near))}"
+        )
+    if batch_size > images:
+        raise ValueError(
+            f"data.batch_size={batch_size} is larger than the {images} training images: no step would be made; "
+            f"use at most {images // devices * devices}"
+        )
+    if batch_size // devices < 2:
+        raise ValueError(
+            f"data.batch_size={batch_size} leaves {batch_size // devices} image on each of {devices} devices; "
+            f"BatchNorm needs at least 2: use {2 * devices} or more"
+        )
+
+
+def check_micro_batch(micro_batch_size: int, *, batch_size: int, devices: int = 1) -> None:
+    """Refuse micro-batches that the batch or the devices cannot share.
+
+    Args:
+        micro_batch_size: images of the global batch in one micro-batch, over all devices.
+        batch_size: the global batch.
+        devices: devices over all nodes.
+
+    Raises:
+        ValueError: with the arithmetic, naming ``micro_batch_size``.
+    """
+    name = f"micro_batch_size={micro_batch_size}"
+    if micro_batch_size > batch_size:
+        raise ValueError(f"{name} is larger than data.batch_size={batch_size}; use {batch_size} or less, or null")
+    if batch_size % micro_batch_size:
+        near = next(size for size in range(micro_batch_size, 0, -1) if batch_size % size == 0)
+        raise ValueError(
+            f"{name} does not divide data.batch_size={batch_size} ({batch_size} = {batch_size // micro_batch_size} * "
+            f"{micro_batch_size} + {batch_size % micro_batch_size}); use {near}, for example"
+        )
+    if micro_batch_size % devices:
+        raise ValueError(
+            f"{name} does not divide by {devices} devices: it is in images of the global batch, as data.batch_size is; "
+            f"use a multiple of {devices}"
+        )
+    if micro_batch_size // devices < 2:
+        raise ValueError(
+            f"{name} leaves {micro_batch_size // devices} image on each of {devices} devices; BatchNorm needs at "
+            f"least 2: use {2 * devices} or more"
+        )
