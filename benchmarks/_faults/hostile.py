@@ -91,7 +91,7 @@ def hostile_configs(trials: int, folder: Path) -> Failures:
 
 
 def targets(canary: Path) -> dict[str, dict[str, Any]]:
-    """Return configuration nodes that write the canary file, each by another function, when Hydra instantiates them."""
+    """Return nodes whose targets no configuration may call; most would write the canary file."""
     file, shell, source = str(canary), f"touch '{canary}'", str(canary.parent / "source")
     path = {"_target_": "pathlib.Path", "_args_": [file]}
     url = f"file://{source}"
