@@ -1,48 +1,76 @@
-"""What this package does on a GPU, in one run of at most ten minutes: loss, views, bare encoder, whole step, memory.
+"""Speed and memory of this package on a GPU, in one run of at most ten minutes.
 
-    python benchmarks/gpu.py                          # on the first CUDA device; prints one table, writes gpu.json
-    python benchmarks/gpu.py --device cpu --quick     # the whole script at tiny sizes: nothing of it is a figure
+    python benchmarks/gpu.py                          # on the first CUDA device
+    python benchmarks/gpu.py --device cpu --quick     # a smoke run of the whole script at tiny sizes
 
-NT-Xent from N 256 to 8192 beside lightly's; views at 32 and 224 pixels; the bare encoder and projector (forward,
-backward, optimiser on a synthetic batch) of ResNet-18 at 32 and ResNet-50 at 224 pixels in float32, bf16,
+Sections: NT-Xent from N 256 to 8192, next to lightly's; views at 32 and 224 pixels; the bare encoder and projector
+(forward, backward, optimizer on a synthetic batch) of ResNet-18 at 32 and ResNet-50 at 224 pixels in float32, bf16,
 channels_last and compiled; the whole step with its efficiency (see step.py); and lightly's own training loop, where
-its package can be imported (`pip install lightly`). A section that fails is said and left out; when the time is over,
-so are the rest.
-
-Not yet run on a GPU. The rows of `--device cpu --quick` only show that the script works.
+its package is installed (`pip install lightly`). The script names a section that fails on stderr and goes on. It
+starts no section after --seconds.
 """
 
 from __future__ import annotations
 
-import argparse
 import copy
-import json
 import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
 
-from machine import machine, processor
+from _harness import (
+    Run,
+    alternate,
+    arguments,
+    cuda_peak_bytes,
+    device_name,
+    left_out,
+    now,
+    parse,
+    seconds,
+    table,
+    write,
+)
 from simclr_lightning import LARS, Projector, finish_views, make_views, nt_xent, parameter_groups, resnet
-from simclr_lightning.app.training.trainer import quiet_libraries
-from simclr_lightning.preflight.copies import now, views
+from simclr_lightning.app import training
+from simclr_lightning.preflight.copies import views
 from step import FEW_SAVES, JPEGS
 from step import measure as measure_step
 
 Row = dict[str, Any]
+Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 WIDTH = 128
+WORKERS = 14
+COLUMNS = {
+    "task": "{task}",
+    "model": "{model}",
+    "size": "{size}",
+    "batch": "{batch}",
+    "what": "{what}",
+    "ms": "{ms:,.2f}",
+    "images/s": "{images_per_second:,.0f}",
+    "peak MB": "{peak_mb:,.0f}",
+    "efficiency": "{efficiency:.3f}",
+}
+# What a bare step is run with, in the order of the table.
+VARIANTS: dict[str, dict[str, bool]] = {
+    "float32": {},
+    "bf16": {"half": True},
+    "bf16, channels_last": {"half": True, "last": True},
+    "bf16, channels_last, compiled": {"half": True, "last": True, "compiled": True},
+}
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """How large everything is."""
+    """Batch sizes, numbers of images and of repeats."""
 
     pairs: tuple[int, ...] = (256, 1024, 4096, 8192)
     images_32: int = 4096
@@ -57,84 +85,67 @@ class Sizes:
 QUICK = Sizes((16, 32), 8, 2, ((18, 32, 4), (50, 64, 2)), repeats=1, chunks=2, steps=1, compiled=False)
 
 
-def seconds(run: Callable[[], object], device: torch.device, repeats: int) -> float:
-    """The median of ``repeats`` after a warm-up."""
-    run()
-    times = []
-    for _ in range(repeats):
-        start = now(device)
-        run()
-        times.append(now(device) - start)
-    return statistics.median(times)
+def row_of(task: str, what: str, batch: int, took: float, peak: float | None = None, **more: object) -> Row:
+    """Return a row of the table; ``took`` is in seconds, ``peak`` in MB."""
+    return {"task": task, "what": what, **more, "batch": batch, "ms": 1e3 * took, "peak_mb": peak}
 
 
-def peak_mb(run: Callable[[], object], device: torch.device) -> float | None:
-    """What the allocator holds at most beyond what it held before; None on the CPU."""
-    if device.type != "cuda":
-        return None
-    before = torch.cuda.memory_allocated(device)
-    torch.cuda.reset_peak_memory_stats(device)
-    run()
-    return round((torch.cuda.max_memory_allocated(device) - before) / 1e6, 1)
+def rate(took: float, batch: int) -> float:
+    return round(batch / took, 1)
+
+
+def measured(runs: dict[str, Run], device: torch.device, repeats: int) -> Iterator[tuple[str, float, float | None]]:
+    """Yield each run's name, its median seconds in turns with the others, and its peak MB (None on the CPU)."""
+    for name, times in alternate(runs, repeats, partial(seconds, device=device)).items():
+        peak = round(cuda_peak_bytes(runs[name], device) / 1e6, 1) if device.type == "cuda" else None
+        yield name, statistics.median(times), peak
 
 
 def losses(sizes: Sizes, device: torch.device) -> Iterator[Row]:
-    methods: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
-        "ours": lambda z_a, z_b: nt_xent(z_a, z_b, 0.1).loss
-    }
+    methods: dict[str, Loss] = {"ours": lambda z_a, z_b: nt_xent(z_a, z_b, 0.1).loss}
     try:
         from lightly.loss import NTXentLoss
 
         methods["lightly"] = NTXentLoss(temperature=0.1)
-    except ImportError:
-        print("lightly is not installed: its rows are left out", file=sys.stderr)
+    except ImportError as error:
+        left_out("lightly's loss", error)
+
+    def run(loss: Loss, z_a: torch.Tensor, z_b: torch.Tensor) -> None:
+        z_a.grad = z_b.grad = None
+        loss(z_a, z_b).backward()
+
     for pairs in sizes.pairs:
         z_a, z_b = (torch.randn(pairs, WIDTH, device=device).requires_grad_() for _ in range(2))
-        for name, loss in methods.items():
-
-            def run(loss: Any = loss, z_a: torch.Tensor = z_a, z_b: torch.Tensor = z_b) -> None:
-                z_a.grad = z_b.grad = None
-                loss(z_a, z_b).backward()
-
-            took = seconds(run, device, sizes.repeats)
-            yield {"task": "loss", "what": name, "batch": pairs, "ms": 1e3 * took, "peak_mb": peak_mb(run, device)}
+        runs: dict[str, Run] = {name: partial(run, loss, z_a, z_b) for name, loss in methods.items()}
+        for name, took, peak in measured(runs, device, sizes.repeats):
+            yield row_of("loss", name, pairs, took, peak)
 
 
 def both_views(sizes: Sizes, device: torch.device) -> Iterator[Row]:
     draw = torch.Generator(device).manual_seed(0)
-    shapes = {32: (sizes.images_32, 3, 32, 32), 224: (sizes.images_224, 2, 3, 224, 224)}
-    for size, shape in shapes.items():
+    tasks: list[tuple[int, str, Any, str, tuple[int, ...]]] = [
+        (32, "whole", make_views, "simclr_cifar", (sizes.images_32, 3, 32, 32)),
+        (224, "finishing of crops that workers made", finish_views, "simclr", (sizes.images_224, 2, 3, 224, 224)),
+    ]
+    for size, what, make, recipe, shape in tasks:
         images = torch.randint(0, 256, shape, dtype=torch.uint8, device=device, generator=draw)
-        make, recipe = (make_views, "simclr_cifar") if size == 32 else (finish_views, "simclr")
-        indices = torch.arange(len(images))
-
-        def run(make: Any = make, images: Any = images, indices: Any = indices, recipe: str = recipe) -> object:
-            return make(images, seed=0, epoch=0, indices=indices, recipe=recipe)
-
-        what = "whole" if size == 32 else "finishing of crops that workers made"
-        yield rate("views", what, size, len(images), seconds(run, device, sizes.repeats), peak_mb(run, device))
+        run = partial(make, images, seed=0, epoch=0, indices=torch.arange(len(images)), recipe=recipe)
+        for _, took, peak in measured({what: run}, device, sizes.repeats):
+            images_per_second = rate(took, len(images))
+            yield row_of("views", what, len(images), took, peak, size=size, images_per_second=images_per_second)
 
 
 def bare(sizes: Sizes, device: torch.device) -> Iterator[Row]:
     for depth, size, batch in sizes.encoders:
         encoder = resnet(depth, stem="cifar" if size <= 32 else "imagenet")
         network = nn.Sequential(encoder, Projector(encoder.feature_dim)).to(device)
-        for what, options in variants(sizes):
+        for what, options in VARIANTS.items():
+            if options.get("compiled") and not sizes.compiled:
+                continue
             run = training_step(copy.deepcopy(network), batch, size, device, **options)
-            took = seconds(run, device, sizes.repeats)
-            row = rate("bare step", what, size, batch, took, peak_mb(run, device))
-            yield {**row, "model": f"resnet{depth}"}
-
-
-def variants(sizes: Sizes) -> list[tuple[str, dict[str, bool]]]:
-    found: list[tuple[str, dict[str, bool]]] = [
-        ("float32", {}),
-        ("bf16", {"half": True}),
-        ("bf16, channels_last", {"half": True, "last": True}),
-    ]
-    return [*found, ("bf16, channels_last, compiled", {"half": True, "last": True, "compiled": True})][
-        : None if sizes.compiled else 3
-    ]
+            for _, took, peak in measured({what: run}, device, sizes.repeats):
+                more = {"size": size, "model": f"resnet{depth}", "images_per_second": rate(took, batch)}
+                yield row_of("bare step", what, batch, took, peak, **more)
 
 
 def training_step(
@@ -146,20 +157,17 @@ def training_step(
     half: bool = False,
     last: bool = False,
     compiled: bool = False,
-) -> Callable[[], None]:
-    """Forward, backward and LARS on one synthetic batch."""
+) -> Run:
+    """Return forward, backward and LARS on one synthetic batch."""
     layout = torch.channels_last if last else torch.contiguous_format
     x = torch.cat(views(batch, size, device)).to(memory_format=layout)
     network.to(memory_format=layout)
     optimizer = LARS(parameter_groups(network), lr=0.1)
     forward = torch.compile(network) if compiled else network
 
-    def context() -> AbstractContextManager[Any]:
-        return torch.autocast(device.type, torch.bfloat16) if half else nullcontext()
-
     def run() -> None:
         optimizer.zero_grad(set_to_none=True)
-        with context():
+        with torch.autocast(device.type, torch.bfloat16) if half else nullcontext():
             z = forward(x)
         z.backward(torch.full_like(z, 1e-4))
         optimizer.step()
@@ -170,24 +178,18 @@ def training_step(
 def whole(sizes: Sizes, device: torch.device) -> Iterator[Row]:
     precision = "bf16-mixed" if device.type == "cuda" else "32-true"
     common = [f"trainer.accelerator={device.type}", f"trainer.precision={precision}", FEW_SAVES]
+    workers = WORKERS if device.type == "cuda" else 0
     for depth, size, batch in sizes.encoders:
-        data = ["data=photos"] if size <= 32 else ["data=folder", JPEGS, "data.num_workers=14"]
-        if device.type == "cpu" and size > 32:
-            data[-1] = "data.num_workers=0"
-        words = [f"experiment={'cifar10' if size <= 32 else 'imagenet'}", f"model=resnet{depth}", *data, *common]
-        words += [f"data.batch_size={batch}", f"views.size={size}"]
-        row = measure_step(f"resnet{depth}/{size}", words, chunks=sizes.chunks, steps=sizes.steps)
-        yield {
-            **row,
-            "task": "whole step",
-            "what": precision,
-            "model": f"resnet{depth}",
-            "images_per_second": row["whole_images_per_second"],
-        }
+        data = ["data=photos"] if size <= 32 else ["data=folder", JPEGS, f"data.num_workers={workers}"]
+        overrides = [f"experiment={'cifar10' if size <= 32 else 'imagenet'}", f"model=resnet{depth}", *data, *common]
+        overrides += [f"data.batch_size={batch}", f"views.size={size}"]
+        row = measure_step(f"resnet{depth}/{size}", overrides, chunks=sizes.chunks, steps=sizes.steps)
+        more = {"model": f"resnet{depth}", "images_per_second": row["whole_images_per_second"]}
+        yield {**row, "task": "whole step", "what": precision, **more}
 
 
-def lightlys_loop(sizes: Sizes, device: torch.device) -> Iterator[Row]:
-    """Its transform, collation, head and loss around torchvision's ResNet, as its documentation has it."""
+def lightly_loop(sizes: Sizes, device: torch.device) -> Iterator[Row]:
+    """Train with lightly's transform, collation, head and loss around torchvision's ResNet, as in its documentation."""
     import torchvision
     from lightly.loss import NTXentLoss
     from lightly.models.modules import SimCLRProjectionHead
@@ -207,13 +209,13 @@ def lightlys_loop(sizes: Sizes, device: torch.device) -> Iterator[Row]:
         def __getitem__(self, index: int) -> Any:
             return self.transform(self.image)
 
+    workers = WORKERS if device.type == "cuda" else 0
     for depth, size, batch in sizes.encoders:
         encoder = getattr(torchvision.models, f"resnet{depth}")()
         width = encoder.fc.in_features
         encoder.fc = nn.Identity()
         network = nn.Sequential(encoder, SimCLRProjectionHead(width, width, WIDTH)).to(device)
         optimizer, loss = torch.optim.SGD(network.parameters(), lr=0.06), NTXentLoss()
-        workers = 14 if device.type == "cuda" else 0
         steps = sizes.steps if size > 32 else 3 * sizes.steps
         loader = DataLoader(Pictures(size, batch * (steps + 1)), batch, num_workers=workers, drop_last=True)
         marks = []
@@ -225,76 +227,50 @@ def lightlys_loop(sizes: Sizes, device: torch.device) -> Iterator[Row]:
             optimizer.step()
             marks.append(now(device))
         took = (marks[-1] - marks[0]) / (len(marks) - 1)
-        yield {
-            **rate("lightly's loop", "bf16" if workers else "float32", size, batch, took, None),
-            "model": f"resnet{depth}",
-        }
+        more = {"size": size, "model": f"resnet{depth}", "images_per_second": rate(took, batch)}
+        yield row_of("lightly's loop", "bf16" if workers else "float32", batch, took, **more)
 
 
-SECTIONS = (losses, both_views, bare, whole, lightlys_loop)
-
-
-def rate(task: str, what: str, size: int, batch: int, took: float, peak: float | None) -> Row:
-    per_second = round(batch / took, 1)
-    row = {"task": task, "what": what, "size": size, "batch": batch, "ms": 1e3 * took}
-    return {**row, "images_per_second": per_second, "peak_mb": peak}
+SECTIONS = (losses, both_views, bare, whole, lightly_loop)
 
 
 def loss_share(rows: list[Row]) -> float | None:
-    """The loss's part of a ResNet-50 step at N 4096, the step's time scaled from its batch."""
+    """Return the loss's share of a ResNet-50 step at N 4096; the step's time is scaled from its batch."""
     loss = [r["ms"] for r in rows if r["task"] == "loss" and r["what"] == "ours" and r["batch"] == 4096]
     steps = [r["ms"] * 4096 / r["batch"] for r in rows if r["task"] == "bare step" and r["model"] == "resnet50"]
     return loss[0] / min(steps) if loss and steps else None
 
 
-def table(rows: list[Row]) -> str:
-    head = ("task", "model", "size", "batch", "what", "ms", "images/s", "peak MB", "efficiency")
-    keys = ("task", "model", "size", "batch", "what", "ms", "images_per_second", "peak_mb", "efficiency")
-    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
-    for row in rows:
-        cells = (row.get(key) for key in keys)
-        shown = ("" if x is None else f"{x:,.3g}" if isinstance(x, float) and x < 100 else x for x in cells)
-        lines.append("| " + " | ".join(f"{x:,.0f}" if isinstance(x, float) else str(x) for x in shown) + " |")
-    return "\n".join(lines)
-
-
-def surroundings(device: torch.device, quick: bool) -> dict[str, Any]:
-    return {
-        **machine("torch", "torchvision", "lightning", "lightly"),
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else processor(),
-        "quick": quick,
-    }
+def run_sections(sizes: Sizes, device: torch.device, limit: float) -> list[Row]:
+    """Run the sections in order until ``limit`` seconds have passed."""
+    start, rows = time.monotonic(), []
+    for section in SECTIONS:
+        try:
+            if time.monotonic() - start > limit:
+                raise TimeoutError(f"{limit:.0f} s have passed")
+            rows += section(sizes, device)
+        except Exception as error:
+            left_out(section.__name__, error)
+    return rows
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = arguments(__file__, __doc__)
     parser.add_argument("--device", default="cuda", choices=["cuda", "cpu"])
-    parser.add_argument("--quick", action="store_true", help="tiny sizes: only shows that the script works")
-    parser.add_argument("--seconds", type=float, default=540, help="no section is started after so many")
-    parser.add_argument("--out", type=Path, help="gpu.json beside this script; with --quick none")
-    options = parser.parse_args()
+    parser.add_argument("--seconds", type=float, default=540, help="start no section after so many")
+    options = parse(parser)
     if options.device == "cuda" and not torch.cuda.is_available():
-        print("no CUDA device is found here; --device cpu --quick tries the script", file=sys.stderr)
+        print("no CUDA device was found; --device cpu --quick shows that the script works", file=sys.stderr)
         return 1
     device = torch.device(options.device, 0) if options.device == "cuda" else torch.device("cpu")
-    quiet_libraries()
-    sizes, start, rows = QUICK if options.quick else Sizes(), time.monotonic(), []
-    for section in SECTIONS:
-        if time.monotonic() - start > options.seconds:
-            print(f"{section.__name__} left out: the time is over", file=sys.stderr)
-            continue
-        try:
-            rows += section(sizes, device)
-        except Exception as error:
-            print(f"{section.__name__} left out: {type(error).__name__}: {error}", file=sys.stderr)
-    print(table(rows))
+    training.quiet_libraries()
+    rows = run_sections(QUICK if options.quick else Sizes(), device, options.seconds)
+    print(table(COLUMNS, rows))
     share = loss_share(rows)
     if share is not None:
         print(f"loss at N 4096: {share:.2%} of a ResNet-50 step")
-    out = options.out or (None if options.quick else Path(__file__).with_suffix(".json"))
-    if out:
-        found = {**surroundings(device, options.quick), "loss_share": share, "rows": rows}
-        out.write_text(json.dumps(found, indent=1) + "\n")
+    about = {"device": device_name(device), "quick": options.quick, "loss_share": share}
+    write(options, "torch", "torchvision", "lightning", "lightly", **about, rows=rows)
     return 0 if rows else 1
 
 

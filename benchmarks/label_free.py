@@ -1,23 +1,20 @@
-"""How well each score without labels ranks encoders: its rank correlation with the linear probe on test.
+"""Rank correlation of each score without labels with the linear probe's top-1 on test.
 
     python benchmarks/label_free.py                        # the photographs: about two and a half minutes on two cores
     python benchmarks/label_free.py --npz cifar10.npz      # and an array file: train_images, train_labels, test_*
-    python benchmarks/label_free.py --steps 10             # a smaller run
+    python benchmarks/label_free.py --quick                # a smoke run: runs of two steps
 
-Two questions, each a set of encoders: the checkpoints of one run (which is the best to keep?), and runs of equal length
-with other temperatures, learning rates, views and projectors (which setting is best?). Every encoder is given the
-scores of `select=` on held-out images as its own run measures them, with its own views and temperature, and the top-1
-on test of logistic regression on h, with l2 picked on held-out labels. Printed: Spearman's rank correlation of the
-two, with the sign under which a score is said to be better; 1 ranks as the probe does, 0 says nothing, below 0
-misleads. With n encoders a correlation of 0 varies by about 1 / sqrt(n - 1).
+Two sets of encoders answer two questions. Checkpoints of one run: which is the best one? Runs of equal length with
+other temperatures, learning rates, views and projectors: which setting is the best? Every encoder gets the scores of
+`select=` on held-out images, as its run measures them with its views and temperature, and the top-1 on test of
+logistic regression on h, with l2 picked on held-out labels. The table has Spearman's rank correlation of the two. Its
+sign follows each score's better direction: at 1 the score ranks as the probe does, at 0 it carries no information,
+below 0 it misleads. With n encoders a correlation of 0 varies by about 1 / sqrt(n - 1).
 """
 
 from __future__ import annotations
 
-import argparse
 import copy
-import json
-import logging
 import math
 import time
 import warnings
@@ -29,12 +26,10 @@ from typing import Any
 
 import lightning as L
 import torch
-from rich.console import Console
 from rich.progress import Progress
-from rich.table import Table
 from scipy.stats import spearmanr
 
-from machine import machine
+from _harness import arguments, markdown, parse, quiet_lightning, write
 from simclr_lightning import NTXent, Projector, Schedule, SimCLR, ViewRecipe, ViewsDataModule, resnet
 from simclr_lightning.callbacks import SELECTABLE, bank_indices, label_free, probe_scores
 from simclr_lightning.data import array, photos
@@ -43,12 +38,12 @@ from simclr_lightning.evaluation import accuracy, choose_l2, extract, knn_predic
 BATCH, BANK, QUERIES = 64, 2000, 1000
 L2S = [10.0**power for power in range(-6, 2)]
 BASE = ViewRecipe(size=32, area=(0.2, 1.0), strength=0.25, grey=0.1, blur=0.0)
-PARTS = (0.1, 0.25, 0.5, 1, 1.5, 2, 3, 4)  # of the length of a run, where the checkpoints of the long one lie
+PARTS = (0.1, 0.25, 0.5, 1, 1.5, 2, 3, 4)  # places of the long run's checkpoints, in lengths of a short run
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What a run is trained with."""
+    """The settings of a run."""
 
     name: str = "base"
     temperature: float = 0.5
@@ -72,7 +67,7 @@ SETTINGS = (
 
 @dataclass(frozen=True)
 class Row:
-    """One encoder: from which data and run, its scores, and what the probe says of it."""
+    """One encoder: its data set, setting and step, the linear probe's top-1 on test, and the scores."""
 
     data: str
     setting: str
@@ -81,8 +76,8 @@ class Row:
     scores: dict[str, float]
 
 
-class Judge(L.Callback):
-    """Scores the encoder after certain steps of a run."""
+class Evaluate(L.Callback):
+    """Evaluates the encoder after the given steps of a run."""
 
     def __init__(self, data: str, setting: str, steps: Sequence[int], progress: Progress, task: Any) -> None:
         self.data, self.setting, self.steps = data, setting, set(steps)
@@ -92,12 +87,12 @@ class Judge(L.Callback):
     def on_train_batch_end(self, trainer: L.Trainer, module: L.LightningModule, *rest: Any) -> None:
         self.progress.advance(self.task)
         if trainer.global_step in self.steps:
-            scores, linear = judge(module, trainer.datamodule)
+            scores, linear = evaluate(module, trainer.datamodule)
             self.rows.append(Row(self.data, self.setting, trainer.global_step, linear, scores))
 
 
-def judge(module: Any, data: ViewsDataModule) -> tuple[dict[str, float], float]:
-    """The scores on the held-out part, and the linear probe's top-1 on test."""
+def evaluate(module: Any, data: ViewsDataModule) -> tuple[dict[str, float], float]:
+    """Return the scores on the held-out part, and the linear probe's top-1 on test."""
     splits = data.load()
     train, test = splits.train, splits.test
     bank = spread(bank_indices(train.labels, splits.held_out), BANK)
@@ -110,19 +105,19 @@ def judge(module: Any, data: ViewsDataModule) -> tuple[dict[str, float], float]:
     scores |= probe_scores(h_bank, y_bank, h_held, y_held)
     scores |= label_free(module, data, most=512, k=20)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # the weakest l2 needs more iterations than it is worth
+        warnings.simplefilter("ignore", RuntimeWarning)  # the weakest l2 needs more iterations than its result is worth
         best = choose_l2(h_bank, y_bank, h_held, y_held, l2s=L2S, classes=len(splits.class_names), max_iter=200)
     return {name: scores[name] for name in SELECTABLE}, accuracy(best, h_test, y_test)
 
 
 def spread(indices: torch.Tensor, most: int) -> torch.Tensor:
-    """At most so many of the indices, drawn with a fixed seed (classes may lie in order)."""
+    """Return at most ``most`` of the indices, drawn with a fixed seed because files may be sorted by class."""
     chosen = torch.randperm(len(indices), generator=torch.Generator().manual_seed(0))[:most]
     return indices[chosen.sort().values]
 
 
 def train(name: str, splits: Any, setting: Setting, steps: Sequence[int], progress: Progress, task: Any) -> list[Row]:
-    """One run, judged after the steps given."""
+    """Train once and return a row for each of the given steps."""
     L.seed_everything(0, verbose=False)
     encoder = resnet(10, 0.25, "cifar")
     module = SimCLR(
@@ -133,17 +128,17 @@ def train(name: str, splits: Any, setting: Setting, steps: Sequence[int], progre
         Schedule("constant", warmup_epochs=0.2),
         global_batch_size=BATCH,
     )
-    judging = Judge(name, setting.name, steps, progress, task)
+    evaluation = Evaluate(name, setting.name, steps, progress, task)
     trainer = L.Trainer(
-        accelerator="cpu", max_steps=max(steps), logger=False, callbacks=[judging], enable_checkpointing=False,
+        accelerator="cpu", max_steps=max(steps), logger=False, callbacks=[evaluation], enable_checkpointing=False,
         enable_progress_bar=False, enable_model_summary=False, use_distributed_sampler=False,
     )  # fmt: skip
     trainer.fit(module, datamodule=ViewsDataModule(lambda path: splits, batch_size=BATCH, recipe=setting.views))
-    return judging.rows
+    return evaluation.rows
 
 
 def correlations(rows: Sequence[Row]) -> dict[str, float | None]:
-    """Spearman's correlation of each score, its better end up, with the probe; None where a score does not vary."""
+    """Return Spearman's correlation of each score with the probe, None where a score does not vary."""
     linear = [row.linear for row in rows]
     found: dict[str, float | None] = {}
     for name, sign in SELECTABLE.items():
@@ -153,61 +148,58 @@ def correlations(rows: Sequence[Row]) -> dict[str, float | None]:
     return found
 
 
-def show(title: str, rows: Sequence[Row], columns: dict[str, dict[str, float | None]], console: Console) -> None:
-    table = Table(title=title, title_justify="left")
-    table.add_column("score")
-    for name in columns:
-        table.add_column(name, justify="right")
-    for score in SELECTABLE:
-        cells = (found[score] for found in columns.values())
-        table.add_row(score, *("-" if cell is None else f"{cell:+.2f}" for cell in cells))
-    console.print(table)
-    ranked = sorted(rows, key=lambda row: -row.linear)
-    console.print("  ".join(f"{row.setting} at {row.step}: {row.linear:.1%}" for row in ranked), soft_wrap=True)
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Rank correlation of label-free scores with the linear probe.")
-    parser.add_argument("--npz", type=Path, help="an array file to train on beside the photographs, such as CIFAR-10")
-    parser.add_argument("--steps", type=int, default=84, help="of a run; the one with checkpoints is four times longer")
-    parser.add_argument("--output", type=Path, default=Path(__file__).with_suffix(".json"))
-    options = parser.parse_args()
-    warnings.filterwarnings("ignore")  # Lightning's, of loaders and devices
-    for logger in ("lightning.pytorch", "lightning.pytorch.utilities.rank_zero"):
-        logging.getLogger(logger).setLevel(logging.ERROR)
-    started, console = time.time(), Console()
-    sets = {"photos": photos(None)} | ({options.npz.stem: array(options.npz)} if options.npz else {})
-    marks = sorted({max(1, math.ceil(part * options.steps)) for part in PARTS})
+def train_all(sets: dict[str, Any], steps: int) -> list[Row]:
+    """Train the long run and a short one of each setting on every data set."""
+    marks = sorted({max(1, math.ceil(part * steps)) for part in PARTS})
     rows: list[Row] = []
-    with Progress(console=console, transient=True) as progress:
-        total = len(sets) * (max(marks) + len(SETTINGS) * options.steps)
-        task = progress.add_task("training and judging", total=total)
+    with Progress(transient=True) as progress:
+        task = progress.add_task("training and evaluating", total=len(sets) * (max(marks) + len(SETTINGS) * steps))
         for name, splits in sets.items():
             rows += train(name, splits, Setting(), marks, progress, task)
             for setting in SETTINGS:
-                rows += train(name, splits, copy.deepcopy(setting), [options.steps], progress, task)
+                rows += train(name, splits, copy.deepcopy(setting), [steps], progress, task)
+    return rows
+
+
+def columns_of(rows: Sequence[Row], steps: int) -> dict[str, dict[str, float | None]]:
+    """Return the correlations over three sets of encoders."""
+    run = [row for row in rows if row.setting == "base"]
+    ends = [row for row in rows if row.step == steps]
+    return {
+        f"checkpoints of a run (n {len(run)})": correlations(run),
+        f"settings (n {len(ends)})": correlations(ends),
+        f"all (n {len(rows)})": correlations(rows),
+    }
+
+
+def show(name: str, rows: Sequence[Row], columns: dict[str, dict[str, float | None]]) -> None:
+    print(f"{name}: Spearman's correlation with the linear probe on test")
+    lines = []
+    for score in SELECTABLE:
+        cells = (found[score] for found in columns.values())
+        lines.append([score, *("-" if cell is None else f"{cell:+.2f}" for cell in cells)])
+    print(markdown(["score", *columns], lines))
+    ranked = sorted(rows, key=lambda row: -row.linear)
+    print("  ".join(f"{row.setting} at {row.step}: {row.linear:.1%}" for row in ranked))
+
+
+def main() -> None:
+    parser = arguments(__file__, __doc__)
+    parser.add_argument("--npz", type=Path, help="also train on this array file, such as CIFAR-10")
+    parser.add_argument("--steps", type=int, default=84, help="of a run; the one with checkpoints is four times longer")
+    options = parse(parser)
+    steps = 2 if options.quick else options.steps
+    started = time.time()
+    sets = {"photos": photos(None)} | ({options.npz.stem: array(options.npz)} if options.npz else {})
+    with quiet_lightning():
+        rows = train_all(sets, steps)
     result: dict[str, Any] = {}
     for name in sets:
         own = [row for row in rows if row.data == name]
-        run = [row for row in own if row.setting == "base"]
-        ends = [row for row in own if row.step == options.steps]
-        columns = {
-            f"checkpoints of a run (n {len(run)})": correlations(run),
-            f"settings (n {len(ends)})": correlations(ends),
-            f"all (n {len(own)})": correlations(own),
-        }
-        result[name] = columns
-        show(f"{name}: Spearman's correlation with the linear probe on test", own, columns, console)
-    about = {
-        **machine("torch", "lightning", "scipy"),
-        "threads": torch.get_num_threads(),
-        "seconds": round(time.time() - started),
-        "steps": options.steps,
-    }
-    options.output.write_text(
-        json.dumps(about | {"correlations": result, "encoders": [asdict(row) for row in rows]}, indent=1) + "\n"
-    )
-    console.print(f"{about['seconds']} s; written to {options.output}")
+        result[name] = columns_of(own, steps)
+        show(name, own, result[name])
+    about = {"seconds": round(time.time() - started), "steps": steps, "correlations": result}
+    write(options, "torch", "lightning", "scipy", **about, encoders=[asdict(row) for row in rows])
 
 
 if __name__ == "__main__":

@@ -1,33 +1,33 @@
-"""NT-Xent forward and backward: time and peak memory against rivals, and against the bare matrix products.
+"""Time and peak memory of NT-Xent, forward and backward, compared with rivals and with the bare matrix products.
 
     python benchmarks/loss.py                                  # N 256, 1024, 4096, 8192; a few minutes on one core
-    python benchmarks/loss.py --pairs 256 1024 --repeats 5     # a smaller run
-    python benchmarks/loss.py --picture docs/ntxent.png        # and the picture of cost against N
+    python benchmarks/loss.py --quick                          # N 64 and 128, one repeat
+    python benchmarks/loss.py --picture docs/ntxent.png        # also draws cost against N
 
-Rivals: `pip install lightly pytorch-metric-learning`; one that is missing is left out. Every method runs in a process
-of its own, once with the C library's allocator as it comes and once with one that keeps its pages (`tuned`), since
-page faults of large allocations are much of the dense methods' time. Peak memory is the most that tensors hold at once
-beyond the inputs, counted from the allocations themselves. The floor is the matrix products alone, of 3 M^2 D
-multiplications and additions where all blocks are kept and 4 M^2 D where they are computed again (M = 2N), in blocks
+Rivals: `pip install lightly pytorch-metric-learning`; a missing one is left out. Every method runs in a fresh process,
+once with the C library's default allocator and once with one that does not return its pages (`tuned`), since page
+faults of large allocations take much of the dense methods' time. Peak memory is the most that tensors hold at once
+beyond the inputs, added up from the single allocations. The floor is the time of the matrix products alone: 3 M^2 D
+multiplications and additions where all blocks stay in memory, 4 M^2 D where they are computed again (M = 2N), in blocks
 as large as the loss's.
 """
 
-import argparse
+from __future__ import annotations
+
 import json
 import os
 import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.profiler import profile
 
-from machine import machine
-from simclr_lightning import nt_xent
+from _harness import Run, alternate, arguments, markdown, parse, write
 
 TEMPERATURE = 0.1
 WIDTH = 128
@@ -38,6 +38,8 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 def ours() -> Loss:
+    from simclr_lightning import nt_xent
+
     return lambda z_a, z_b: nt_xent(z_a, z_b, TEMPERATURE).loss
 
 
@@ -54,7 +56,7 @@ def metric_learning() -> Loss:
 
 
 def exponentials_and_masks() -> Loss:
-    """The formula in solo-learn's way: exp without a maximum, two masks over the whole matrix, sums."""
+    """Compute the formula as solo-learn does: exp without a maximum, two masks over the whole matrix, sums."""
 
     def loss(z_a: Tensor, z_b: Tensor) -> Tensor:
         z = torch.nn.functional.normalize(torch.cat([z_a, z_b]), dim=1)
@@ -79,13 +81,13 @@ def dense() -> Loss:
 
 
 def products(count: int) -> Loss:
-    """The floor: ``count`` M^2 D multiplications and additions over the upper triangle, on preallocated blocks."""
+    """Do ``count`` M^2 D multiplications and additions over the upper triangle, on preallocated blocks."""
 
     def loss(z_a: Tensor, z_b: Tensor) -> Tensor:
         side = min(len(z_a), 384)
         a, b = z_a.detach()[:side], z_b.detach()[:side]
         block, sums = torch.empty(side, side), torch.zeros(side, z_a.shape[1])
-        # A triangle of M^2 / 2 entries; two products of the gradient and the rest similarities, 2 D an entry each.
+        # A triangle of M^2 / 2 entries. Two products are the gradient's, the others similarities; each is 2 D an entry.
         for _ in range(round((2 * len(z_a)) ** 2 / 2 / side**2)):
             for _ in range(count - 2):
                 torch.mm(a, b.T, out=block)
@@ -107,7 +109,8 @@ METHODS: dict[str, Callable[[], Loss]] = {
 }
 
 
-def peak_bytes(run: Callable[[], None]) -> int:
+def peak_bytes(run: Run) -> int:
+    """Return the most bytes that tensors hold at once during ``run``, from the profiler's allocations."""
     with profile(profile_memory=True) as profiler:
         run()
     held = peak = 0
@@ -120,7 +123,7 @@ def peak_bytes(run: Callable[[], None]) -> int:
 
 
 def measure(method: str, pairs: int, repeats: int) -> dict[str, object]:
-    """Median and least milliseconds over ``repeats`` runs after a warm-up, and peak megabytes."""
+    """Return median and least milliseconds over ``repeats`` runs after a warm-up, and peak megabytes."""
     loss = METHODS[method]()
     draw = torch.Generator().manual_seed(0)
     z_a, z_b = (torch.randn(pairs, WIDTH, generator=draw).requires_grad_() for _ in range(2))
@@ -129,20 +132,16 @@ def measure(method: str, pairs: int, repeats: int) -> dict[str, object]:
         z_a.grad = z_b.grad = None
         loss(z_a, z_b).backward()
 
-    run()
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        run()
-        times.append(1e3 * (time.perf_counter() - start))
+    times = alternate({method: run}, repeats)[method]
     z_a.grad = z_b.grad = None
-    return {"ms": statistics.median(times), "least_ms": min(times), "peak_mb": peak_bytes(run) / 1e6}
+    return {"ms": 1e3 * statistics.median(times), "least_ms": 1e3 * min(times), "peak_mb": peak_bytes(run) / 1e6}
 
 
-def in_process(method: str, pairs: list[int], repeats: int, threads: int, tuned: bool) -> list[dict[str, object]]:
-    """Run ``measure`` for every N in one fresh process; an empty list where the rival is not installed."""
+def in_process(method: str, pairs: list[int], repeats: int, threads: int, tuned: bool) -> list[dict[str, Any]]:
+    """Run ``measure`` for every N in one fresh process; return an empty list where the rival is not installed."""
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads), **(TUNED if tuned else {})}
     command = [sys.executable, __file__, "--method", method, "--repeats", str(repeats), "--pairs", *map(str, pairs)]
+    command += ["--threads", str(threads)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
         print(f"{method} left out: {done.stderr.strip().splitlines()[-1]}", file=sys.stderr)
@@ -150,24 +149,34 @@ def in_process(method: str, pairs: list[int], repeats: int, threads: int, tuned:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def table(rows: list[dict[str, object]], pairs: list[int]) -> str:
-    """Milliseconds (milliseconds with the tuned allocator) / peak megabytes."""
-    lines = ["| ms (tuned) / MB | " + " | ".join(f"N {n}" for n in pairs) + " |", "|---" * (len(pairs) + 1) + "|"]
+def in_processes(pairs: list[int], repeats: int, threads: int) -> list[dict[str, Any]]:
+    rows = []
     for method in METHODS:
-        cells = []
-        for n in pairs:
-            found = {r["allocator"]: r for r in rows if (r["method"], r["pairs"]) == (method, n)}
-            cells.append(
-                f"{found['default']['ms']:.1f} ({found['tuned']['ms']:.1f}) / {found['default']['peak_mb']:.1f}"
-                if len(found) == 2
-                else ""
-            )
-        lines.append(f"| {method} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+        within = [n for n in pairs if n <= MATRIX_LIMIT.get(method, n)]
+        for allocator in ("default", "tuned") if within else ():
+            found = in_process(method, within, repeats, threads, tuned=allocator == "tuned")
+            rows += [{"method": method, "allocator": allocator, **row} for row in found]
+            if not found:
+                break
+    return rows
 
 
-def picture(rows: list[dict[str, object]], path: Path) -> None:
-    """Time and memory against N, both axes logarithmic."""
+def table(rows: list[dict[str, Any]], pairs: list[int]) -> str:
+    """Return a table of milliseconds (milliseconds with the tuned allocator) / peak megabytes."""
+    found = {(row["method"], row["pairs"], row["allocator"]): row for row in rows}
+
+    def cell(method: str, n: int) -> str:
+        if (method, n, "tuned") not in found:
+            return ""
+        default, tuned = (found[method, n, allocator] for allocator in ("default", "tuned"))
+        return f"{default['ms']:.1f} ({tuned['ms']:.1f}) / {default['peak_mb']:.1f}"
+
+    head = ["ms (tuned) / MB", *(f"N {n}" for n in pairs)]
+    return markdown(head, ([method, *(cell(method, n) for n in pairs)] for method in METHODS))
+
+
+def picture(rows: list[dict[str, Any]], path: Path) -> None:
+    """Draw time and memory against N, both axes logarithmic."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10, 4.4), layout="constrained")
@@ -188,30 +197,19 @@ def picture(rows: list[dict[str, object]], path: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = arguments(__file__, __doc__, threads=1)
     parser.add_argument("--pairs", type=int, nargs="+", default=[256, 1024, 4096, 8192])
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".json"))
-    parser.add_argument("--picture", type=Path)
-    parser.add_argument("--method", choices=list(METHODS), help="measure this one here and print JSON")
-    options = parser.parse_args()
+    parser.add_argument("--picture", type=Path, help="also draw cost against N into this file")
+    parser.add_argument("--method", choices=list(METHODS), help="measure this method in this process and print JSON")
+    options = parse(parser)
     if options.method:
-        torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
         print(json.dumps([{"pairs": n, **measure(options.method, n, options.repeats)} for n in options.pairs]))
         return
-    rows: list[dict[str, object]] = []
-    for method in METHODS:
-        for tuned in (False, True):
-            within = [n for n in options.pairs if n <= MATRIX_LIMIT.get(method, n)]
-            found = in_process(method, within, options.repeats, options.threads, tuned)
-            allocator = "tuned" if tuned else "default"
-            rows += [{"method": method, "allocator": allocator, **row} for row in found]
-            if not found:
-                break
-    print(table(rows, options.pairs))
-    head = {**machine("torch", "lightly", "pytorch-metric-learning"), "threads": options.threads}
-    options.out.write_text(json.dumps({**head, "rows": rows}, indent=1) + "\n")
+    pairs, repeats = ([64, 128], 1) if options.quick else (options.pairs, options.repeats)
+    rows = in_processes(pairs, repeats, options.threads)
+    print(table(rows, pairs))
+    write(options, "torch", "lightly", "pytorch-metric-learning", rows=rows)
     if options.picture:
         picture(rows, options.picture)
 

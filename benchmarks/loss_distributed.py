@@ -1,16 +1,17 @@
 """Bytes that each rank sends in one step of NT-Xent: counted at the process group, and computed for larger groups.
 
-    python benchmarks/loss_distributed.py                     # counts with 2 and 4 gloo processes; seconds
-    python benchmarks/loss_distributed.py --pairs 64          # a smaller run
+    python benchmarks/loss_distributed.py             # counts with 2 and 4 gloo processes; seconds
+    python benchmarks/loss_distributed.py --quick     # N 1024, 2 processes
 
-What is counted is what every collective is handed; what is sent follows from the ring algorithms that gloo and NCCL
-use for large messages: an all-gather of S bytes a rank sends (W - 1) S, an all-reduce of S bytes 2 (W - 1) / W S, a
-reduce-scatter of S bytes (W - 1) / W S. Beside this package stand the two usual ways to let the gradient of a gather
-through: an all-reduce of the whole gathered gradient (lightly, solo-learn), and a reduce-scatter of it.
+The script counts the bytes that a rank passes to every collective. The bytes that the rank sends follow from the ring
+algorithms that gloo and NCCL use for large messages: (W - 1) S for an all-gather of S bytes a rank, 2 (W - 1) / W S for
+an all-reduce of S bytes, (W - 1) / W S for a reduce-scatter of S bytes. Two usual ways to carry the gradient through a
+gather are counted too: an all-reduce of the whole gathered gradient (lightly, solo-learn), and its reduce-scatter.
+The computed bytes hold for more than 64 pairs, whose sums are float32.
 """
 
-import argparse
-import datetime
+from __future__ import annotations
+
 import json
 import tempfile
 from collections.abc import Callable, Iterator
@@ -23,11 +24,12 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import Tensor
 
+from _harness import arguments, markdown, parse, write
 from simclr_lightning import nt_xent
 
 WIDTH = 128
 COMPUTED = (8, 16, 32, 64, 128, 256, 512, 1024)
-# What a rank sends of the bytes S that it hands over, by the method of the process group: (S, W) -> bytes.
+# Bytes that a rank sends for the S bytes that it passes to a method of the process group: (S, W) -> bytes.
 RING: dict[str, Callable[[float, int], float]] = {
     "allgather": lambda size, world: (world - 1) * size,
     "allreduce": lambda size, world: 2 * (world - 1) / world * size,
@@ -57,7 +59,7 @@ class GatherAndReduce(torch.autograd.Function):
 
 
 def gathered(z_a: Tensor, z_b: Tensor, scatter: bool) -> Tensor:
-    """The dense loss of this rank's rows against the gathered rows of all."""
+    """Return the dense loss of this rank's rows against the gathered rows of all ranks."""
     z = torch.nn.functional.normalize(torch.stack([z_a, z_b]), dim=2)
     everyone = GatherAndReduce.apply(z, scatter).transpose(0, 1).flatten(1, 2)
     total, here = everyone.shape[1], dist.get_rank() * len(z_a)
@@ -76,7 +78,7 @@ METHODS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 
 @contextmanager
 def counted() -> Iterator[list[tuple[str, int]]]:
-    """The collectives that reach the process group meanwhile, with the bytes this rank hands to each."""
+    """Yield a list to which every collective adds its name and the bytes that this rank passes to it."""
     sent: list[tuple[str, int]] = []
     originals = {
         name: method
@@ -120,7 +122,7 @@ def work(rank: int, world: int, pairs: int, folder: str) -> None:
 
 
 def computed(world: int, pairs: int) -> dict[str, dict[str, list[tuple[str, float]]]]:
-    """What ``work`` would count in a group of ``world``: N pairs in all, float32."""
+    """Return what ``work`` would count in a group of ``world`` ranks with N pairs in all, float32."""
     z, own = 2 * pairs * WIDTH * 4, 2 * pairs * WIDTH * 4 / world
     names = list(METHODS)
     return {
@@ -134,41 +136,44 @@ def computed(world: int, pairs: int) -> dict[str, dict[str, list[tuple[str, floa
 
 
 def sent(calls: list[tuple[str, float]], world: int) -> float:
+    """Return the bytes that a rank sends for these collectives."""
     return sum(RING[name](size, world) for name, size in calls)
 
 
+def counted_by_ranks(world: int, pairs: int) -> Any:
+    """Start ``world`` processes and return what rank 0 counted."""
+    with tempfile.TemporaryDirectory() as folder:
+        mp.spawn(work, args=(world, pairs, folder), nprocs=world)
+        return json.loads(Path(folder, "result.json").read_text())
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    lines: dict[str, list[str]] = {}
+    for row in rows:
+        cell = "{:.2f} + {:.2f}".format(row["forward"] / 1e6, row["backward"] / 1e6)
+        lines.setdefault(f"{row['world']}{' (counted)' if row['counted'] else ''}", []).append(cell)
+    return markdown(["W", *METHODS], ([world, *cells] for world, cells in lines.items()))
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = arguments(__file__, __doc__, threads=1)
     parser.add_argument("--pairs", type=int, default=4096, help="N, over all ranks")
     parser.add_argument("--worlds", type=int, nargs="+", default=[2, 4], help="process counts to run")
-    parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".json"))
-    options = parser.parse_args()
+    options = parse(parser)
+    pairs, worlds = (1024, [2]) if options.quick else (options.pairs, options.worlds)
     rows = []
-    for world in [*options.worlds, *COMPUTED]:
-        calls: Any = computed(world, options.pairs)
-        if world in options.worlds:
-            with tempfile.TemporaryDirectory() as folder:
-                mp.spawn(work, args=(world, options.pairs, folder), nprocs=world)
-                counts = json.loads(Path(folder, "result.json").read_text())
-            expected = json.loads(json.dumps(calls))
-            assert counts == expected, f"the computed column is wrong: {counts} against {expected}"
+    for world in [*worlds, *COMPUTED]:
+        calls: Any = computed(world, pairs)
+        if world in worlds:
+            counts = counted_by_ranks(world, pairs)
+            assert counts == json.loads(json.dumps(calls)), f"`computed` is wrong: {counts} was counted, not {calls}"
             calls = counts
         for method, passes in calls.items():
             row = {name: sent(part, world) for name, part in passes.items()}
-            rows.append({"world": world, "counted": world in options.worlds, "method": method, **row})
-    print(f"MB sent per rank and step (forward + backward), N {options.pairs}, D {WIDTH}, float32")
-    print("| W | " + " | ".join(METHODS) + " |\n" + "|---" * (len(METHODS) + 1) + "|")
-    for world in dict.fromkeys(row["world"] for row in rows):
-        here = [row for row in rows if row["world"] == world]
-        cells = [f"{r['forward'] / 1e6:.2f} + {r['backward'] / 1e6:.2f}" for r in here]
-        print(f"| {world}{' (counted)' if here[0]['counted'] else ''} | " + " | ".join(cells) + " |")
-    head = {
-        "date": datetime.date.today().isoformat(),
-        "torch": torch.__version__,
-        "pairs": options.pairs,
-        "width": WIDTH,
-    }
-    options.out.write_text(json.dumps({**head, "rows": rows}, indent=1) + "\n")
+            rows.append({"world": world, "counted": world in worlds, "method": method, **row})
+    print(f"MB sent per rank and step (forward + backward), N {pairs}, D {WIDTH}, float32")
+    print(table(rows))
+    write(options, "torch", pairs=pairs, width=WIDTH, rows=rows)
 
 
 if __name__ == "__main__":

@@ -1,17 +1,17 @@
 """Step time of ResNet-50 at 224 pixels on 8 to 1024 GPUs: a model, from the rate of one GPU and the bytes counted.
 
-    python benchmarks/scaling.py                                   # table and scaling.json; seconds
+    python benchmarks/scaling.py                                   # seconds
     python benchmarks/scaling.py --pairs-per-second 3100 --network 25 --picture docs/scaling.png
 
-Nothing here was run on many GPUs. The rate of one GPU comes from gpu.json where that benchmark has run, else it is the
-assumption that --pairs-per-second states. Bytes of the loss are those of loss_distributed.json, bytes of gradients and
-of BatchNorm's statistics follow from the network. Two questions are asked of every number of GPUs: the paper's batch of
-4096 shared by all (strong scaling), and 64 images on each (weak scaling); each with BatchNorm synchronised over all
-GPUs, and over the GPUs of a node. The assumptions are printed with the result.
+This script computes and runs nothing on GPUs. The rate of one GPU is --pairs-per-second, else the one in gpu.json, else
+an assumption. The bytes of the loss are those of loss_distributed.json; the bytes of gradients and of BatchNorm's
+statistics follow from the network. Two cases are computed for every number of GPUs: the paper's batch of 4096 shared by
+all (strong scaling), and 64 images on each (weak scaling). Both have BatchNorm synchronized over all GPUs, and over the
+GPUs of a node. The script prints its assumptions.
 """
 
-import argparse
-import datetime
+from __future__ import annotations
+
 import json
 import math
 from dataclasses import asdict, dataclass
@@ -21,21 +21,30 @@ from typing import Any
 import torch
 from torch import nn
 
+from _harness import arguments, parse, table, write
 from loss_distributed import COMPUTED, computed, sent
 from simclr_lightning import Projector, resnet
 
 HERE = Path(__file__).parent
-MB = 1e6
-BUCKET = 25 * 2**20  # DDP's buckets of gradients: the last one has no backward pass left to hide behind
+BUCKET = 25 * 2**20  # DDP's buckets of gradients; the last one overlaps no backward pass
 BACKWARD = 2 / 3  # of a step's compute
 PARTS = ("compute", "loss", "gather of z", "BatchNorm", "gradients")
+COLUMNS = {
+    "scaling": "{scaling}",
+    "BatchNorm over": "{batch_norm}",
+    "GPUs": "{gpus}",
+    "batch": "{batch}",
+    **{f"{part}, ms": f"{{ms[{part}]:.2f}}" for part in PARTS},
+    "images/s": "{images_per_second:,}",
+    "efficiency": "{efficiency:.0%}",
+}
 
 
 @dataclass(frozen=True)
 class Machine:
-    """What is assumed of the hardware."""
+    """The assumed hardware."""
 
-    pairs_per_second: float  # of one GPU: encoder and projector, forward, backward, optimiser
+    pairs_per_second: float  # of one GPU: encoder and projector, forward, backward, optimizer
     measured: bool  # whether that rate is gpu.json's
     tflops: float = 60.0  # of one GPU for the float32 products of the loss (TF32 off)
     gpus_a_node: int = 8
@@ -47,7 +56,7 @@ class Machine:
 
 @dataclass(frozen=True)
 class Network:
-    """What is communicated for a network: parameters, and the channels of every BatchNorm."""
+    """The sizes that decide a network's communication: parameters, and the channels of every BatchNorm."""
 
     parameters: int
     channels: tuple[int, ...]
@@ -62,16 +71,16 @@ def resnet50() -> Network:
 
 
 def hops(world: int, machine: Machine) -> tuple[int, int]:
-    """Steps once around a ring through all GPUs, node after node: within nodes, and between them."""
+    """Return the steps once around a ring through all GPUs: the steps within nodes, and those between nodes."""
     nodes = math.ceil(world / machine.gpus_a_node)
     between = nodes if nodes > 1 else 0
     return max(0, world - 1 - between), between
 
 
 def ring(sent_bytes: float, world: int, machine: Machine, *, rounds: int) -> float:
-    """Seconds of a ring collective in which every rank sends ``sent_bytes``, ``rounds`` times around.
+    """Return the seconds of a ring collective in which every rank sends ``sent_bytes``, ``rounds`` times around.
 
-    The slowest link sets the pace of all; every step around the ring waits for one latency.
+    The slowest link limits all; every step around the ring adds one latency.
     """
     if world == 1:
         return 0.0
@@ -82,16 +91,16 @@ def ring(sent_bytes: float, world: int, machine: Machine, *, rounds: int) -> flo
 
 
 def all_reduce(size: float, world: int, machine: Machine, *, buckets: int) -> float:
-    """Seconds to sum ``size`` bytes over all ranks in ``buckets``: by rings or by trees, whichever is faster.
+    """Return the seconds to sum ``size`` bytes over all ranks in ``buckets``, by rings or by trees, the faster of both.
 
-    A ring sends the least, a double binary tree twice the bytes once, in a logarithm of latencies.
+    A ring sends the fewest bytes. A double binary tree sends 2 ``size`` bytes, and its latencies grow as a logarithm.
     """
     ringed = ring(2 * (world - 1) / world * size, world, machine, rounds=2 * buckets)
     return min(ringed, small(2 * size, world, machine, times=2 * buckets))
 
 
 def small(sent_bytes: float, world: int, machine: Machine, *, times: int) -> float:
-    """Seconds of a collective along a tree, whose depth is a logarithm; ``times`` up or down it."""
+    """Return the seconds of a collective that passes a tree of logarithmic depth ``times`` times."""
     if world == 1:
         return 0.0
     nodes = math.ceil(world / machine.gpus_a_node)
@@ -102,16 +111,16 @@ def small(sent_bytes: float, world: int, machine: Machine, *, times: int) -> flo
 
 
 def loss_bytes(world: int, pairs: int) -> float:
-    """Bytes that a rank sends for the loss; loss_distributed.py counts them and proves this formula."""
+    """Return the bytes that a rank sends for the loss; loss_distributed.py compares them with its counts."""
     return sum(sent(calls, world) for calls in computed(world, pairs)["ours"].values())
 
 
 def step(world: int, pairs: int, group: int, machine: Machine, network: Network) -> dict[str, float]:
-    """Seconds of the parts of a step that are not hidden, for ``pairs`` images on all ``world`` GPUs.
+    """Return the seconds of each part of a step that overlaps no other, for ``pairs`` images on all ``world`` GPUs.
 
-    BatchNorm, over ``group`` GPUs: an all-gather of mean, variance and count forward, an all-reduce of two sums
-    backward, each waited for. Gradients: all-reduced in buckets while the backward pass runs; what exceeds it is seen,
-    and so is the last bucket.
+    BatchNorm, over ``group`` GPUs: an all-gather of mean, variance and count in the forward pass, an all-reduce of two
+    sums in the backward pass; both block. Gradients: all-reduced in buckets while the backward pass runs; the part that
+    lasts longer counts, and at least the last bucket.
     """
     compute = pairs / world / machine.pairs_per_second
     loss = 6 * (2 * pairs) ** 2 * 128 / world / (machine.tflops * 1e12)
@@ -129,12 +138,12 @@ def step(world: int, pairs: int, group: int, machine: Machine, network: Network)
 
 
 def efficiency(parts: dict[str, float]) -> float:
-    """Share of the step in which the encoder computes: 1 is what one GPU gives, times their number."""
+    """Return the share of the step in which the encoder computes; at 1 all GPUs are as fast as one alone."""
     return parts["compute"] / sum(parts.values())
 
 
 def check_counts() -> None:
-    """The formula of the loss's bytes is what was counted."""
+    """Check that `loss_bytes` returns what loss_distributed.json counted."""
     saved = json.loads((HERE / "loss_distributed.json").read_text())
     for row in saved["rows"]:
         if row["method"] == "ours":
@@ -143,7 +152,7 @@ def check_counts() -> None:
 
 
 def rate_of_one(given: float | None) -> tuple[float, bool]:
-    """The rate of one GPU and whether it was measured: given, gpu.json's ResNet-50 at 224, or an estimate."""
+    """Return images/s of one GPU and whether gpu.json measured them: ``given``, ResNet-50 at 224 pixels, or a guess."""
     if given is not None:
         return given, False
     path = HERE / "gpu.json"
@@ -188,26 +197,15 @@ def assumptions(machine: Machine, network: Network) -> list[str]:
         f"{machine.gpus_a_node} GPUs a node; a GPU sends {machine.link:g} GB/s in its node, {machine.network:g} GB/s "
         "between nodes, with no other traffic",
         f"latency of a step: {machine.link_latency:g} µs in a node, {machine.network_latency:g} µs between nodes",
-        "gathers of z are rings through all GPUs, whose slowest link sets the pace; BatchNorm's collectives are trees; "
+        "gathers of z are rings through all GPUs, limited by the slowest link; BatchNorm's collectives are trees; "
         "gradients take the faster of both",
         f"gradients overlap the backward pass ({BACKWARD:.0%} of the compute); BatchNorm and the loss overlap nothing",
         f"the loss's products: 6 M^2 D / W at {machine.tflops:g} TFLOP/s; data, stragglers and failures are left out",
     ]
 
 
-def table(found: list[dict[str, Any]]) -> str:
-    head = ("scaling", "BatchNorm over", "GPUs", "batch", *(f"{part}, ms" for part in PARTS), "images/s", "efficiency")
-    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
-    for row in found:
-        times = (f"{row['ms'][part]:.2f}" for part in PARTS)
-        cells = (row["scaling"], row["batch_norm"], row["gpus"], row["batch"], *times)
-        last = (f"{row['images_per_second']:,}", f"{row['efficiency']:.0%}")
-        lines.append("| " + " | ".join(map(str, (*cells, *last))) + " |")
-    return "\n".join(lines)
-
-
 def picture(found: list[dict[str, Any]], machine: Machine, path: Path) -> None:
-    """Efficiency against the number of GPUs, and where a step of weak scaling goes."""
+    """Draw efficiency against the number of GPUs, and the parts of a step of weak scaling."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10, 4), layout="constrained")
@@ -244,26 +242,25 @@ def picture(found: list[dict[str, Any]], machine: Machine, path: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = arguments(__file__, __doc__)
     parser.add_argument("--pairs-per-second", type=float, help="of one GPU")
     parser.add_argument("--batch", type=int, default=4096, help="global batch of strong scaling")
     parser.add_argument("--each", type=int, default=64, help="images a GPU of weak scaling")
-    for name in ("tflops", "link", "network", "link_latency", "network_latency"):
-        parser.add_argument(f"--{name.replace('_', '-')}", type=float, default=getattr(Machine, name))
-    parser.add_argument("--gpus-a-node", type=int, default=Machine.gpus_a_node)
-    parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".json"))
-    parser.add_argument("--picture", type=Path, help="docs/scaling.png")
-    given = vars(parser.parse_args())
-    out, image, batch, each = (given.pop(name) for name in ("out", "picture", "batch", "each"))
-    rate, measured = rate_of_one(given.pop("pairs_per_second"))
-    machine, network = Machine(rate, measured, **given), resnet50()
+    assumed = ("tflops", "link", "network", "link_latency", "network_latency", "gpus_a_node")
+    for name in assumed:
+        default = getattr(Machine, name)
+        parser.add_argument(f"--{name.replace('_', '-')}", type=type(default), default=default)
+    parser.add_argument("--picture", type=Path, help="also draw the efficiency into this file: docs/scaling.png")
+    options = parse(parser)
+    rate, measured = rate_of_one(options.pairs_per_second)
+    machine = Machine(rate, measured, **{name: getattr(options, name) for name in assumed})
+    network = resnet50()
     check_counts()
-    found = rows(machine, network, batch, each)
-    print(table(found), "assumptions:", *(f"- {text}" for text in assumptions(machine, network)), sep="\n")
-    head = {"date": datetime.date.today().isoformat(), "machine": asdict(machine)}
-    out.write_text(json.dumps({**head, "assumptions": assumptions(machine, network), "rows": found}, indent=1) + "\n")
-    if image:
-        picture(found, machine, image)
+    found, texts = rows(machine, network, options.batch, options.each), assumptions(machine, network)
+    print(table(COLUMNS, found), "assumptions:", *(f"- {text}" for text in texts), sep="\n")
+    write(options, "torch", machine=asdict(machine), assumptions=texts, rows=found)
+    if options.picture:
+        picture(found, machine, options.picture)
 
 
 if __name__ == "__main__":

@@ -1,64 +1,61 @@
-"""Two views per image on one core: this package beside torchvision, lightly, kornia and albumentations.
+"""CPU seconds of two views per image on one core: this package, torchvision, lightly, kornia and albumentations.
 
     python benchmarks/views.py                # every installed rival; about five minutes on a quiet core
-    python benchmarks/views.py --rounds 1 --images 32 --photographs 2    # a smoke run
+    python benchmarks/views.py --quick        # 32 images, 2 photographs, one round
 
-All candidates run in one process with one thread, in turns, so that a busy moment hits all of them; the processor
-time of the median round counts. At 32 pixels: decoded images in, two float views out, the CIFAR recipe (strength
+One process with one thread runs all candidates once a round, so that a busy moment hits all of them; the median of the
+CPU seconds over the rounds counts. At 32 pixels: decoded images in, two float views out, the CIFAR recipe (strength
 0.5, no blur). At 224: 500 x 375 JPEGs (scikit-image's photographs at quality 90) in, decoding included, the ImageNet
-recipe. Every rival has the same resize filter, bicubic and antialiased where it can be. Beside the speed stands the
-fidelity, in levels of 255: how far a candidate's resize is from Pillow's, and its hue shift from the exact way
-through HSV. The last column says for what the order of the jitter's operations and their strengths are drawn.
+recipe. Every rival has the same resize filter, bicubic and antialiased where the rival can. Next to the speed the table
+has the errors, in levels of 255: of a candidate's resize against Pillow's, and of its hue shift against the exact one
+through HSV. The last column is the unit for which a candidate draws the order of the jitter's operations and their
+strengths.
 """
 
-import argparse
-import io
-import json
-import time
+from __future__ import annotations
+
 import warnings
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
-from pathlib import Path
 from statistics import median
-from typing import Any
 
-import numpy as np
 import torch
 import torchvision.transforms.functional as TF
-import torchvision.transforms.v2.functional as TF2
-from PIL import Image, ImageFilter
-from skimage import data
+from PIL import Image
 from torch import Tensor
-from torchvision import transforms as T
 from torchvision.io import decode_jpeg
-from torchvision.transforms import v2
 
-from machine import machine
-from simclr_lightning.views import ViewRecipe, crop_views, finish_views, make_views, recipe, resize
-from simclr_lightning.views.finish import finish_rows
-from simclr_lightning.views.sampling import Colours, Crops
+from _harness import alternate, arguments, cpu_seconds, left_out, parse, table, write
+from _images import jpegs, patches
+from _views import (
+    TURNS,
+    Candidate,
+    Images,
+    albumentations,
+    kornia,
+    levels,
+    lightly,
+    ours,
+    to_pil,
+    torchvision_v1,
+    torchvision_v2,
+)
 
-BICUBIC = T.InterpolationMode.BICUBIC
-TURNS = 0.1
-Images = list[Any]
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """A way to make views: `views` takes what `prepare` made of (3, H, W) tensors or JPEG bytes, as a list."""
-
-    name: str
-    views: Callable[[Images], object]
-    resize: Callable[[Tensor, int], Tensor]  # (3, H, W) uint8 -> (3, S, S) in levels
-    hue: Callable[[Tensor], Tensor]  # (3, H, W) uint8 -> the same in levels, turned by TURNS
-    drawn_for: str
-    prepare: Callable[[Images], Images] = list
+PACKAGES = ("torch", "torchvision", "pillow", "lightly", "kornia", "albumentations", "opencv-python-headless")
+COLUMNS = {
+    "task": "{task}",
+    "candidate": "{name}",
+    "µs an image": "{us_per_image:.0f}",
+    "images/s": "{images_per_second:.0f}",
+    "resize: max, mean": "{resize_max:.2f}, {resize_mean:.3f}",
+    "hue: mean": "{hue_mean:.3f}",
+    "drawn for each": "{drawn_for}",
+}
 
 
 @dataclass
 class Row:
-    """A line of the table."""
+    """A row of the table."""
 
     task: str
     name: str
@@ -68,261 +65,6 @@ class Row:
     resize_mean: float
     hue_mean: float
     drawn_for: str
-
-
-# ---------------------------------------------------------------- this package
-
-
-def our_resize(image: Tensor, size: int) -> Tensor:
-    box = torch.tensor([[0, 0, *image.shape[1:]]]).expand(2, 4)
-    crops = Crops(box, torch.zeros(2, dtype=torch.bool))
-    return resize.resize_crops(image[None], crops, size, "bicubic")[0, 0].float()
-
-
-def our_hue(image: Tensor) -> Tensor:
-    yes, no = torch.ones(2, dtype=torch.bool), torch.zeros(2, dtype=torch.bool)
-    factor = torch.tensor([[1.0, 1.0, 1.0, TURNS]]).expand(2, 4)
-    colours = Colours(yes, factor, torch.arange(4).expand(2, 4), no, torch.zeros(2).double(), no)
-    return finish_rows(image.expand(1, 2, -1, -1, -1), colours, recipe("simclr"))[0, 0] * 255
-
-
-def ours(size: int) -> list[Candidate]:
-    chosen = recipe("simclr_cifar" if size == 32 else "simclr")
-    keys: dict[str, Any] = {"seed": 0, "epoch": 0}
-    candidate = partial(Candidate, resize=our_resize, hue=our_hue, drawn_for="view")
-    if size == 32:
-
-        def batched(images: Images) -> object:
-            return make_views(images[0], indices=torch.arange(len(images[0])), recipe=chosen, **keys)
-
-        return [candidate("simclr-lightning", batched, prepare=lambda images: [torch.stack(images)])]
-
-    def crops(jpegs: Images) -> Tensor:
-        cut = [crop_views(decode_jpeg(jpeg), index=i, recipe=chosen, **keys) for i, jpeg in enumerate(jpegs)]
-        return torch.stack(cut)
-
-    def whole(jpegs: Images) -> object:
-        return finish_views(crops(jpegs), indices=torch.arange(len(jpegs)), recipe=chosen, **keys)
-
-    return [
-        candidate("simclr-lightning, worker's part of the split", crops),
-        candidate("simclr-lightning, all on the CPU", whole),
-        candidate("decoding alone (torchvision)", lambda jpegs: [decode_jpeg(jpeg) for jpeg in jpegs], drawn_for="-"),
-    ]
-
-
-# ---------------------------------------------------------------- rivals
-
-
-def to_pil(image: Tensor) -> Image.Image:
-    return Image.fromarray(image.permute(1, 2, 0).numpy())
-
-
-def open_pil(jpeg: Tensor) -> Image.Image:
-    return Image.open(io.BytesIO(jpeg.numpy().tobytes())).convert("RGB")
-
-
-def levels(picture: Image.Image) -> Tensor:
-    return torch.from_numpy(np.array(picture)).permute(2, 0, 1).float()
-
-
-def twice(transform: Callable[[Any], object], images: Images, read: Callable[[Any], Any] | None) -> object:
-    return [(transform(x), transform(x)) for x in (map(read, images) if read else images)]
-
-
-def jitter(kind: Any, chosen: ViewRecipe) -> Any:
-    b, h = 0.8 * chosen.strength, 0.2 * chosen.strength
-    return kind(b, b, b, h)
-
-
-class PILBlur:
-    """Pillow's blur with the sigma of the recipe, as many implementations have it."""
-
-    def __call__(self, picture: Image.Image) -> Image.Image:
-        return picture.filter(ImageFilter.GaussianBlur(float(torch.empty(1).uniform_(0.1, 2.0))))
-
-
-def torchvision_v1(size: int) -> list[Candidate]:
-    chosen = recipe("simclr_cifar" if size == 32 else "simclr")
-
-    def transform(*blur: Any) -> Any:
-        return T.Compose(
-            [
-                T.RandomResizedCrop(size, interpolation=BICUBIC),
-                T.RandomHorizontalFlip(),
-                T.RandomApply([jitter(T.ColorJitter, chosen)], 0.8),
-                T.RandomGrayscale(0.2),
-                *(T.RandomApply([b], 0.5) for b in blur),
-                T.ToTensor(),
-            ]
-        )
-
-    candidate = partial(
-        Candidate,
-        resize=lambda x, s: levels(TF.resize(to_pil(x), [s, s], BICUBIC)),
-        hue=lambda x: levels(TF.adjust_hue(to_pil(x), TURNS)),
-        drawn_for="view",
-    )
-    if size == 32:
-        views = partial(twice, transform(), read=None)
-        return [candidate("torchvision v1 on PIL", views, prepare=lambda images: [to_pil(x) for x in images])]
-    return [
-        candidate("torchvision v1, PIL's blur", partial(twice, transform(PILBlur()), read=open_pil)),
-        candidate(
-            "torchvision v1, 23 px kernel",
-            partial(twice, transform(T.GaussianBlur(23, (0.1, 2.0))), read=open_pil),
-        ),
-    ]
-
-
-def torchvision_v2(size: int) -> list[Candidate]:
-    chosen = recipe("simclr_cifar" if size == 32 else "simclr")
-    blur = [v2.RandomApply([v2.GaussianBlur(23, (0.1, 2.0))], 0.5)] if chosen.blur else []
-    transform = v2.Compose(
-        [
-            v2.RandomResizedCrop(size, interpolation=BICUBIC, antialias=True),
-            v2.RandomHorizontalFlip(),
-            v2.RandomApply([jitter(v2.ColorJitter, chosen)], 0.8),
-            v2.RandomGrayscale(0.2),
-            *blur,
-            v2.ToDtype(torch.float32, scale=True),
-        ]
-    )
-    return [
-        Candidate(
-            "torchvision v2 per sample",
-            partial(twice, transform, read=None if size == 32 else decode_jpeg),
-            lambda x, s: TF2.resize(x, [s, s], BICUBIC, antialias=True).float(),
-            lambda x: TF2.adjust_hue(x, TURNS).float(),
-            "view",
-        )
-    ]
-
-
-def lightly(size: int) -> list[Candidate]:
-    from lightly.transforms import SimCLRTransform
-
-    chosen = recipe("simclr_cifar" if size == 32 else "simclr")
-    whole = SimCLRTransform(input_size=size, cj_strength=chosen.strength, gaussian_blur=chosen.blur, normalize=None)
-    for view in whole.transforms:
-        view.transform.transforms[0].interpolation = BICUBIC  # bilinear by default
-    prepare = (lambda images: [to_pil(x) for x in images]) if size == 32 else list
-    read = (lambda x: x) if size == 32 else open_pil
-    return [
-        Candidate(
-            "lightly",
-            lambda images: [whole(read(x)) for x in images],
-            lambda x, s: levels(TF.resize(to_pil(x), [s, s], BICUBIC)),
-            lambda x: levels(TF.adjust_hue(to_pil(x), TURNS)),
-            "view",
-            prepare,
-        )
-    ]
-
-
-def kornia(size: int) -> list[Candidate]:
-    import kornia.augmentation as K
-    from kornia.enhance import adjust_hue
-
-    chosen = recipe("simclr_cifar" if size == 32 else "simclr")
-    b, h = 0.8 * chosen.strength, 0.2 * chosen.strength
-    blur = [K.RandomGaussianBlur((23, 23), (0.1, 2.0), p=0.5)] if chosen.blur else []
-    transform = K.AugmentationSequential(
-        K.RandomResizedCrop((size, size), resample="BICUBIC", cropping_mode="slice"),
-        K.RandomHorizontalFlip(),
-        K.ColorJiggle(b, b, b, h, p=0.8),
-        K.RandomGrayscale(p=0.2),
-        *blur,
-    )
-
-    def views(images: Images) -> object:
-        x = images[0] if size == 32 else torch.stack([decode_jpeg(jpeg) for jpeg in images])
-        x = x.float().div_(255)
-        return transform(x), transform(x)
-
-    def whole(x: Tensor, s: int) -> Tensor:
-        ratio = x.shape[2] / x.shape[1]
-        crop = K.RandomResizedCrop((s, s), (1.0, 1.0), (ratio, ratio), resample="BICUBIC", cropping_mode="slice")
-        return crop(x[None].float() / 255)[0].clamp(0, 1) * 255
-
-    return [
-        Candidate(
-            "kornia, batched",
-            views,
-            whole,
-            lambda x: adjust_hue(x[None].float() / 255, TURNS * 2 * torch.pi)[0] * 255,
-            "strength: view, order: batch",
-            (lambda images: [torch.stack(images)]) if size == 32 else list,
-        )
-    ]
-
-
-def albumentations(size: int) -> list[Candidate]:
-    import albumentations as A
-    import cv2
-
-    cv2.setNumThreads(1)
-    chosen = recipe("simclr_cifar" if size == 32 else "simclr")
-    b, h = 0.8 * chosen.strength, 0.2 * chosen.strength
-    reach = (max(0.0, 1 - b), 1 + b)
-    blur = [A.GaussianBlur((23, 23), (0.1, 2.0), p=0.5)] if chosen.blur else []
-    filters = {"interpolation": cv2.INTER_CUBIC, "area_for_downscale": "image"}
-    transform = A.Compose(
-        [
-            A.RandomResizedCrop((size, size), **filters),
-            A.HorizontalFlip(),
-            A.ColorJitter(reach, reach, reach, (-h, h), p=0.8),
-            A.ToGray(p=0.2),
-            *blur,
-            A.ToFloat(255),
-            A.ToTensorV2(),
-        ]
-    )
-
-    def view(image: np.ndarray) -> Tensor:
-        return transform(image=image)["image"]
-
-    def read(jpeg: Tensor) -> np.ndarray:
-        return decode_jpeg(jpeg).permute(1, 2, 0).numpy()
-
-    def apply(operation: Any, x: Tensor) -> Tensor:
-        out = operation(image=np.ascontiguousarray(x.permute(1, 2, 0).numpy()))["image"]
-        return torch.from_numpy(out).permute(2, 0, 1).float()
-
-    still = (1.0, 1.0)
-    return [
-        Candidate(
-            "albumentations",
-            partial(twice, view, read=None if size == 32 else read),
-            lambda x, s: apply(A.Resize(s, s, **filters, p=1.0), x),
-            lambda x: apply(A.ColorJitter(still, still, still, (TURNS, TURNS), p=1.0), x),
-            "view",
-            (lambda images: [np.ascontiguousarray(x.permute(1, 2, 0).numpy()) for x in images]) if size == 32 else list,
-        )
-    ]
-
-
-# ---------------------------------------------------------------- measuring
-
-
-def photographs(count: int) -> list[Image.Image]:
-    sources = [data.astronaut(), data.coffee(), data.chelsea(), data.rocket(), data.retina()]
-    return [Image.fromarray(sources[i % 5]).resize((500, 375), Image.Resampling.BICUBIC) for i in range(count)]
-
-
-def jpegs(count: int) -> Images:
-    out = []
-    for picture in photographs(count):
-        file = io.BytesIO()
-        picture.save(file, "JPEG", quality=90)
-        out.append(torch.frombuffer(bytearray(file.getvalue()), dtype=torch.uint8))
-    return out
-
-
-def patches(count: int) -> Images:
-    wide = [torch.from_numpy(np.array(x)).permute(2, 0, 1) for x in photographs(5)]
-    corner = torch.randint(0, 343, (count, 2), generator=torch.Generator().manual_seed(0)).tolist()
-    return [wide[i % 5][:, top : top + 32, left : left + 32].contiguous() for i, (top, left) in enumerate(corner)]
 
 
 def fidelity(candidate: Candidate) -> tuple[float, float, float]:
@@ -345,17 +87,11 @@ def jpeg_pixels() -> Tensor:
 
 
 def measure(task: str, candidates: list[Candidate], images: Images, rounds: int) -> list[Row]:
-    seconds: dict[str, list[float]] = {c.name: [] for c in candidates}
-    prepared = {c.name: c.prepare(images) for c in candidates}
-    for turn in range(rounds + 1):
-        for candidate in candidates:
-            start = time.process_time()
-            candidate.views(prepared[candidate.name])
-            if turn:  # the first warms up
-                seconds[candidate.name].append(time.process_time() - start)
+    runs = {c.name: partial(c.views, c.prepare(images)) for c in candidates}
+    took = alternate(runs, rounds, cpu_seconds)
     rows = []
     for c in candidates:
-        each = median(seconds[c.name]) / len(images)
+        each = median(took[c.name]) / len(images)
         off = fidelity(c) if c.drawn_for != "-" else (0.0, 0.0, 0.0)  # decoding changes nothing
         rows.append(Row(task, c.name, each * 1e6, 1 / each, *off, c.drawn_for))
     return sorted(rows, key=lambda row: row.us_per_image)
@@ -367,45 +103,26 @@ def installed(size: int) -> list[Candidate]:
         try:
             found += rival(size)
         except ImportError as error:
-            print(f"{rival.__name__} is not installed: left out ({error})")
+            left_out(rival.__name__, error)
     return found
 
 
-def table(rows: list[Row]) -> str:
-    lines = [
-        "| task | candidate | µs an image | images/s | resize: max, mean | hue: mean | drawn for each |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    lines += [
-        f"| {r.task} | {r.name} | {r.us_per_image:.0f} | {r.images_per_second:.0f} "
-        f"| {r.resize_max:.2f}, {r.resize_mean:.3f} | {r.hue_mean:.3f} | {r.drawn_for} |"
-        for r in rows
-    ]
-    return "\n".join(lines)
-
-
-PACKAGES = ("torch", "torchvision", "pillow", "lightly", "kornia", "albumentations", "opencv-python-headless")
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser = arguments(__file__, __doc__, threads=1)
     parser.add_argument("--images", type=int, default=512, help="images of 32 pixels in a batch")
     parser.add_argument("--photographs", type=int, default=16, help="JPEGs of 500 x 375")
     parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--output", type=Path, default=Path(__file__).with_suffix(".json"))
-    options = parser.parse_args()
-    warnings.simplefilter("ignore")  # the rivals' own
-    torch.set_num_threads(1)
+    options = parse(parser)
+    if options.quick:
+        options.images, options.photographs, options.rounds = 32, 2, 1
+    warnings.simplefilter("ignore")  # those of the rivals
     with torch.inference_mode():
         rows = measure("32 px", installed(32), patches(options.images), options.rounds)
         rows += measure("224 px from JPEG", installed(224), jpegs(options.photographs), options.rounds)
-    print(table(rows))
-    about = {**machine(*PACKAGES), "threads": 1}
-    output = options.output
-    output.parent.mkdir(parents=True, exist_ok=True)
+    found = [asdict(row) for row in rows]
+    print(table(COLUMNS, found))
     settings = {"images": options.images, "photographs": options.photographs, "rounds": options.rounds}
-    output.write_text(json.dumps(about | settings | {"rows": [asdict(r) for r in rows]}, indent=1) + "\n")
-    print(f"written to {output}")
+    write(options, *PACKAGES, **settings, rows=found)
 
 
 if __name__ == "__main__":

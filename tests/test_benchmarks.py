@@ -1,10 +1,13 @@
-"""The arithmetic of the benchmarks: what they say follows from what they measure."""
+"""The arithmetic of the benchmarks: their numbers follow from their measurements."""
 
 from __future__ import annotations
 
 import itertools
+import json
 import math
+import subprocess
 import sys
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
@@ -13,6 +16,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
 import torch
 
+import _harness as harness
 import gpu
 import scaling
 import step
@@ -21,10 +25,55 @@ MACHINE = scaling.Machine(pairs_per_second=1000, measured=False)
 NETWORK = scaling.resnet50()
 
 
-def test_efficiency_compares_each_turn_with_its_own() -> None:
+def test_a_ratio_compares_the_times_of_the_same_turn() -> None:
     """A machine that is busy for one turn slows both sides of it, and changes nothing."""
-    assert step.efficiency([1.0, 1.0, 1.0], [0.9, 0.9, 0.9]) == 0.9
-    assert step.efficiency([1.0, 7.0, 1.0], [0.9, 6.3, 0.9]) == pytest.approx(0.9)
+    assert harness.ratio([0.9, 0.9, 0.9], [1.0, 1.0, 1.0]) == 0.9
+    assert harness.ratio([0.9, 6.3, 0.9], [1.0, 7.0, 1.0]) == pytest.approx(0.9)
+
+
+def test_runs_alternate_and_the_first_turn_is_not_counted() -> None:
+    calls: list[str] = []
+    runs = {name: (lambda name=name: calls.append(name)) for name in "ab"}
+
+    def clock(run: harness.Run) -> float:
+        run()
+        return float(len(calls))
+
+    assert harness.alternate(runs, 2, clock) == {"a": [3, 5], "b": [4, 6]}
+    assert "".join(calls) == "ababab"
+
+
+SPIN = "import time\nwhile time.process_time() < 0.4: pass\nprint(flush=True)\ninput()"
+
+
+def test_cpu_seconds_include_a_running_and_an_ended_child() -> None:
+    child = subprocess.Popen([sys.executable, "-c", SPIN], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    before = harness.children_cpu_seconds()
+    took = harness.timed(lambda: child.stdout.readline())
+    assert took.cpu_seconds == pytest.approx(0.4, abs=0.15)
+    ended = harness.cpu_seconds(lambda: child.communicate(b"\n"))
+    assert ended < 0.2
+    assert harness.children_cpu_seconds() - before == pytest.approx(0.4, abs=0.2)
+
+
+def test_a_table_leaves_missing_values_empty() -> None:
+    columns = {"task": "{task}", "MB": "{peak_mb:.1f}", "share": "{split[loss]:.0%}"}
+    rows = [{"task": "a", "peak_mb": 2, "split": {"loss": 0.25}}, {"task": "b", "peak_mb": None}]
+    assert harness.table(columns, rows) == "| task | MB | share |\n|---|---|---|\n| a | 2.0 | 25% |\n| b |  |  |"
+
+
+def test_a_quick_run_writes_no_file_unless_asked(tmp_path: Path) -> None:
+    options = Namespace(out=None, quick=True, json=tmp_path / "script.json", threads=3)
+    harness.write(options, rows=[1])
+    assert not list(tmp_path.iterdir())
+    options.quick = False
+    harness.write(options, "torch", "no-such-package", rows=[1])
+    found = json.loads(options.json.read_text())
+    assert (found["rows"], found["threads"]) == ([1], 3)
+    assert found["versions"].keys() == {"torch"}
+    options.quick, options.out = True, tmp_path / "new" / "other.json"
+    harness.write(options)
+    assert options.out.exists()
 
 
 def test_a_piece_of_time_is_counted_once(monkeypatch: pytest.MonkeyPatch) -> None:
