@@ -37,7 +37,7 @@ from torchvision.transforms import v2
 from machine import machine
 from simclr_lightning.views import ViewRecipe, crop_views, finish_views, make_views, recipe, resize
 from simclr_lightning.views.finish import finish_rows
-from simclr_lightning.views.sampling import Colours, Crops
+from simclr_lightning.views.sampling import Colors, Crops
 
 BICUBIC = T.InterpolationMode.BICUBIC
 TURNS = 0.1
@@ -82,8 +82,8 @@ def our_resize(image: Tensor, size: int) -> Tensor:
 def our_hue(image: Tensor) -> Tensor:
     yes, no = torch.ones(2, dtype=torch.bool), torch.zeros(2, dtype=torch.bool)
     factor = torch.tensor([[1.0, 1.0, 1.0, TURNS]]).expand(2, 4)
-    colours = Colours(yes, factor, torch.arange(4).expand(2, 4), no, torch.zeros(2).double(), no)
-    return finish_rows(image.expand(1, 2, -1, -1, -1), colours, recipe("simclr"))[0, 0] * 255
+    colors = Colors(yes, factor, torch.arange(4).expand(2, 4), no, torch.zeros(2).double(), no)
+    return finish_rows(image.expand(1, 2, -1, -1, -1), colors, recipe("simclr"))[0, 0] * 255
 
 
 def ours(size: int) -> list[Candidate]:
