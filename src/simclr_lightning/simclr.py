@@ -1,4 +1,4 @@
-"""Train SimCLR: a LightningModule of encoder, projector, loss, optimizer and schedule, with a protocol for each.
+"""Train SimCLR: the LightningModule, and the protocols of the loss and the schedule that it takes.
 
 Shapes: N images of this process and step, B images in one forward pass, S side of a view, D the width of z.
 """
@@ -18,7 +18,7 @@ from simclr_lightning.optim import parameter_groups
 OptimizerFactory = Callable[[list[dict[str, Any]]], torch.optim.Optimizer]
 """Make an optimizer from parameter groups: any torch optimizer class, with its options bound by `functools.partial`."""
 
-# Names under which `SimCLR.training_step` returns a metric -> optional attribute of the loss's output.
+# Name of a metric in the result of `SimCLR.training_step` -> optional attribute of the loss's output.
 METRICS = {"train/contrastive_accuracy": "accuracy", "train/contrastive_entropy": "entropy"}
 
 
