@@ -24,7 +24,7 @@ from torchvision.transforms import v2
 
 from simclr_lightning.views import ViewRecipe, crop_views, finish_views, make_views, recipe, resize
 from simclr_lightning.views.finish import finish_rows
-from simclr_lightning.views.sampling import Colours, Crops
+from simclr_lightning.views.sampling import Colors, Crops
 
 BICUBIC = T.InterpolationMode.BICUBIC
 TURNS = 0.1  # hue shift, of a whole turn
@@ -59,7 +59,7 @@ def our_resize(image: Tensor, size: int) -> Tensor:
 def our_hue(image: Tensor) -> Tensor:
     yes, no = torch.ones(2, dtype=torch.bool), torch.zeros(2, dtype=torch.bool)
     factor = torch.tensor([[1.0, 1.0, 1.0, TURNS]]).expand(2, 4)
-    colours = Colours(yes, factor, torch.arange(4).expand(2, 4), no, torch.zeros(2).double(), no)
+    colours = Colors(yes, factor, torch.arange(4).expand(2, 4), no, torch.zeros(2).double(), no)
     return finish_rows(image.expand(1, 2, -1, -1, -1), colours, recipe("simclr"))[0, 0] * 255
 
 

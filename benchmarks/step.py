@@ -39,9 +39,9 @@ from _harness import Run, arguments, device_name, now, parse, ratio, table, writ
 from _images import jpeg_folder
 from simclr_lightning.app.runs.locate import locate_checked
 from simclr_lightning.app.training import performance
-from simclr_lightning.app.training.build import build
+from simclr_lightning.app.training.build import Parts, build
 from simclr_lightning.app.training.signals import StopSignals
-from simclr_lightning.app.training.trainer import make_trainer, quiet_libraries
+from simclr_lightning.app.training.trainer import make_trainer, quiet_libraries, total_steps
 from simclr_lightning.optim import parameter_groups
 from simclr_lightning.preflight.copies import trial, views
 from simclr_lightning.simclr import SimCLR
@@ -175,7 +175,7 @@ def bare_step(module: SimCLR, batch: int, size: int, device: torch.device, conte
     return step
 
 
-def prepared(overrides: list[str], folder: Path) -> tuple[build.Parts, L.Trainer]:
+def prepared(overrides: list[str], folder: Path) -> tuple[Parts, L.Trainer]:
     """Build what `simclr train` would run, without scores between epochs."""
     cfg = locate_checked([*overrides, "callbacks.online.every_n_epochs=0", "trainer.max_epochs=1000"]).cfg
     parts = build(cfg)
@@ -183,7 +183,7 @@ def prepared(overrides: list[str], folder: Path) -> tuple[build.Parts, L.Trainer
     trainer, _ = make_trainer(
         folder,
         cfg,
-        total=training.total_steps(cfg, steps),
+        total=total_steps(cfg, steps),
         steps_per_epoch=steps,
         signals=StopSignals(),
         console=Console(file=io.StringIO()),

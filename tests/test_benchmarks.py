@@ -80,13 +80,13 @@ def test_a_piece_of_time_is_counted_once(monkeypatch: pytest.MonkeyPatch) -> Non
     ticks = iter(range(100))
     monkeypatch.setattr(step, "now", lambda device: float(next(ticks)))
     clock = step.Clock(torch.device("cpu"))
-    with clock.piece("outer"), clock.piece("inner"):  # looks at 0, 1, 2 and 3
+    with clock.piece("outer"), clock.piece("inner"):  # the clock is read at 0, 1, 2 and 3
         pass
     assert dict(clock.seconds) == {"inner": 1, "outer": 2}
 
 
 def test_resnet50_has_the_published_parameters_and_layers() -> None:
-    """25,557,032 parameters of torchvision's ResNet-50 without its classifier, and the projector's layers."""
+    """25,557,032 parameters in torchvision's ResNet-50, minus its classifier, plus the projector."""
     encoder = 25_557_032 - (2048 * 1000 + 1000)
     projector = 2048 * 2048 + 2 * 2048 + 2048 * 128 + 128
     assert NETWORK.parameters == encoder + projector
@@ -100,7 +100,7 @@ def test_one_node_of_one_gpu_has_nothing_to_wait_for() -> None:
 
 
 def test_a_ring_by_hand() -> None:
-    """Two nodes of 8: 15 steps around, 2 of them between nodes; the network sets the pace."""
+    """A ring over two nodes of 8 has 15 steps, 2 of them between nodes; the network is the slowest part."""
     assert scaling.hops(16, MACHINE) == (13, 2)
     want = 45e6 / 45e9 + 2 * (13 * 3e-6 + 2 * 8e-6)
     assert scaling.ring(45e6, 16, MACHINE, rounds=2) == pytest.approx(want)

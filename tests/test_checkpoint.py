@@ -1,4 +1,4 @@
-"""Checkpoints under kills, damage and hostility."""
+"""Checkpoints that survive kills, and damaged or hostile files that are refused."""
 
 from __future__ import annotations
 
@@ -43,11 +43,11 @@ def test_a_kill_at_any_moment_of_a_save_leaves_a_loadable_checkpoint(tmp_path: P
     folder, rng = tmp_path / "checkpoints", random.Random(0)
     checkpoint.save(state(0), folder / LAST)
     newest = kills = 0
-    while kills < 40 or (newest < 20 and kills < 1000):  # a busy machine lets fewer saves happen between two kills
+    while kills < 40 or (newest < 20 and kills < 1000):  # on a busy machine, fewer saves end between two kills
         kills += 1
         child = os.fork()
         if child == 0:  # saves until it is killed
-            torch.set_num_threads(1)  # OpenMP's threads did not come along
+            torch.set_num_threads(1)  # fork does not copy OpenMP's threads
             step = newest
             while True:
                 step += 1
@@ -143,7 +143,7 @@ def test_unfinished_runs_come_newest_first(tmp_path: Path) -> None:
     assert found == ["e", "c/d", "a"]
 
 
-def test_texts_hold_names_that_are_no_text_and_a_nested_summary_is_none(tmp_path: Path) -> None:
+def test_texts_hold_file_names_that_are_not_utf8_and_a_nested_summary_is_empty(tmp_path: Path) -> None:
     checkpoint.write_text(tmp_path / "list", "n\udcff\n")
     assert (tmp_path / "list").read_bytes() == b"n\xff\n"
     (tmp_path / "summary.json").write_text("[" * 100_000)

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all."""
+"""Files that appear complete or not at all, and what killed processes leave."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def test_files_appear_together_or_none_of_them(tmp_path: Path) -> None:
         (fresh / "b").write_text("1")
         assert not (tmp_path / "new").exists()
     assert {path.name: path.read_text() for path in (tmp_path / "new/deep").iterdir()} == {"a": "1", "b": "1"}
-    (tmp_path / "c").mkdir()  # in the way of a file
+    (tmp_path / "c").mkdir()  # a folder that prevents the file c
 
     def fill() -> None:
         with files.together(tmp_path, "x") as fresh:
@@ -32,7 +32,7 @@ def test_files_appear_together_or_none_of_them(tmp_path: Path) -> None:
 
 def test_what_killed_processes_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
     dead = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True)
-    for pid in (int(dead.stdout), os.getppid(), os.getpid()):  # of the last, a process before this one
+    for pid in (int(dead.stdout), os.getppid(), os.getpid()):  # the last: of an earlier process with this id
         (tmp_path / f".x.{pid}.tmp").mkdir()
         (tmp_path / f".x.{pid}.tmp" / "half").touch()
     with files.together(tmp_path, "x") as fresh:

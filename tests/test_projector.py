@@ -1,4 +1,4 @@
-"""The projector: its layers as the recipe has them, and its values in naive NumPy."""
+"""Compare the projector with naive NumPy, and its layers with the papers."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from simclr_lightning.projector import Projector
 
 
 def _naive(projector: Projector, h_NF: torch.Tensor) -> np.ndarray:
-    """Return z in float64 from the weights alone: dense, batch statistics, ReLU between."""
+    """Return z in float64, computed from the weights: dense layers, batch statistics, ReLU between layers."""
     state = {key: value.double().numpy() for key, value in projector.state_dict().items()}
     weights = [state[key] for key in state if state[key].ndim == 2]
     gammas = [state[key] for key in state if key.endswith("weight") and state[key].ndim == 1]
@@ -24,7 +24,7 @@ def _naive(projector: Projector, h_NF: torch.Tensor) -> np.ndarray:
 
 
 @pytest.mark.parametrize("layers", [1, 2, 3])
-def test_values_are_the_naive_ones(layers: int) -> None:
+def test_values_equal_naive_numpy(layers: int) -> None:
     torch.manual_seed(layers)
     projector = Projector(12, 20, 8, layers).double()
     for module in projector.modules():
@@ -37,7 +37,7 @@ def test_values_are_the_naive_ones(layers: int) -> None:
 
 
 @pytest.mark.parametrize("layers", [1, 2, 3])
-def test_layers_are_the_recipes(layers: int) -> None:
+def test_layers_are_those_of_the_papers(layers: int) -> None:
     projector = Projector(12, 20, 8, layers)
     linears = [m for m in projector.modules() if isinstance(m, nn.Linear)]
     norms = [m for m in projector.modules() if isinstance(m, nn.BatchNorm1d)]
@@ -65,12 +65,12 @@ def test_no_layers_is_the_identity() -> None:
     assert not list(projector.parameters())
 
 
-def test_nothing_is_normalised_to_unit_length() -> None:
+def test_nothing_is_normalized_to_unit_length() -> None:
     z_ND = Projector(12)(torch.randn(16, 12))
     assert (z_ND.norm(dim=1) - 1).abs().min() > 1
 
 
-def test_every_batchnorm_can_be_synchronised() -> None:
+def test_every_batchnorm_can_be_synchronized() -> None:
     projector = Projector(12, layers=3)
     wanted = {key: value.clone() for key, value in projector.state_dict().items()}
     converted = nn.SyncBatchNorm.convert_sync_batchnorm(projector)

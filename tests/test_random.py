@@ -1,4 +1,4 @@
-"""Random numbers without a state: uniform, independent along every key, the same whatever stands around them."""
+"""Hashed random numbers: uniform, independent along every key, and independent of their batch."""
 
 import pytest
 import torch
@@ -15,7 +15,7 @@ def draw(count: int = 1, n: int = 20_000, **keys: int) -> torch.Tensor:
 
 
 def reference(position: int, *, seed: int, epoch: int, index: int, view: int, operation: int) -> float:
-    """The documented hash in plain Python integers."""
+    """Return the documented hash, computed in Python integers."""
 
     def mix(x: int) -> int:
         x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) & MASK
@@ -59,7 +59,7 @@ def test_uniform_and_independent_along_each_key(along: str) -> None:
     else:
         u = torch.cat([draw(1, 1, **{along: value})[0] for value in range(n)])
     assert stats.kstest(u.numpy(), "uniform").pvalue > 1e-3
-    # Neighbours as pairs on a 16 x 16 grid: uniform there only if they are independent.
+    # Successive numbers as points of a 16 x 16 grid are uniform only if they are independent.
     cell = (u[0::2] * 16).long() * 16 + (u[1::2] * 16).long()
     assert stats.chisquare(cell.bincount(minlength=256).numpy()).pvalue > 1e-3
     for lag in (1, 2, 7):
@@ -87,7 +87,7 @@ def test_flipping_one_bit_of_a_key_flips_half_of_the_bits(key: str) -> None:
     plain = bits(0)
     for bit in (0, 1, 5, 17, 31, 40, 62):
         flipped = (bits(1 << bit) != plain).double().mean(dim=(0, 1))  # for each of the 24 output bits
-        assert (flipped - 0.5).abs().max().item() < 0.04, (key, bit)  # 5 standard deviations of 4000 coins
+        assert (flipped - 0.5).abs().max().item() < 0.04, (key, bit)  # 5 standard deviations of 4000 coin flips
 
 
 def test_keys_do_not_swap() -> None:
@@ -100,7 +100,7 @@ def test_a_row_depends_on_its_index_alone() -> None:
     whole = draw(5, 1000)
     picked = torch.randperm(1000, generator=torch.Generator().manual_seed(0))[:77]
     assert torch.equal(uniforms(5, indices=picked, **KEYS), whole[picked])
-    assert torch.equal(draw(2, 1000), whole[:, :2])  # a longer row begins with the shorter one
+    assert torch.equal(draw(2, 1000), whole[:, :2])  # a larger count only appends columns
 
 
 def test_blocks_equal_single_draws() -> None:

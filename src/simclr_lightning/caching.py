@@ -1,10 +1,10 @@
-"""The large batch out of micro-batches, with exactly its gradient: gradient caching.
+"""Compute the exact gradient of a large batch in micro-batches, by gradient caching.
 
-z of all images comes first, without what a backward pass would need; the loss and its gradient on z are those of
-the whole batch; then each micro-batch goes forward once more and takes its rows of that gradient backward. What an
-encoder keeps for its backward pass is held for one micro-batch at a time. docs/large_batches.md has the mathematics.
+The first pass computes z of all images without storing activations. The loss and its gradient with respect to z are
+those of the whole batch. The second pass runs each micro-batch forward again and propagates its rows of that gradient
+backward. So activations are stored for one micro-batch at a time. docs/large_batches.md has the mathematics.
 
-Shapes: n images of this process and step, m of them in one micro-batch, D the projector's output size.
+Shapes: n images of this process and step, m of them in one micro-batch, S side of a view, D the width of z.
 """
 
 from __future__ import annotations
@@ -20,11 +20,15 @@ from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import get_device_states, set_device_states
 
 Views = Callable[[slice], tuple[Tensor, Tensor]]
-"""Both views of some rows of this process's batch, each (m, 3, S, S) in [0, 1]; the same ones whenever it is asked."""
+"""Return both views of some rows of this process's batch, each (m, 3, S, S) in [0, 1]; every call returns the same."""
 
 
 def micro_batches(rows: int, count: int) -> list[slice]:
-    """The rows 0 to ``rows`` - 1 in at most ``count`` runs, equal but for the last."""
+    """Split rows 0 to ``rows`` - 1 into at most ``count`` slices, all of one length except the last.
+
+    >>> micro_batches(7, 3)
+    [slice(0, 3, None), slice(3, 6, None), slice(6, 7, None)]
+    """
     size = -(-rows // count)
     return [slice(start, min(start + size, rows)) for start in range(0, rows, size)]
 
@@ -32,30 +36,28 @@ def micro_batches(rows: int, count: int) -> list[slice]:
 def cached_projections(
     network: Callable[[Tensor], Tensor], module: nn.Module, views: Views, parts: Sequence[slice]
 ) -> tuple[Tensor, Tensor]:
-    """z of both views of all rows, differentiable, at the memory of one micro-batch.
+    """Return z of both views of all n rows, differentiable, in the memory of one micro-batch.
 
-    The values and the gradients of ``module``'s parameters are those of running ``network`` over the micro-batches and
-    keeping everything; without BatchNorm, those of the whole batch at once. BatchNorm normalises each micro-batch by
-    its own statistics, and its running statistics see every micro-batch once. Random layers draw the same numbers in
-    both passes; the generators are left where one pass leaves them. The second pass has the autocast of the first.
-    A parameter's gradient reaches it once a backward pass, whatever the number of micro-batches, so that DDP reduces
-    it once.
+    Values and parameter gradients equal those of running ``network`` once over each micro-batch and storing all
+    activations. Without BatchNorm, they also equal those of the whole batch at once. BatchNorm normalizes every
+    micro-batch with the statistics of that micro-batch, and updates its running statistics once per micro-batch. Both
+    passes draw the same random numbers and use the same autocast; the random generators advance as in one pass. Each
+    parameter receives one gradient per backward pass, so DDP reduces it once.
 
-    The last micro-batch is kept as it is: its backward pass comes first, so nothing is saved by running it twice.
+    The last micro-batch runs only once, with its activations stored: its backward pass comes first.
 
     Args:
-        network: both views of m images, (2m, 3, S, S) -> z (2m, D).
+        network: maps both views of m images, (2m, 3, S, S), to z (2m, D).
         module: holds the parameters and the buffers that ``network`` uses.
-        views: makes both views of some rows; asked twice for all but the last part.
-        parts: the rows, in micro-batches: in order, none left out.
+        views: returns both views of some rows; called twice for every part except the last.
+        parts: the micro-batches, as consecutive slices of all n rows.
 
     Returns:
         z_a and z_b, each (n, D).
     """
     params = [p for p in module.parameters() if p.requires_grad]
     run = _Run(network, module, views, parts[:-1], params[0].device)
-    # In this order: random numbers are drawn as in one pass over the parts, and autograd goes backward through
-    # what was made last first.
+    # Keep this order: random numbers are drawn as in one pass over the parts, and autograd starts with the last part.
     z = [_Cached.apply(run, *params)] if run.parts else []
     z.append(run.project(parts[-1]))
     z_a, z_b = zip(*z, strict=True)
@@ -63,22 +65,22 @@ def cached_projections(
 
 
 class _Cached(torch.autograd.Function):
-    """Forward without a graph; backward makes it again, part by part."""
+    """Run the first pass as forward, without a graph, and the second pass as backward."""
 
     @staticmethod
     def forward(ctx: Any, run: _Run, *params: Tensor) -> tuple[Tensor, Tensor]:
         ctx.run = run
-        ctx.save_for_backward(*params)  # torch then refuses weights that were changed in between
-        return run.first()
+        ctx.save_for_backward(*params)  # torch then raises an error if weights change before the backward pass
+        return run.first_pass()
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, g_a: Tensor, g_b: Tensor) -> tuple[Tensor | None, ...]:
-        return None, *ctx.run.second(ctx.saved_tensors, g_a, g_b)
+        return None, *ctx.run.second_pass(ctx.saved_tensors, g_a, g_b)
 
 
 class _Run:
-    """Both passes over the micro-batches of one step that are run twice."""
+    """Both passes over those micro-batches of one step that run twice."""
 
     def __init__(
         self,
@@ -93,27 +95,27 @@ class _Run:
         self.views = views
         self.parts = parts
         self.device = device
-        self.autocast = _Autocast.now(device.type)
+        self.autocast = _Autocast.capture(device.type)
         self.random: list[_Random] = []
 
-    def first(self) -> tuple[Tensor, Tensor]:
-        """z of all parts; notes the random numbers that the second pass is to draw again."""
+    def first_pass(self) -> tuple[Tensor, Tensor]:
+        """Return z of all parts, and store the states of the random generators for the second pass."""
         z: list[tuple[Tensor, Tensor]] = []
         for part in self.parts:
-            self.random.append(_Random.now(self.device))
-            with self.autocast.again():
+            self.random.append(_Random.capture(self.device))
+            with self.autocast.restore():
                 z.append(self.project(part))
         z_a, z_b = zip(*z, strict=True)
         return torch.cat(z_a), torch.cat(z_b)
 
-    def second(self, params: Sequence[Tensor], g_a: Tensor, g_b: Tensor) -> list[Tensor | None]:
-        """The gradient of every parameter, summed over the parts; None where a parameter has no influence."""
-        # Sums of their own: two parameters may be given one and the same tensor as their gradient.
+    def second_pass(self, params: Sequence[Tensor], g_a: Tensor, g_b: Tensor) -> list[Tensor | None]:
+        """Return the gradient of every parameter, summed over the parts; None for a parameter that z does not use."""
+        # Sum into new tensors: autograd may return the same tensor as the gradient of two parameters.
         sums = [torch.zeros_like(p) for p in params]
         used: set[int] = set()
         with _unchanged(self.module.buffers()):
             for part, state in zip(self.parts, self.random, strict=True):
-                with torch.enable_grad(), state.again(), self.autocast.again():
+                with torch.enable_grad(), state.restore(), self.autocast.restore():
                     z_a, z_b = self.project(part)
                 found = torch.autograd.grad((z_a, z_b), params, (g_a[part], g_b[part]), allow_unused=True)
                 here = {i: grad for i, grad in enumerate(found) if grad is not None}
@@ -122,8 +124,8 @@ class _Run:
         return [total if i in used else None for i, total in enumerate(sums)]
 
     def project(self, part: slice) -> tuple[Tensor, Tensor]:
-        """z of both views of one part, in one forward pass."""
-        with torch.autocast(self.device.type, enabled=False):  # half precision is for the network alone
+        """Return z of both views of one part, from one forward pass."""
+        with torch.autocast(self.device.type, enabled=False):  # the views are made in full precision
             x_2mCHW = torch.cat(self.views(part))
         z_a, z_b = self.network(x_2mCHW).chunk(2)
         return z_a, z_b
@@ -131,24 +133,24 @@ class _Run:
 
 @dataclass(frozen=True)
 class _Autocast:
-    """The autocast of a device, to be entered again."""
+    """The autocast settings of a device."""
 
     device: str
     enabled: bool
     dtype: torch.dtype
 
     @staticmethod
-    def now(device: str) -> _Autocast:
+    def capture(device: str) -> _Autocast:
         return _Autocast(device, torch.is_autocast_enabled(device), torch.get_autocast_dtype(device))
 
-    def again(self) -> torch.autocast:
-        # A weight that was cast without gradient must not serve where there is one, so nothing is remembered.
+    def restore(self) -> torch.autocast:
+        # Without the cache: a weight that was cast in the first pass has no gradient for the second.
         return torch.autocast(self.device, dtype=self.dtype, enabled=self.enabled, cache_enabled=False)
 
 
 @dataclass(frozen=True)
 class _Random:
-    """The states of the generators of the CPU and of one device; no device is waited for."""
+    """The states of the random generators of the CPU and of one device, read without waiting for the device."""
 
     device: torch.device
     host: Tensor
@@ -156,14 +158,14 @@ class _Random:
     states: list[Tensor]
 
     @staticmethod
-    def now(device: torch.device) -> _Random:
+    def capture(device: torch.device) -> _Random:
         ids, states = get_device_states(torch.empty(0, device=device))
         return _Random(device, torch.get_rng_state(), ids, states)
 
     @contextmanager
-    def again(self) -> Iterator[None]:
-        """These states inside; outside nothing has been drawn."""
-        kind = self.device.type if self.ids else "cuda"  # with no ids, any kind: only the CPU's is kept
+    def restore(self) -> Iterator[None]:
+        """Set the generators to these states inside the block, and back to their current states after it."""
+        kind = self.device.type if self.ids else "cuda"  # without ids, fork_rng restores only the CPU's generator
         with torch.random.fork_rng(self.ids, device_type=kind):
             torch.set_rng_state(self.host)
             set_device_states(self.ids, self.states, device_type=self.device.type)
@@ -172,7 +174,7 @@ class _Random:
 
 @contextmanager
 def _unchanged(buffers: Iterator[Tensor]) -> Iterator[None]:
-    """Give buffers (running statistics) back what they hold now."""
+    """Undo all changes to buffers, such as running statistics, at the end of the block."""
     now = list(buffers)
     before = [buffer.clone() for buffer in now]
     try:

@@ -1,8 +1,8 @@
-"""Checkpoints that survive a kill at any moment: written beside, synced, hashed, swapped in, and found again.
+"""Save checkpoints so that a kill at any moment leaves a valid one, verify them, and find the newest of a run.
 
-`last.ckpt` is the newest, `previous.ckpt` the one before it, `best.ckpt` the best by the online score. Beside each lies
-``NAME.sha256``. A save writes the new digest next to the old one first and swaps the file in afterwards, so a kill
-between the two leaves a file that one of the listed digests still vouches for.
+`last.ckpt` is the newest checkpoint, `previous.ckpt` the one before it, `best.ckpt` the one with the best online score.
+Next to each file, NAME.sha256 lists digests. A save first adds the new digest to this list and then renames the new
+file to NAME. So after a kill between the two steps, the old file still matches a listed digest.
 """
 
 from __future__ import annotations
@@ -24,18 +24,24 @@ LAST, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.ckpt"
 
 
 class CheckpointError(ValueError):
-    """A checkpoint that cannot be used; the message names the file and the mend."""
+    """A checkpoint cannot be used or written; the message names the file and the fix."""
 
 
 def save(checkpoint: Mapping[str, Any], path: Path) -> None:
-    """Write ``checkpoint`` to ``path`` so that at any moment a valid file is there; the old last becomes previous.
+    """Write a checkpoint to ``path``, where a valid file exists at any moment; the old last.ckpt becomes previous.ckpt.
 
     Args:
-        checkpoint: plain containers, numbers, strings and tensors only.
-        path: the file; its folder is made.
+        checkpoint: plain containers, numbers, strings and tensors.
+        path: the file; its folder is created.
 
     Raises:
-        CheckpointError: when the disk is full or the folder is not writable; the older file is left intact.
+        CheckpointError: the disk is full, or the folder is not writable. The older file is unchanged.
+
+    >>> import tempfile, torch
+    >>> path = Path(tempfile.mkdtemp()) / "last.ckpt"
+    >>> save({"state_dict": {"w": torch.ones(2)}}, path)
+    >>> load(path)
+    {'state_dict': {'w': tensor([1., 1.])}}
     """
     import torch
 
@@ -44,7 +50,7 @@ def save(checkpoint: Mapping[str, Any], path: Path) -> None:
         with files.whole(path) as fresh:
             with fresh.open("wb") as file:
                 torch.save(checkpoint, file)
-            files.sync(fresh)  # before a digest vouches for it
+            files.sync(fresh)  # the file must be on the disk before its digest
             digest = _sha256(fresh)
             if path.name == LAST and path.exists():
                 copy(path, path.with_name(PREVIOUS))
@@ -52,30 +58,33 @@ def save(checkpoint: Mapping[str, Any], path: Path) -> None:
     except (OSError, RuntimeError) as error:  # torch.save reports a full disk as RuntimeError
         raise CheckpointError(
             f"the checkpoint {path} could not be written ({error}); the older one is intact. "
-            "Free some space or make the folder writable, then resume with ckpt_path=last"
+            "Free disk space or make the folder writable, then resume with ckpt_path=last"
         ) from error
 
 
 def load(path: Path) -> dict[str, Any]:
-    """Read a checkpoint onto the CPU; only plain containers and tensors are unpickled.
+    """Load a checkpoint to the CPU; only plain containers and tensors are unpickled.
 
     Raises:
-        CheckpointError: when it is missing, damaged (its SHA-256 differs), or holds anything that would run code.
+        CheckpointError: the file is missing or damaged (its SHA-256 differs), has no ``state_dict``, or holds objects
+            that could run code.
     """
     import torch
 
     if not path.is_file():
-        raise CheckpointError(f"no checkpoint at {path}; give a run's folder or one of its .ckpt files as ckpt_path=")
+        raise CheckpointError(f"no checkpoint at {path}; set ckpt_path to a run's folder or one of its .ckpt files")
     if not intact(path):
-        raise CheckpointError(f"the checkpoint {path} is damaged: its SHA-256 is not the one it was saved with")
+        raise CheckpointError(
+            f"the checkpoint {path} is damaged: its SHA-256 is not in {path.name}.sha256; use another one"
+        )
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
-            f"the checkpoint {path} holds more than tensors and plain containers; it is not loaded, since it could "
-            "run code. Use a checkpoint that this program wrote"
+            f"the checkpoint {path} was not loaded: it holds more than tensors and plain containers, and could run "
+            "code. Use a checkpoint that this program wrote"
         ) from error
-    except Exception as error:  # torch raises many types for a broken zip archive
+    except Exception as error:  # torch raises many types for a damaged zip archive
         raise CheckpointError(f"the checkpoint {path} cannot be read: {first_line(error)}") from error
     if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
         raise CheckpointError(f"{path} is not a training checkpoint: it has no state_dict")
@@ -83,19 +92,20 @@ def load(path: Path) -> dict[str, Any]:
 
 
 def intact(path: Path) -> bool:
-    """Whether the file is there and matches a digest beside it (a file without one is not trusted)."""
+    """Return whether the file exists and matches a digest in its .sha256 file; False without such a file."""
     return path.is_file() and _sha256(path) in _digests(path)
 
 
 def has_digest(path: Path) -> bool:
-    """Whether a digest lies beside the file, as beside each that this program saved."""
+    """Return whether the file has a .sha256 file, as all checkpoints that this program saved."""
     return bool(_digests(path))
 
 
 def copy(source: Path, target: Path) -> None:
-    """Make ``target`` the same file as ``source``; neither is missing or torn at any moment.
+    """Copy a checkpoint and its digests; both files are complete at any moment.
 
-    A hard link where the disk has them: saves replace files and never write into them, so the copy stays as it is.
+    The copy is a hard link if the file system supports it. It stays unchanged, since `save` replaces files and never
+    writes into them.
     """
     write_text(_digest_file(target), "\n".join((*_digests(source)[:3], *_digests(target)[:3])) + "\n")
     with files.whole(target) as fresh:
@@ -107,7 +117,7 @@ def copy(source: Path, target: Path) -> None:
 
 
 def newest(run: Path) -> tuple[Path, tuple[Path, ...]] | None:
-    """The newest valid checkpoint of a run's folder, and the damaged newer ones; None when there is none."""
+    """Return the newest valid checkpoint in the folder of a run, and all damaged newer ones; None if none is valid."""
     damaged: list[Path] = []
     for name in (LAST, PREVIOUS):
         path = run / "checkpoints" / name
@@ -119,9 +129,9 @@ def newest(run: Path) -> tuple[Path, tuple[Path, ...]] | None:
 
 
 def sweep_debris(run: Path) -> None:
-    """Clear what a killed process left: temporary files, and digests of files that never came.
+    """Delete what a killed process left in the folder of a run: temporary files, and digests of unfinished files.
 
-    A damaged checkpoint is put aside as NAME.damaged, so that the next save does not take it for the previous one.
+    A damaged checkpoint is renamed to NAME.damaged, so that the next save does not make it previous.ckpt.
     """
     for folder in (run, run / "checkpoints", run / "exported"):
         for path in folder.glob(".*.tmp"):
@@ -134,22 +144,23 @@ def sweep_debris(run: Path) -> None:
 
 
 def unfinished(root: Path) -> Iterator[Path]:
-    """Folders below ``root`` that hold a checkpoint and no finished summary, the newest first."""
+    """Return the folders below ``root`` of runs that have a checkpoint and are not finished, newest first."""
     runs = {path.parent.parent for name in (LAST, PREVIOUS) for path in root.glob(f"**/checkpoints/{name}")}
     dated = sorted(runs, key=lambda run: (_newest_time(run), run.name), reverse=True)
     return (run for run in dated if read_summary(run).get("status") != "finished")
 
 
 def rewind(checkpoint: dict[str, Any], *, batches: int, steps_per_epoch: int) -> None:
-    """Set a checkpoint's loop counters to what its position alone says, in place.
+    """Set the loop counters of a checkpoint from its position in the data, in place.
 
-    Lightning's counters depend on the hook a checkpoint was saved in (and an epoch cut short by ``max_steps`` counts
-    as whole); the position does not. With it, a run resumes at the same image wherever it was saved.
+    Lightning's counters depend on the hook in which the checkpoint was saved, and they count an epoch that
+    ``max_steps`` cut short as complete. The position does not, so a run resumes at the same image in either case.
 
     Args:
-        checkpoint: as `load` returns it.
-        batches: global batches of today's size seen so far; the optimiser step unless the batch was changed.
-        steps_per_epoch: of today's batch.
+        checkpoint: a checkpoint from `load`.
+        batches: global batches of the current size seen so far. This is the number of optimizer steps unless the batch
+            size has changed.
+        steps_per_epoch: optimizer steps in an epoch with the current batch size.
     """
     step = int(checkpoint["global_step"])
     epoch, done = divmod(batches, steps_per_epoch)

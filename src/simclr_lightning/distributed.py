@@ -1,7 +1,7 @@
-"""Who this process is among the others, and the gathers that NT-Xent needs.
+"""Return the rank and the world size, and gather rows of different numbers from all ranks.
 
-Everything works with one process too, without an initialised process group: rank 0 of 1, and a gather that
-returns what it was given. Nothing here is differentiable, and nothing here is called in a backward pass.
+All functions also work in a single process without a process group: it is rank 0 of 1, and gathering returns its input.
+No function is differentiable, and none is called in a backward pass.
 """
 
 from collections.abc import Sequence
@@ -11,33 +11,39 @@ import torch.distributed as dist
 from torch import Tensor
 
 
-def is_initialised() -> bool:
-    """Whether a process group exists in this process."""
+def is_initialized() -> bool:
+    """Return whether this process has an initialized process group."""
     return dist.is_available() and dist.is_initialized()
 
 
 def rank(group: dist.ProcessGroup | None = None) -> int:
-    """The place of this process in ``group`` (default: all processes), from 0; 0 without a process group.
+    """Return the rank of this process in ``group`` (None: all processes), from 0; 0 without a process group.
 
     Raises:
         ValueError: this process does not belong to ``group``.
     """
-    return _member(dist.get_rank(group)) if is_initialised() else 0
+    return _checked(dist.get_rank(group)) if is_initialized() else 0
 
 
 def world_size(group: dist.ProcessGroup | None = None) -> int:
-    """The number of processes in ``group`` (default: all processes); 1 without a process group.
+    """Return the number of processes in ``group`` (None: all processes); 1 without a process group.
 
     Raises:
         ValueError: this process does not belong to ``group``.
     """
-    return _member(dist.get_world_size(group)) if is_initialised() else 1
+    return _checked(dist.get_world_size(group)) if is_initialized() else 1
 
 
 def gather_sizes(size: int, *, device: torch.device, group: dist.ProcessGroup | None = None) -> list[int]:
-    """Every rank's ``size``, in rank order: one all-gather of a single int64 a rank.
+    """Return the ``size`` of every rank, in rank order, from one all-gather of an int64 per rank.
 
-    ``device`` is where the communication runs: a GPU for NCCL, the CPU for gloo. The host waits for it.
+    Args:
+        size: the number that this rank sends, for example of its rows.
+        device: the device that communicates: a GPU for NCCL, the CPU for gloo. The host waits for it.
+        group: the process group; None for all processes.
+
+    Raises:
+        ValueError: this process does not belong to ``group``.
     """
     world = world_size(group)
     if world == 1:
@@ -49,31 +55,32 @@ def gather_sizes(size: int, *, device: torch.device, group: dist.ProcessGroup | 
 
 
 def gather_rows(x_VnR: Tensor, sizes: Sequence[int], *, group: dist.ProcessGroup | None = None) -> Tensor:
-    """The rows of every rank, joined in rank order along dimension 1: (V, n, ...) -> (V, sum(sizes), ...).
+    """Concatenate the rows of all ranks in rank order along dimension 1: (V, n, ...) to (V, sum(sizes), ...).
 
     Args:
-        x_VnR: this rank's rows, n = ``sizes[rank]`` of them along dimension 1; the others agree everywhere.
-        sizes: the number of rows of each rank, as ``gather_sizes`` gives them. They may differ: the shorter
-            ranks send padding, which is dropped on arrival, so the result is exact.
-        group: the process group; all processes by default.
+        x_VnR: the rows of this rank along dimension 1, n = ``sizes[rank]``. The other dimensions and the dtype must be
+            the same on all ranks.
+        sizes: the number of rows of each rank, from ``gather_sizes``. They may differ: ranks with fewer rows send
+            padding, which the receivers drop.
+        group: the process group; None for all processes.
 
     Returns:
-        A new tensor, or ``x_VnR`` itself where there is only one process.
+        A new tensor, or ``x_VnR`` itself if there is only one process.
     """
     if len(sizes) == 1:
         return x_VnR
-    assert x_VnR.shape[1] == sizes[rank(group)], "the rows sent must be as many as were announced"
+    assert x_VnR.shape[1] == sizes[rank(group)], "sizes[rank] must be the number of rows of this rank"
     longest = max(sizes)
     padded_VLR = x_VnR.new_zeros((x_VnR.shape[0], longest, *x_VnR.shape[2:]))
     padded_VLR[:, : x_VnR.shape[1]] = x_VnR
     parts_WVLR = x_VnR.new_empty((len(sizes), *padded_VLR.shape))
-    # The list form, into views of one tensor: it warns on no version of torch, and copies nothing twice.
+    # The list form of all_gather warns in no version of torch. Its outputs are views of one tensor, without a copy.
     dist.all_gather(list(parts_WVLR.unbind(0)), padded_VLR, group=group)
     return torch.cat([part[:, :size] for part, size in zip(parts_WVLR, sizes, strict=True)], dim=1)
 
 
-def _member(answer: int) -> int:
-    """Torch answers -1 to a process that is not in the group."""
-    if answer < 0:
-        raise ValueError("this process is not a member of the group: pass a group that holds it, or group=None")
-    return answer
+def _checked(number: int) -> int:
+    """Return torch's rank or world size; raise ValueError if it is -1, for a process outside of the group."""
+    if number < 0:
+        raise ValueError("this process is not a member of the group; pass a group that includes it, or group=None")
+    return number

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all: filled beside their place, synced to disk, moved over it."""
+"""Write files atomically: fill a temporary file next to the target, sync it to disk, and rename it to the target."""
 
 import contextlib
 import os
@@ -11,22 +11,29 @@ from pathlib import Path
 
 @contextmanager
 def whole(path: Path) -> Iterator[Path]:
-    """Give a path beside ``path`` for the body to fill; where the body ends without an error, it becomes ``path``.
+    """Yield the path of a temporary file to fill; rename it to ``path`` if the block ends without an error.
 
-    What writers of the same file left that were killed is removed; several may write at once, and the last one wins.
+    Temporary files that killed writers of the same file left behind are removed. Several processes may write the file
+    at once; the last one wins.
 
     Args:
-        path: the file, in a folder that is there.
+        path: the file to write, in an existing folder.
 
     Raises:
-        OSError: the folder cannot be written, or the disk is full; what was at ``path`` is as it was.
+        OSError: the folder is not writable, or the disk is full; ``path`` is then unchanged.
+
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> with whole(folder / "a.txt") as fresh:
+    ...     _ = fresh.write_text("done")
+    >>> [path.name for path in folder.iterdir()]
+    ['a.txt']
     """
     fresh = _fresh(path.parent, path.name)
     try:
         yield fresh
         sync(fresh)
         fresh.replace(path)
-        with contextlib.suppress(OSError):  # not every file system syncs a folder, and the file is in its place
+        with contextlib.suppress(OSError):  # some file systems cannot sync a folder; the file is complete anyway
             sync(path.parent)
     finally:
         with contextlib.suppress(OSError):
@@ -35,23 +42,23 @@ def whole(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def together(folder: Path, name: str) -> Iterator[Path]:
-    """Give an empty folder for the body to fill; where the body ends without an error, its files appear in ``folder``.
+    """Yield an empty temporary folder to fill; move its files to ``folder`` if the block ends without an error.
 
-    Otherwise nothing new is left there, and no folder that was not there. What processes that were killed left under
-    the same name is removed.
+    After an error, no new file and no new folder is left. Temporary folders that killed processes left behind under the
+    same name are removed.
 
     Args:
-        folder: made if it is not there.
-        name: of the files together, for the folder that is filled.
+        folder: the target folder; created if it does not exist.
+        name: a name for this group of files, which becomes part of the name of the temporary folder.
 
     Raises:
-        OSError: the folder cannot be written, or the disk is full.
+        OSError: the folder is not writable, or the disk is full.
     """
     fresh = _fresh(_nearest(folder), name)
     made = [place for place in (folder, *folder.parents) if not place.exists()]
     new: list[Path] = []
     try:
-        shutil.rmtree(fresh, ignore_errors=True)  # of a process of this number that was killed
+        shutil.rmtree(fresh, ignore_errors=True)  # left by a killed process with the same id
         fresh.mkdir()
         yield fresh
         filled = sorted(fresh.iterdir())
@@ -63,14 +70,14 @@ def together(folder: Path, name: str) -> Iterator[Path]:
             if not os.path.lexists(place):
                 new.append(place)
             path.replace(place)
-        with contextlib.suppress(OSError):  # as above
+        with contextlib.suppress(OSError):  # see `whole`
             sync(folder)
     except BaseException:
         for place in new:
             with contextlib.suppress(OSError):
                 place.unlink()
         for place in made:
-            with contextlib.suppress(OSError):  # it was not made yet, or others use it
+            with contextlib.suppress(OSError):  # it was not created yet, or holds files of others
                 place.rmdir()
         raise
     finally:
@@ -78,16 +85,19 @@ def together(folder: Path, name: str) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text in UTF-8, whole or not at all."""
+    """Write a text to a file in UTF-8, completely or not at all."""
     with whole(path) as fresh:
-        fresh.write_bytes(text.encode("utf-8", "surrogateescape"))  # names of files may be no text
+        fresh.write_bytes(text.encode("utf-8", "surrogateescape"))  # file names may hold bytes that are not UTF-8
 
 
 def check_writable(path: Path) -> None:
-    """Try whether a file or folder can be written, before work whose results go there; nothing is left or made.
+    """Check that a file or folder can be created, before the work that produces its content; creates nothing.
+
+    Args:
+        path: the file or folder; it need not exist.
 
     Raises:
-        OSError: it cannot: neither in the folder nor in the nearest one above it that is there.
+        OSError: the folder, or the nearest existing folder above it, is not writable.
     """
     try:
         with tempfile.TemporaryFile(dir=_nearest(path)):
@@ -97,14 +107,14 @@ def check_writable(path: Path) -> None:
 
 
 def in_the_way(path: Path) -> str | None:
-    """What is where a folder is to be: "a file" or "a link that leads nowhere"; None for a folder and for nothing."""
+    """Return what prevents a folder at this path, "a file" or "a link that leads nowhere"; None if nothing does."""
     if path.is_dir() or not os.path.lexists(path):
         return None
     return "a file" if path.exists() else "a link that leads nowhere"
 
 
 def sync(path: Path) -> None:
-    """Wait until a file's content, or a folder's entries, are on the disk."""
+    """Write the content of a file, or the entries of a folder, to the disk, and wait for it."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -113,12 +123,12 @@ def sync(path: Path) -> None:
 
 
 def _nearest(folder: Path) -> Path:
-    """The folder itself, or the nearest one above it that is there."""
+    """Return the folder itself, or the nearest existing folder above it."""
     return next(place for place in (folder.absolute(), *folder.absolute().parents) if place.is_dir())
 
 
 def _fresh(folder: Path, name: str) -> Path:
-    """What this process fills for a name in a folder; what processes that were killed left of it is removed."""
+    """Return the temporary path of this process for a name in a folder; remove those that killed processes left."""
     for left in folder.glob(".*.tmp"):
         if left.name.startswith(f".{name}.") and not _is_alive(left.name.split(".")[-2]):
             if left.is_dir():
@@ -129,7 +139,7 @@ def _fresh(folder: Path, name: str) -> Path:
 
 
 def _is_alive(pid: str) -> bool:
-    """Whether a process of this number runs; what is no number is left alone."""
+    """Return whether a process with this id runs; True for a text that is not a number."""
     try:
         os.kill(int(pid), 0)
     except ProcessLookupError:

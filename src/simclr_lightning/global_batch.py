@@ -30,15 +30,20 @@ def check_batch(batch_size: int, *, images: int, devices: int) -> None:
 
 
 def check_micro_batch(micro_batch_size: int, *, batch_size: int, devices: int = 1) -> None:
-    """Refuse micro-batches that the batch or the devices cannot share.
+    """Check that micro-batches divide the global batch and can be split evenly over the devices.
 
     Args:
-        micro_batch_size: images of the global batch in one micro-batch, over all devices.
-        batch_size: the global batch.
-        devices: devices over all nodes.
+        micro_batch_size: images in one micro-batch, over all devices.
+        batch_size: images in the global batch.
+        devices: the number of devices over all nodes.
 
     Raises:
-        ValueError: with the arithmetic, naming ``micro_batch_size``.
+        ValueError: they do not, or a device would get fewer than 2 images.
+
+    >>> check_micro_batch(64, batch_size=256, devices=8)
+    >>> check_micro_batch(512, batch_size=256)
+    Traceback (most recent call last):
+    ValueError: micro_batch_size=512 is larger than data.batch_size=256; use 256 or less, or null
     """
     name = f"micro_batch_size={micro_batch_size}"
     if micro_batch_size > batch_size:
@@ -51,11 +56,11 @@ def check_micro_batch(micro_batch_size: int, *, batch_size: int, devices: int = 
         )
     if micro_batch_size % devices:
         raise ValueError(
-            f"{name} does not divide by {devices} devices: it is in images of the global batch, as data.batch_size is; "
-            f"use a multiple of {devices}"
+            f"{name} is not divisible by {devices} devices: it counts the images on all devices, as data.batch_size "
+            f"does; use a multiple of {devices}"
         )
     if micro_batch_size // devices < 2:
         raise ValueError(
-            f"{name} leaves {micro_batch_size // devices} image on each of {devices} devices; BatchNorm needs at "
-            f"least 2: use {2 * devices} or more"
+            f"{name} leaves {micro_batch_size // devices} image on each of {devices} devices, and BatchNorm needs at "
+            f"least 2; use {2 * devices} or more"
         )

@@ -1,4 +1,4 @@
-"""The projector, h -> z: no normalisation of z and no temperature; those belong to the loss."""
+"""Map features h to projections z; the loss, not the projector, normalizes z and applies the temperature."""
 
 from itertools import pairwise
 
@@ -6,22 +6,26 @@ from torch import Tensor, nn
 
 
 class Projector(nn.Module):
-    """MLP head g with z = g(h), dropped after pretraining (paper section 2.1).
+    """The MLP g of z = g(h), which is dropped after pretraining (paper section 2.1).
 
-    Every layer is a Linear without bias followed by BatchNorm, with ReLU between layers; the last BatchNorm
-    has no beta (authors' code). Two layers are the paper's, three the second paper's; 0 is the identity.
+    Every layer is a Linear without bias followed by BatchNorm; ReLU comes between layers. The last BatchNorm has no
+    beta (authors' code). The first SimCLR paper has two layers, the second paper three. No layers make the identity.
 
     Args:
         in_dim: width of h, the encoder's ``feature_dim``.
-        hidden_dim: width between layers; ``in_dim`` when None.
-        out_dim: width of z; with ``layers=0`` it is ``in_dim`` whatever is given.
-        layers: 0 to 3.
+        hidden_dim: width between layers; None for ``in_dim``.
+        out_dim: width of z; ignored if ``layers`` is 0.
+        layers: the number of layers, 0 to 3.
 
     Attributes:
-        out_dim: width of z.
+        out_dim: width of z; ``in_dim`` if ``layers`` is 0.
 
     Raises:
-        ValueError: a width below 1, or layers outside 0 to 3.
+        ValueError: a width is below 1, or ``layers`` is not 0 to 3.
+
+    >>> import torch
+    >>> Projector(512, out_dim=128)(torch.rand(4, 512)).shape
+    torch.Size([4, 128])
     """
 
     def __init__(self, in_dim: int, hidden_dim: int | None = None, out_dim: int = 128, layers: int = 2) -> None:
@@ -30,7 +34,9 @@ class Projector(nn.Module):
         if layers not in (0, 1, 2, 3):
             raise ValueError(f"projector.layers is {layers}; choose 0, 1, 2 or 3")
         if min(in_dim, hidden_dim, out_dim) < 1:
-            raise ValueError(f"projector widths are {in_dim}, {hidden_dim} and {out_dim}; each must be at least 1")
+            raise ValueError(
+                f"projector has in_dim={in_dim}, hidden_dim={hidden_dim}, out_dim={out_dim}; each must be at least 1"
+            )
         self.out_dim = out_dim if layers else in_dim
         widths = [in_dim, *[hidden_dim] * (layers - 1), out_dim] if layers else []
         self.layers = nn.Sequential()
@@ -44,6 +50,6 @@ class Projector(nn.Module):
                 norm.register_parameter("bias", None)
 
     def forward(self, h_NF: Tensor) -> Tensor:
-        """Return z (N, out_dim) of h (N, in_dim)."""
+        """Return projections z (N, out_dim) of features h (N, in_dim)."""
         z_ND: Tensor = self.layers(h_NF)
         return z_ND

@@ -1,10 +1,10 @@
-"""Random numbers without a state: a key goes in, a uniform number comes out.
+"""Draw uniform random numbers without a generator: each number is a hash of its key.
 
-Every number is a hash of (seed, epoch, sample index, view, operation, position), so it does not depend on the batch a
-sample stands in, on workers, devices, or on what was drawn before; a resumed run draws what the first one would have.
-The hash is integer arithmetic modulo 2**64, the same on every device, and no global generator is read or moved.
+The key is (seed, epoch, sample index, view, operation, position). So a number does not depend on the batch, on loader
+workers, on the device or on earlier draws, and a resumed run draws the numbers of the uninterrupted run. The hash is
+integer arithmetic modulo 2**64, equal on every device. No global generator is read or changed.
 
-Shapes: N samples, C numbers a sample.
+Shapes: N samples, C numbers per sample.
 """
 
 from collections.abc import Sequence
@@ -16,23 +16,23 @@ from torch import Tensor
 __all__ = ["permutation", "uniform", "uniform_blocks", "uniforms"]
 
 _MASK = (1 << 64) - 1
-# 2**64 divided by the golden ratio, made odd: its multiples are spread evenly over the ring of 64-bit integers.
+# 2**64 divided by the golden ratio, made odd: its multiples modulo 2**64 are evenly spaced.
 _WEYL = 0x9E3779B97F4A7C15
-# Multipliers and shifts of a published 64-bit finaliser ("variant 13" of MurmurHash3's, by D. Stafford): each input
+# Multipliers and shifts of a published 64-bit finalizer (D. Stafford's "variant 13" for MurmurHash3). Flipping an input
 # bit flips each output bit with a probability within 1 % of one half.
 _MULTIPLY = (0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
 _SHIFT = (30, 27, 31)
-_ORDER_STREAM = 0x6F72646572  # keeps the order of an epoch apart from the views' numbers
+_ORDER_STREAM = 0x6F72646572  # the key of `permutation`, which no view has
 
 
 def _signed(value: int) -> int:
-    """Return the same 64 bits as torch's int64 reads them."""
+    """Return the number in the int64 range that has the same lowest 64 bits."""
     value &= _MASK
     return value - (1 << 64) if value >> 63 else value
 
 
 def _mix(value: int) -> int:
-    """Mix 64 bits; a bijection, equal to `_mix_` on a tensor."""
+    """Mix the bits of a 64-bit number, one-to-one; `_mix_` does the same to a tensor."""
     value &= _MASK
     value = (value ^ (value >> _SHIFT[0])) * _MULTIPLY[0] & _MASK
     value = (value ^ (value >> _SHIFT[1])) * _MULTIPLY[1] & _MASK
@@ -40,7 +40,7 @@ def _mix(value: int) -> int:
 
 
 def _mix_(x: Tensor) -> Tensor:
-    """Mix an int64 tensor of 64-bit words in place; the shifts are logical, so the copied sign bits are masked off."""
+    """Mix the bits of every number of an int64 tensor in place; masks make the arithmetic shifts logical."""
     scratch = torch.empty_like(x)
     for shift, multiply in zip(_SHIFT, (*_MULTIPLY, 1), strict=True):
         torch.bitwise_right_shift(x, shift, out=scratch)
@@ -52,7 +52,7 @@ def _mix_(x: Tensor) -> Tensor:
 
 @lru_cache(maxsize=1024)
 def _stream(*keys: int) -> int:
-    """Chain the keys into one 64-bit word; each is mixed before the next arrives, so (1, 2) and (2, 1) differ."""
+    """Hash the keys into one 64-bit number; it depends on their order."""
     word = 0
     for key in keys:
         word = _mix(_mix(word + _WEYL) ^ (key & _MASK))
@@ -62,17 +62,20 @@ def _stream(*keys: int) -> int:
 def uniform_blocks(
     blocks: Sequence[tuple[int, int, int]], *, seed: int, epoch: int, indices: Tensor
 ) -> tuple[Tensor, ...]:
-    """Draw several blocks of uniform numbers in one pass.
+    """Draw several blocks of uniform numbers at once.
 
     Args:
-        blocks: (view, operation, count) for each block.
-        seed: the run's seed, any integer; its lowest 64 bits count.
-        epoch: the epoch, any integer.
-        indices: (N,) int64, the samples' indices in the data set.
+        blocks: (view, operation, count) of each block.
+        seed: the seed of the run, any integer; only its lowest 64 bits are used.
+        epoch: the number of the epoch, any integer.
+        indices: (N,) int64, the positions of the samples in the data set.
 
     Returns:
-        One (N, count) float32 tensor for each block, in [0, 1), on the device of `indices`; each equals what
-        `uniforms` gives for its view and operation.
+        One (N, count) float32 tensor for each block, in [0, 1), on the device of `indices`; equal to the result of
+        `uniforms` for its view and operation.
+
+    Raises:
+        ValueError: `indices` is not a one-dimensional int64 tensor.
     """
     if indices.dtype != torch.int64 or indices.dim() != 1:
         raise ValueError(
@@ -81,7 +84,7 @@ def uniform_blocks(
     start_B, owner_C, step_C = (x.to(indices.device) for x in _layout(tuple(blocks), seed, epoch))
     word_NB = _mix_(indices[:, None] * _signed(_WEYL) + start_B)
     word_NC = _mix_(word_NB.index_select(1, owner_C).add_(step_C))
-    # The top 24 bits: all that a float32 in [0, 1) can hold without rounding up to 1.
+    # Use the top 24 bits: more bits could round up to 1 in float32.
     top_NC = word_NC.bitwise_right_shift_(40).bitwise_and_((1 << 24) - 1)
     blocks_NC: tuple[Tensor, ...] = top_NC.to(torch.float32).mul_(2.0**-24).split([c for _, _, c in blocks], dim=1)
     return blocks_NC
@@ -89,7 +92,7 @@ def uniform_blocks(
 
 @lru_cache(maxsize=64)
 def _layout(blocks: tuple[tuple[int, int, int], ...], seed: int, epoch: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Return what all samples of an epoch share: the blocks' streams (B,), each column's block and position (C,)."""
+    """Return the streams of all blocks (B,), and the block and the step of every column (C,), for one epoch."""
     starts = [_signed(_stream(seed, epoch, view, operation)) for view, operation, _ in blocks]
     owners = [block for block, (_, _, count) in enumerate(blocks) for _ in range(count)]
     steps = [_signed(_WEYL * (position + 1)) for _, _, count in blocks for position in range(count)]
@@ -100,30 +103,43 @@ def uniforms(count: int, *, seed: int, epoch: int, indices: Tensor, view: int, o
     """Draw (N, count) float32 numbers, uniform in [0, 1), on the device of `indices`.
 
     Args:
-        count: numbers for each sample; the first k do not depend on it.
-        seed: the run's seed, any integer; its lowest 64 bits count.
-        epoch: the epoch, any integer.
-        indices: (N,) int64, the samples' indices in the data set.
-        view: which view of the sample, any integer.
-        operation: which operation of the view, any integer.
+        count: numbers per sample; a larger count only appends columns.
+        seed: the seed of the run, any integer; only its lowest 64 bits are used.
+        epoch: the number of the epoch, any integer.
+        indices: (N,) int64, the positions of the samples in the data set.
+        view: the key of the view, any integer.
+        operation: the key of the operation, any integer.
 
     Returns:
-        (N, count) float32, multiples of 2**-24: row i is a function of (seed, epoch, indices[i], view, operation)
-        alone, bit for bit the same on every device.
+        (N, count) float32, multiples of 2**-24. Row i depends only on (seed, epoch, indices[i], view, operation), and
+        is equal bit for bit on every device.
+
+    Raises:
+        ValueError: `indices` is not a one-dimensional int64 tensor.
+
+    >>> uniforms(3, seed=0, epoch=0, indices=torch.tensor([5, 9]), view=0, operation=0).shape
+    torch.Size([2, 3])
     """
     return uniform_blocks([(view, operation, count)], seed=seed, epoch=epoch, indices=indices)[0]
 
 
 def uniform(position: int, *, seed: int, epoch: int, index: int, view: int, operation: int) -> float:
-    """Draw one number of `uniforms`, row `index`, column `position`, exactly; for a few, faster than a tensor."""
+    """Draw the number of `uniforms` for sample `index` in column `position`; for few numbers, faster than a tensor."""
     word = _mix(_stream(seed, epoch, view, operation) + index * _WEYL)
     return (_mix(word + (position + 1) * _WEYL) >> 40) * 2.0**-24
 
 
 def permutation(n: int, *, seed: int, epoch: int) -> Tensor:
-    """Return the order of an epoch: the numbers 0 to n-1 sorted by their 64-bit hash, (n,) int64 on the CPU."""
+    """Return the order of the n samples in an epoch: 0 to n-1, sorted by their hashes, (n,) int64 on the CPU.
+
+    Raises:
+        ValueError: n is below 0.
+
+    >>> permutation(4, seed=0, epoch=0).sort().values
+    tensor([0, 1, 2, 3])
+    """
     if n < 0:
         raise ValueError(f"n must be at least 0, not {n}")
     word_n = _mix_(torch.arange(n) * _signed(_WEYL) + _signed(_stream(seed, epoch, _ORDER_STREAM)))
-    # Distinct numbers have distinct hashes (each step is a bijection), so there are no ties to break.
+    # Different numbers have different hashes (each step is one-to-one), so there are no ties.
     return torch.argsort(word_n, stable=True)

@@ -1,12 +1,12 @@
-"""SimCLR as a LightningModule: the wiring of encoder, projector, loss, optimiser and schedule.
+"""Train SimCLR: the LightningModule, and the protocols of the loss and the schedule that it takes.
 
-Legend of shapes: N images of this process and step, 2N views, m images of a micro-batch, D the projector's output size.
+Shapes: N images of this process and step, B images in one forward pass, S side of a view, D the width of z.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import lightning as L
 import torch
@@ -14,14 +14,17 @@ from torch import Tensor, nn
 
 from simclr_lightning.caching import Views, cached_projections, micro_batches
 from simclr_lightning.global_batch import check_micro_batch
-from simclr_lightning.ntxent import NTXent, NTXentOutput
 from simclr_lightning.optim import parameter_groups
 
 OptimizerFactory = Callable[[list[dict[str, Any]]], torch.optim.Optimizer]
+"""Make an optimizer from parameter groups: any torch optimizer class, with its options bound by `functools.partial`."""
+
+# Name of a metric in the result of `SimCLR.training_step` -> optional attribute of the loss's output.
+METRICS = {"train/contrastive_accuracy": "accuracy", "train/contrastive_entropy": "entropy"}
 
 
 class ScheduleFactory(Protocol):
-    """Makes the per-step learning-rate scheduler once the length of the run is known."""
+    """Make the learning-rate scheduler of a run when its length is known."""
 
     def __call__(
         self,
@@ -31,32 +34,75 @@ class ScheduleFactory(Protocol):
         steps_per_epoch: int,
         total_steps: int,
     ) -> torch.optim.lr_scheduler.LRScheduler:
-        """Return the scheduler, stepped once per optimiser step."""
+        """Return the scheduler; Lightning steps it after every optimizer step."""
         ...
 
 
+class LossOutput(Protocol):
+    """Hold the loss, with a gradient, as a scalar Tensor."""
+
+    @property
+    def loss(self) -> Tensor:
+        """The value to minimize, a Tensor of shape ()."""
+        ...
+
+
+class PairLoss(Protocol):
+    """Compute the loss of N pairs of projections, with row i of z_a and z_b from one image. `NTXent` is one.
+
+    The result is a Tensor of shape (), or a `LossOutput` that holds it. These attributes are optional:
+
+    - ``accuracy`` and ``entropy`` of the output, Tensors of shape (): `SimCLR` returns them as metrics.
+    - ``temperature`` of the loss, a float: the divisor of cosines, for scores and measurements at that temperature.
+    - ``gather`` of the loss, a bool: False makes it communicate with no other rank, as when a copy is measured.
+
+    Each rank calls the loss on its own rows, and DDP averages the gradients over ranks. A loss that compares rows of
+    different ranks must gather them itself. It may be an ``nn.Module`` with parameters, which are then trained too.
+
+    >>> def alignment(z_a, z_b):
+    ...     return (z_a - z_b).square().sum(dim=1).mean()
+    >>> from simclr_lightning.optim import Schedule
+    >>> encoder, projector = nn.Flatten(), nn.Linear(192, 8)
+    >>> module = SimCLR(encoder, projector, alignment, torch.optim.SGD, Schedule(), global_batch_size=4)
+    >>> x_a, x_b = torch.rand(2, 4, 3, 8, 8)
+    >>> sorted(module.training_step({"x_a": x_a, "x_b": x_b}, 0))
+    ['loss', 'train/loss']
+    """
+
+    def __call__(self, z_a: Tensor, z_b: Tensor, /) -> Tensor | LossOutput:
+        """Return the loss of z_a and z_b, each (N, D)."""
+        ...
+
+
+class _BareLoss(NamedTuple):
+    """The output of a loss that returned a Tensor."""
+
+    loss: Tensor
+
+
 class SimCLR(L.LightningModule):
-    """Two views in, NT-Xent out (paper, section 2.1 and algorithm 1).
+    """Train an encoder on two views of each image (paper section 2.1 and Algorithm 1).
 
     Args:
-        encoder: f, maps (B, 3, S, S) in [0, 1] to h (B, feature_dim).
-        projector: g, maps h to z (B, D).
-        loss: maps (z_a, z_b), each (N, D), to an ``NTXentOutput``.
-        optimizer: makes the optimiser from the parameter groups of `parameter_groups`; its ``lr`` is the base rate.
-        schedule: makes the scheduler; it scales the base rate with the global batch.
-        global_batch_size: images over all devices and nodes in one optimiser step.
-        micro_batch_size: images over all devices and nodes that go through the network at once; the gradient stays that
-            of the whole batch (see `caching`). None: the whole batch.
+        encoder: f, maps images (B, 3, S, S) in [0, 1] to features h (B, feature_dim).
+        projector: g, maps h to projections z (B, D).
+        loss: maps (z_a, z_b), each (N, D), to a scalar; see `PairLoss`.
+        optimizer: makes the optimizer from the groups of `parameter_groups`; its ``lr`` is the base rate.
+        schedule: makes the scheduler, which scales the base rate with the global batch; see `ScheduleFactory`.
+        global_batch_size: images in one optimizer step, over all devices and nodes.
+        micro_batch_size: images in one forward pass, over all devices and nodes. The gradient stays that of the whole
+            batch (see `caching`). None for the whole batch.
 
     Raises:
-        ValueError: for micro-batches that the batch or, when training starts, the devices cannot share.
+        ValueError: the micro-batches do not divide the global batch or, when training starts, cannot be split evenly
+            over the devices.
     """
 
     def __init__(
         self,
         encoder: nn.Module,
         projector: nn.Module,
-        loss: NTXent,
+        loss: PairLoss,
         optimizer: OptimizerFactory,
         schedule: ScheduleFactory,
         *,
@@ -68,7 +114,7 @@ class SimCLR(L.LightningModule):
             check_micro_batch(micro_batch_size, batch_size=global_batch_size)
         self.encoder = encoder
         self.projector = projector
-        self.loss = loss
+        self.loss: Any = loss  # Any: callbacks read optional attributes
         self.make_optimizer = optimizer
         self.make_schedule = schedule
         self.global_batch_size = global_batch_size
@@ -76,50 +122,65 @@ class SimCLR(L.LightningModule):
         self._compiled: Callable[[Tensor], Tensor] | None = None
 
     def setup(self, stage: str) -> None:
-        """Check the micro-batches against the devices."""
+        """Check that micro-batches can be split evenly over the devices of the trainer."""
         if self.micro_batch_size is not None:
             size, batch = self.micro_batch_size, self.global_batch_size
             check_micro_batch(size, batch_size=batch, devices=self.trainer.world_size)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
-        """Images (B, 3, S, S) in [0, 1] to h (B, feature_dim); the projector is left out."""
+        """Return features h (B, feature_dim) of images (B, 3, S, S) in [0, 1], without the projector."""
         h: Tensor = self.encoder(x_BCHW)
         return h
 
     def project(self, x_BCHW: Tensor) -> Tensor:
-        """Images (B, 3, S, S) in [0, 1] to z (B, D), as in training."""
+        """Return projections z (B, D) of images (B, 3, S, S) in [0, 1]."""
         z: Tensor = self.projector(self.encoder(x_BCHW))
         return z
 
     def compile_network(self, **options: Any) -> None:
-        """Train on a compiled `project`; ``options`` are `torch.compile`'s.
+        """Compile `project` for training with `torch.compile` and its ``options``.
 
-        The modules stay what they are: evaluation, whose batches have other sizes, runs them as they stand, and a
-        checkpoint has the same keys.
+        Evaluation, whose batches have other sizes, runs the modules without compilation. Checkpoints keep their keys.
         """
         self._compiled = torch.compile(self.project, dynamic=False, **options)
 
     def __getstate__(self) -> dict[str, Any]:
-        # A copy must not train the original, whose weights the compiled function holds.
+        # A copy must not share the compiled function, which holds the weights of the original.
         return {**super().__getstate__(), "_compiled": None}
 
-    def contrast(self, x_a: Tensor, x_b: Tensor) -> NTXentOutput:
-        """NT-Xent of two views, each (N, 3, S, S): one forward pass over all 2N, so BatchNorm sees both."""
+    def contrast(self, x_a: Tensor, x_b: Tensor) -> LossOutput:
+        """Return the loss of both views of N images, each (N, 3, S, S); one forward pass has both, for BatchNorm."""
         z_a, z_b = (self._compiled or self.project)(torch.cat((x_a, x_b))).chunk(2)
-        out: NTXentOutput = self.loss(z_a, z_b)
-        return out
+        return self._compare(z_a, z_b)
 
-    def contrast_cached(self, views: Views, count: int) -> NTXentOutput:
-        """NT-Xent of both views of ``count`` images, at the memory of one micro-batch: see `cached_projections`."""
+    def contrast_cached(self, views: Views, count: int) -> LossOutput:
+        """Return the loss of both views of ``count`` images, in the memory of one micro-batch: `cached_projections`."""
         parts = self.global_batch_size // (self.micro_batch_size or self.global_batch_size)
         z_a, z_b = cached_projections(self._compiled or self.project, self, views, micro_batches(count, parts))
-        out: NTXentOutput = self.loss(z_a, z_b)
+        return self._compare(z_a, z_b)
+
+    def _compare(self, z_a: Tensor, z_b: Tensor) -> LossOutput:
+        found = self.loss(z_a, z_b)
+        out: LossOutput = _BareLoss(found) if isinstance(found, Tensor) else found
+        loss = getattr(out, "loss", None)
+        if not isinstance(loss, Tensor) or loss.ndim:
+            kind = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(found).__name__
+            raise ValueError(f"the loss returned {kind}; it must return a Tensor of shape (), or an object with .loss")
         return out
 
     def training_step(self, batch: Mapping[str, Any], batch_idx: int) -> dict[str, Tensor]:
-        """One step on ``batch["x_a"]`` and ``batch["x_b"]``; `StepMetrics` logs what rides along, detached.
+        """Return the loss of one step, with metrics under the names that `StepMetrics` logs.
 
-        Instead of them, ``batch["views"]`` may be a function that makes both views of some of ``batch["indices"]``.
+        Args:
+            batch: the views ``x_a`` and ``x_b``, each (N, 3, S, S). Instead of them it may hold ``views``, a function
+                that makes both views of some rows, and ``indices`` (N,).
+            batch_idx: unused.
+
+        Returns:
+            ``loss``, and detached: ``train/loss`` and those of `METRICS` that the loss computes.
+
+        Raises:
+            ValueError: the loss returned no scalar.
         """
         if "views" in batch:
             out = self.contrast_cached(batch["views"], len(batch["indices"]))
@@ -128,16 +189,13 @@ class SimCLR(L.LightningModule):
             out = self.contrast_cached(lambda rows: (x_a[rows], x_b[rows]), len(x_a))
         else:
             out = self.contrast(batch["x_a"], batch["x_b"])
-        return {
-            "loss": out.loss,
-            "train/loss": out.loss.detach(),
-            "train/contrastive_accuracy": out.accuracy,
-            "train/contrastive_entropy": out.entropy,
-        }
+        found = {name: getattr(out, attribute, None) for name, attribute in METRICS.items()}
+        metrics = {name: value.detach() for name, value in found.items() if value is not None}
+        return {"loss": out.loss, "train/loss": out.loss.detach(), **metrics}
 
     def configure_optimizers(self) -> Any:
-        """The optimiser over encoder and projector and its per-step schedule."""
-        self.trainer.fit_loop.setup_data()  # with max_steps alone Lightning would not know the epoch's length yet
+        """Return the optimizer of all parameters and its scheduler, which is stepped after every optimizer step."""
+        self.trainer.fit_loop.setup_data()  # else, with max_steps alone, the length of an epoch is not known yet
         optimizer = self.make_optimizer(parameter_groups(self))
         total = int(self.trainer.estimated_stepping_batches)
         scheduler = self.make_schedule(

@@ -1,4 +1,4 @@
-"""Gradient caching: random layers, BatchNorm, half precision, memory, and the module that uses it."""
+"""Gradient caching with random layers, BatchNorm and half precision, its memory, and its use in SimCLR."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def simclr(encoder: nn.Module, micro: int | None, batch: int = BATCH) -> SimCLR:
 
 
 class Step(nn.Module):
-    """The module's own training step, as a loss."""
+    """Return the loss of the module's training step."""
 
     def __init__(self, module: SimCLR) -> None:
         super().__init__()
@@ -54,7 +54,7 @@ def gradients(module: SimCLR, z: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
 
 
 def both(module: SimCLR, micro: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Gradients by caching, and by keeping everything of every micro-batch, from the same random state."""
+    """Return the gradients by caching, and by storing all activations, from the same random state."""
     x_a, x_b = (x.to(next(module.parameters()).dtype) for x in views(0))
     parts = micro_batches(BATCH, BATCH // micro)
     torch.manual_seed(7)
@@ -63,7 +63,7 @@ def both(module: SimCLR, micro: int) -> tuple[dict[str, Tensor], dict[str, Tenso
     torch.manual_seed(7)
     kept = [module.project(torch.cat((x_a[p], x_b[p]))).chunk(2) for p in parts]
     plain = gradients(module, tuple(torch.cat(z) for z in zip(*kept, strict=True)))
-    assert torch.equal(after, torch.get_rng_state())  # what is drawn next is the same too
+    assert torch.equal(after, torch.get_rng_state())  # later draws are the same too
     return cached, plain
 
 
@@ -90,7 +90,7 @@ def test_batchnorm_counts_every_micro_batch_once() -> None:
 def test_half_precision_is_that_of_the_first_pass() -> None:
     module = simclr(smooth().float(), 4)
     module.projector.float()
-    # Without its cache the plain pass too casts a weight for each micro-batch, whose gradients add up in float32.
+    # Without the cache of autocast, the plain pass also casts weights per micro-batch and sums gradients in float32.
     with torch.autocast("cpu", torch.bfloat16, cache_enabled=False):
         cached, plain = both(module, 4)
     exact, _ = both(module, 4)
@@ -100,7 +100,7 @@ def test_half_precision_is_that_of_the_first_pass() -> None:
 
 
 def test_backward_outside_of_autocast_is_the_same() -> None:
-    """Lightning leaves autocast before it goes backward, and the fp16 scaler multiplies the loss."""
+    """Lightning leaves autocast before the backward pass, and the fp16 scaler multiplies the loss."""
     module = simclr(smooth().float(), 4)
     module.projector.float()
     x_a, x_b = (x.float() for x in views(0))
@@ -138,8 +138,8 @@ def test_frozen_and_unused_parameters_and_shared_gradients() -> None:
 # -- memory -----------------------------------------------------------------------------------------------------------
 
 
-def peak(module: SimCLR) -> int:
-    """The most bytes of activations that autograd holds at any moment of a step, parameters left out."""
+def peak_bytes(module: SimCLR) -> int:
+    """Return the peak bytes of activations that autograd stores during a step, without parameters."""
     held, most = 0, 0
     own = {p.data_ptr() for p in module.parameters()}
 
@@ -168,8 +168,8 @@ def peak(module: SimCLR) -> int:
 
 
 def test_what_autograd_holds_falls_with_the_micro_batch() -> None:
-    sizes = {micro: peak(simclr(smooth(), micro)) for micro in (4, 8, 12, 24)}
-    z = 2 * BATCH * 6 * 8  # the loss keeps the gradient on z of the whole batch
+    sizes = {micro: peak_bytes(simclr(smooth(), micro)) for micro in (4, 8, 12, 24)}
+    z = 2 * BATCH * 6 * 8  # the loss stores the gradient for z of the whole batch
     for micro, size in sizes.items():
         assert size - z <= 1.1 * (sizes[24] - z) * micro / BATCH, sizes
 
@@ -210,7 +210,7 @@ def test_lazy_views_are_asked_for_by_micro_batch_and_are_the_same() -> None:
     [
         (6, 16, 1, "does not divide data.batch_size=16 .*use 4"),
         (32, 16, 1, "larger than data.batch_size=16"),
-        (4, 16, 8, "does not divide by 8 devices.*multiple of 8"),
+        (4, 16, 8, "is not divisible by 8 devices.*multiple of 8"),
         (8, 16, 8, "leaves 1 image.*use 16"),
         (1, 16, 1, "leaves 1 image"),
     ],
@@ -225,7 +225,7 @@ def test_the_module_checks_them_too(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="micro_batch_size=5 does not divide"):
         simclr(SmallEncoder(), 5)
     module = small_module()
-    module.micro_batch_size = 6  # what a world of other size would make of it
+    module.micro_batch_size = 6  # as if set after construction
     with pytest.raises(ValueError, match="micro_batch_size=6"):
         L.Trainer(max_steps=1, logger=False, enable_checkpointing=False, accelerator="cpu").fit(
             module, datamodule=small_data()
@@ -249,7 +249,7 @@ def test_a_compiled_network_trains_the_same_and_keeps_its_keys() -> None:
 
 
 def test_a_stopped_run_ends_in_the_same_weights_bit_for_bit(tmp_path: Path) -> None:
-    """With BatchNorm, whose running statistics are part of the state, and views made by micro-batch."""
+    """With BatchNorm, whose running statistics are part of the state, and views made per micro-batch."""
 
     def run(folder: Path, *, until: int | None = None, resume: bool = False) -> SimCLR:
         module, where = small_module(), []

@@ -1,4 +1,4 @@
-"""Gradient caching on one process and on two: ten steps are those of the plain large batch."""
+"""Compare ten steps of gradient caching, on one process and on two, with those of the plain large batch."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ STATIC = (False, True)
 
 
 def smooth(*extra: nn.Module) -> nn.Sequential:
-    """A network without BatchNorm, in float64: what is compared is the arithmetic and not its rounding."""
+    """Return a network without BatchNorm, in float64, so that rounding does not hide an error."""
     torch.manual_seed(1)
     layers = (nn.Conv2d(3, 5, 3), nn.Tanh(), *extra, nn.Flatten(), nn.Linear(5 * 36, 7))
     return nn.Sequential(*layers).double()
 
 
 def views(step: int) -> tuple[Tensor, Tensor]:
-    """Two views (BATCH, 3, 8, 8) of a step's images."""
+    """Return two views of the images of a step, each (BATCH, 3, 8, 8)."""
     draw = torch.Generator().manual_seed(step)
     x = torch.rand(BATCH, 3, 8, 8, generator=draw, dtype=torch.float64)
     noise = torch.rand(2, BATCH, 3, 8, 8, generator=draw, dtype=torch.float64)
@@ -39,7 +39,7 @@ def views(step: int) -> tuple[Tensor, Tensor]:
 
 
 class Plain(nn.Module):
-    """The large batch as a textbook has it: both views in one pass, everything kept."""
+    """Return the loss of the large batch: both views in one forward pass, with all activations stored."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -52,7 +52,7 @@ class Plain(nn.Module):
 
 
 class Cached(Plain):
-    """The same loss by gradient caching, in a number of parts."""
+    """Return the same loss by gradient caching, in several parts."""
 
     def __init__(self, network: nn.Module, parts: int) -> None:
         super().__init__(network)
@@ -66,7 +66,7 @@ class Cached(Plain):
 
 
 def train(step: nn.Module, rows: slice = slice(None)) -> dict[str, Tensor]:
-    """Ten steps of LARS on some rows of each batch; returns the weights."""
+    """Return the weights after ten steps of LARS on some rows of each batch."""
     optimizer = LARS(parameter_groups(step), lr=20.0, weight_decay=1e-4)
     for number in range(STEPS):
         x_a, x_b = views(number)
@@ -84,7 +84,7 @@ def close(got: dict[str, Tensor], want: dict[str, Tensor], tolerance: float) -> 
 
 @pytest.fixture(scope="module")
 def whole() -> dict[str, Tensor]:
-    """The weights after ten plain steps on one process."""
+    """Return the weights after ten plain steps on one process."""
     start = {name: value.clone() for name, value in Plain(smooth()).named_parameters()}
     weights = train(Plain(smooth()))
     assert all((weights[name] - start[name]).norm() > 0.02 * start[name].norm() for name in weights)
@@ -97,7 +97,7 @@ def test_ten_steps_are_those_of_the_large_batch(micro: int, whole: dict[str, Ten
 
 
 def test_a_mean_over_micro_batches_is_something_else(whole: dict[str, Tensor]) -> None:
-    """The proof that the test above can fail: accumulated gradients know the negatives of a micro-batch only."""
+    """Accumulated gradients, which use only the negatives of a micro-batch, would fail the test above."""
 
     class Accumulated(Plain):
         def forward(self, x_a: Tensor, x_b: Tensor) -> Tensor:
@@ -109,7 +109,7 @@ def test_a_mean_over_micro_batches_is_something_else(whole: dict[str, Tensor]) -
 
 
 def work(rank: int, world: int, folder: str) -> None:
-    """What each process does; its results go to a file."""
+    """Run one process and save its results to a file."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=world)
     share = slice(rank * BATCH // world, (rank + 1) * BATCH // world)

@@ -1,4 +1,4 @@
-"""Encoders against torchvision and timm, the paper's table, and every kind of file they may start from."""
+"""Compare encoders with torchvision, timm and the paper's tables, and load every kind of file with weights."""
 
 import functools
 import os
@@ -26,7 +26,7 @@ def _count(module: nn.Module) -> int:
 
 
 def _torchvision(depth: int, seed: int = 0, **options: Any) -> nn.Module:
-    """Return torchvision's ResNet with every weight, gamma, beta and statistic random."""
+    """Return torchvision's ResNet with random weights, gammas, betas and statistics."""
     torch.manual_seed(seed)
     model: nn.Module = getattr(torchvision.models, f"resnet{depth}")(**options)
     for module in model.modules():
@@ -41,7 +41,7 @@ def _torchvision(depth: int, seed: int = 0, **options: Any) -> nn.Module:
 
 
 def _features(model: nn.Module, x_NCHW: Tensor) -> Tensor:
-    """Return what torchvision's network gives its classifier."""
+    """Return the input of the classifier in torchvision's network."""
     model.fc = nn.Identity()
     with torch.inference_mode():
         return model(x_NCHW)  # type: ignore[no-any-return]
@@ -123,7 +123,7 @@ def test_feature_dim_is_the_width_of_h(depth: int, width: float, dim: int, stem:
 
 
 def _sides(encoder: nn.Module, side: int) -> list[int]:
-    """Return the side of what each part of the network hands on, for one image of this side."""
+    """Return the side of the output of each part of the network, for one image of this side."""
     sides: list[int] = []
     parts = [getattr(encoder, name) for name in ("conv1", "maxpool", "layer1", "layer2", "layer3", "layer4")]
     hooks = [part.register_forward_hook(lambda m, i, out: sides.append(out.shape[-1])) for part in parts]
@@ -144,7 +144,7 @@ def test_the_cifar_stem_keeps_small_images_whole() -> None:
     assert encoder.conv1.bias is None
     assert not any(isinstance(m, nn.MaxPool2d) for m in encoder.modules())
     assert _sides(encoder, 32) == [32, 32, 32, 16, 8, 4]
-    # ImageNet's would leave one position of 32 pixels
+    # The ImageNet stem would reduce 32 pixels to one position.
     assert _sides(resnet(18, 0.25, "imagenet"), 32) == [16, 8, 8, 4, 2, 1]
     assert _sides(resnet(18, 0.25, "imagenet"), 224) == [112, 56, 56, 28, 14, 7]
 
@@ -189,10 +189,10 @@ def test_weights_start_from_he_and_follow_the_seed() -> None:
         ({"width": 0.3}, r"model\.encoder\.width"),
         ({"width": float("nan")}, r"model\.encoder\.width"),
         ({"width": 1e9}, r"model\.encoder\.width"),
-        ({"mean": MEAN}, "go together"),
+        ({"mean": MEAN}, "set both or neither"),
         ({"mean": MEAN, "std": (0.1, 0.0, 0.1)}, "std above 0"),
         ({"mean": (0.5, 0.5), "std": (0.1, 0.1)}, "three finite"),
-        ({"mean": "abc", "std": STD}, "numbers"),
+        ({"mean": "abc", "std": STD}, "each be three numbers"),
     ],
 )
 def test_arguments_out_of_range_are_refused(arguments: dict[str, Any], match: str) -> None:
@@ -200,10 +200,10 @@ def test_arguments_out_of_range_are_refused(arguments: dict[str, Any], match: st
         resnet(**arguments)
 
 
-# ---- normalisation and specs
+# ---- normalization and specs
 
 
-def test_normalisation_is_inside_and_not_in_the_state_dict(images: Tensor) -> None:
+def test_normalization_is_inside_and_not_in_the_state_dict(images: Tensor) -> None:
     plain, inside = resnet(18, 0.25), resnet(18, 0.25, mean=MEAN, std=STD)
     inside.load_state_dict(plain.state_dict(), strict=True)
     by_hand = torchvision.transforms.functional.normalize(images, MEAN, STD)
@@ -214,7 +214,7 @@ def test_normalisation_is_inside_and_not_in_the_state_dict(images: Tensor) -> No
     assert torch.equal(inside(images), plain(images))
 
 
-def test_normalisation_follows_the_encoder_to_its_device_and_dtype() -> None:
+def test_normalization_follows_the_encoder_to_its_device_and_dtype() -> None:
     encoder = resnet(10, 0.25, mean=MEAN, std=STD).double()
     assert encoder.normalise.mean is not None
     assert encoder.normalise.mean.dtype == torch.float64
@@ -289,7 +289,7 @@ def test_any_timm_model_is_an_encoder(name: str, options: dict[str, Any]) -> Non
     assert h_NF.shape == (2, encoder.feature_dim)
 
 
-def test_timm_pretrained_brings_its_normalisation(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_timm_pretrained_brings_its_normalization(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
     create = timm.create_model
 
@@ -305,13 +305,13 @@ def test_timm_pretrained_brings_its_normalisation(monkeypatch: pytest.MonkeyPatc
 
 
 def test_timm_faults_are_one_clear_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ValueError, match=r"no model 'resnet10s'; near: .*resnet10t"):
+    with pytest.raises(ValueError, match=r"no model 'resnet10s'; similar names: .*resnet10t"):
         timm_encoder("resnet10s")
-    with pytest.raises(ValueError, match=r"could not make resnet10t: .*colour"):
-        timm_encoder("resnet10t", colour="blue")
-    with pytest.raises(ValueError, match=r"not taken here: num_classes; use model\.weights"):
+    with pytest.raises(ValueError, match=r"cannot create resnet10t: .*color"):
+        timm_encoder("resnet10t", color="blue")
+    with pytest.raises(ValueError, match=r"not allowed as timm options: num_classes; use model\.weights"):
         timm_encoder("resnet10t", num_classes=7)
-    with pytest.raises(ValueError, match="leave its pooling on"):
+    with pytest.raises(ValueError, match="do not disable its pooling"):
         timm_encoder("resnet10t", global_pool="")(torch.rand(2, 3, 32, 32))
     monkeypatch.setitem(sys.modules, "timm", None)
     with pytest.raises(ValueError, match=r"pip install 'simclr-lightning\[timm\]'"):
@@ -327,7 +327,7 @@ def _small(**options: Any) -> Encoder:
 
 
 def _fill(encoder: Encoder, seed: int = 1) -> dict[str, Tensor]:
-    """Return a state dict of the encoder's shapes with values of its own."""
+    """Return a state dict with the encoder's shapes and other values."""
     generator = torch.Generator().manual_seed(seed)
     return {
         key: torch.rand(value.shape, generator=generator) if value.is_floating_point() else value + 5
@@ -411,7 +411,7 @@ def test_a_run_that_has_not_finished_gives_its_last_checkpoint(tmp_path: Path) -
     _assert_holds(encoder, state)
 
 
-def test_imagenet_is_torchvisions_enum_with_its_normalisation(monkeypatch: pytest.MonkeyPatch, images: Tensor) -> None:
+def test_imagenet_is_torchvisions_enum_with_its_normalization(monkeypatch: pytest.MonkeyPatch, images: Tensor) -> None:
     theirs = _torchvision(18)
     asked: list[Any] = []
 
@@ -423,8 +423,8 @@ def test_imagenet_is_torchvisions_enum_with_its_normalisation(monkeypatch: pytes
     encoder = resnet(18)
     load_weights(encoder, "imagenet")
     preset = torchvision.models.ResNet18_Weights.DEFAULT.transforms()
-    normalised = torchvision.transforms.functional.normalize(images, preset.mean, preset.std)
-    assert torch.equal(encoder.eval()(images), _features(theirs, normalised))
+    normalized = torchvision.transforms.functional.normalize(images, preset.mean, preset.std)
+    assert torch.equal(encoder.eval()(images), _features(theirs, normalized))
     assert encoder.spec["mean"] == list(preset.mean)
     url, options = asked[0]
     assert url == torchvision.models.ResNet18_Weights.DEFAULT.url
@@ -435,7 +435,7 @@ def test_imagenet_is_torchvisions_enum_with_its_normalisation(monkeypatch: pytes
         raise OSError("no route to host")
 
     monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", unreachable)
-    with pytest.raises(ValueError, match=r"model\.weights=imagenet: https.* could not be fetched: no route"):
+    with pytest.raises(ValueError, match=r"model\.weights=imagenet: cannot download https.*: no route"):
         load_weights(encoder, "imagenet")
 
 
@@ -449,7 +449,7 @@ def test_imagenet_is_torchvisions_enum_with_its_normalisation(monkeypatch: pytes
     ],
 )
 def test_imagenet_is_refused_where_torchvision_has_none(make: Callable[[], Encoder]) -> None:
-    with pytest.raises(ValueError, match=r"model\.weights=imagenet: torchvision has them for"):
+    with pytest.raises(ValueError, match=r"model\.weights=imagenet needs ResNet 18"):
         load_weights(make(), "imagenet")
 
 
@@ -490,7 +490,7 @@ def test_the_other_stem_and_another_architecture_are_misfits(tmp_path: Path) -> 
 
 
 class Hostile:
-    """An object whose unpickling makes a file."""
+    """An object that runs a function when it is unpickled."""
 
     def __init__(self, function: Any, *arguments: Any) -> None:
         self.call = (function, arguments)
@@ -527,7 +527,7 @@ def test_hostile_pickles_are_refused_and_nothing_runs(attack: str, form: str, na
     assert "\n" not in str(caught.value)
     assert "weights_only" not in str(caught.value)
     assert not mark.exists()
-    if name == "w.bin":  # the attack is one: without the refusal it does run
+    if name == "w.bin":  # show that the attack works where the file is not refused
         if form == "pickle":
             pickle.loads(path.read_bytes())
         else:
@@ -570,5 +570,5 @@ def test_missing_files_and_web_addresses_are_refused(tmp_path: Path) -> None:
         load_weights(_small(), tmp_path / "nothing.pt")
     with pytest.raises(FileNotFoundError, match=r"model\.weights=.* holds no encoder\.safetensors"):
         load_weights(_small(), tmp_path)
-    with pytest.raises(ValueError, match="web addresses are not read; download"):
+    with pytest.raises(ValueError, match="is a web address; download"):
         load_weights(_small(), "https://example.org/weights.pt")

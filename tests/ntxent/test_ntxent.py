@@ -1,4 +1,4 @@
-"""NT-Xent against a naive float64 NumPy version of the paper's Algorithm 1, and against closed forms."""
+"""Compare NT-Xent with a naive float64 NumPy version of the paper's Algorithm 1, and with closed forms."""
 
 import math
 from collections.abc import Iterator
@@ -11,11 +11,11 @@ from torch.profiler import profile
 
 from simclr_lightning.ntxent import NTXent, blocks, nt_xent
 
-BIG = 150  # pairs: above the size up to which everything is computed in float64
+BIG = 150  # pairs: more than SMALL_BATCH, so float32 inputs are computed in float32
 
 
 def naive(z_a: Tensor, z_b: Tensor, temperature: float) -> dict[str, np.ndarray]:
-    """Loss, its gradient (2N, D), accuracy and entropies, one row after the other, on float64 arrays."""
+    """Return the loss, its gradient (2N, D), accuracy and entropies, computed row by row in float64."""
     z = torch.cat([z_a, z_b]).detach().double().numpy()
     rows, pairs = len(z), len(z_a)
     norm = np.linalg.norm(z, axis=1, keepdims=True)
@@ -34,7 +34,7 @@ def naive(z_a: Tensor, z_b: Tensor, temperature: float) -> dict[str, np.ndarray]
         entropy -= xlogx(softmax(similarity[i, other_view])[0]) / rows
         accuracy += (similarity[i, other_view].argmax() == i % pairs) / rows
         for j, p in zip(others, p_all, strict=True):
-            # 1 - p of the positive as the sum of the other probabilities, lest the oracle round it away
+            # 1 - p of the positive, as the exact sum of the other probabilities
             weight = p if j != positive else -sum(q for k, q in zip(others, p_all, strict=True) if k != positive)
             gradient[i] += weight * u[j] / temperature / rows
             gradient[j] += weight * u[i] / temperature / rows
@@ -55,7 +55,7 @@ def xlogx(p: np.ndarray) -> float:
 
 
 def dense(z_a: Tensor, z_b: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    """The same loss and gradient by autograd on the dense float64 matrix: fast enough for many blocks."""
+    """Return the loss and its gradient by autograd on the dense float64 matrix: fast enough for many blocks."""
     z = torch.cat([z_a, z_b]).detach().double().requires_grad_()
     u = torch.nn.functional.normalize(z, dim=1)
     similarity = (u @ u.T / temperature).masked_fill(torch.eye(len(z), dtype=torch.bool), -math.inf)
@@ -89,7 +89,7 @@ def test_everything_is_algorithm_1(n: int, d: int, temperature: float, dtype: to
     z_a, z_b = pair(n, d, seed=n, dtype=dtype)
     expected = naive(z_a, z_b, temperature)
     output = nt_xent(z_a, z_b, temperature)
-    # A hundredth more for float64: the oracle, too, rounds.
+    # Float64 is compared at the precision of the oracle, which rounds too.
     exact = 1e-12 / min(1, temperature) if dtype == torch.float64 else 1e-6
     for name in ("loss", "accuracy", "entropy", "entropy_all"):
         value = getattr(output, name)
@@ -140,7 +140,7 @@ def test_only_the_upper_triangle_is_visited_and_every_entry_of_it() -> None:
 
 @pytest.mark.parametrize("temperature", [0.005, 0.03, 0.5])
 def test_self_pairs_are_masked_not_subtracted(temperature: float) -> None:
-    """All rows orthogonal: ln(2N - 1). At 0.03 exp(1/tau) is 3e14, beside which float32 loses the 2N - 2."""
+    """All rows orthogonal: ln(2N - 1). At 0.03, exp(1/tau) is 3e14, and float32 would lose 2N - 2 added to it."""
     basis = torch.eye(2 * BIG)
     output = nt_xent(basis[:BIG], basis[BIG:], temperature)
     assert float(output.loss) == pytest.approx(math.log(2 * BIG - 1), rel=1e-6)
@@ -150,7 +150,7 @@ def test_self_pairs_are_masked_not_subtracted(temperature: float) -> None:
 
 @pytest.mark.parametrize("temperature", [1e-4, 0.005, 0.011, 0.02])
 def test_no_overflow_at_small_temperatures(temperature: float) -> None:
-    """Ten copies of one row: every candidate has cosine 1, and exp(1/tau) is beyond float32 below 0.0113."""
+    """All rows equal: every cosine is 1, and exp(1/tau) overflows float32 at temperatures below 0.0113."""
     z_a, z_b = (torch.ones(BIG, 8, requires_grad=True) for _ in range(2))
     output = nt_xent(z_a, z_b, temperature)
     assert float(output.loss.detach()) == pytest.approx(math.log(2 * BIG - 1), rel=1e-3)
@@ -169,7 +169,7 @@ def test_a_running_maximum_that_rises_and_falls_from_block_to_block(monkeypatch:
 
 
 def test_close_positives_keep_their_digits() -> None:
-    """Cosine 0.9 to the positive, else 0: 1 - p is 5e-6, of which 1 - float32(p) keeps two digits."""
+    """Cosine 0.9 with the positive, else 0: 1 - p is 5e-6, of which 1 - float32(p) would have two correct digits."""
     basis = torch.eye(2 * BIG)
     z_a = basis[:BIG].clone().requires_grad_()
     z_b = (0.9 * basis[:BIG] + math.sqrt(1 - 0.81) * basis[BIG:]).requires_grad_()
@@ -222,7 +222,7 @@ def test_any_norm(n: int, scale: float) -> None:
     assert float(nt_xent(z_a, z_b, 0.1).loss.detach()) == pytest.approx(float(loss), rel=1e-6)
     assert g.isfinite().all()
     assert relative(g, expected) < 1e-6
-    large = expected.norm(dim=1) < 1e-20  # each row on its own scale, too
+    large = expected.norm(dim=1) < 1e-20  # gradients of rows with a large norm are tiny; compare the others alone
     assert relative(g[~large], expected[~large]) < 1e-6
 
 
@@ -337,7 +337,7 @@ def test_a_module_around_it_compiles() -> None:
 
 
 def peak_bytes(n: int, d: int) -> int:
-    """The most that a forward and a backward pass hold at once, by counting their allocations."""
+    """Return the peak bytes of a forward and a backward pass, counted from their allocations."""
     z_a, z_b = pair(n, d)
     with profile(profile_memory=True) as profiler:
         nt_xent(z_a, z_b, 0.1).loss.backward()
@@ -351,12 +351,12 @@ def peak_bytes(n: int, d: int) -> int:
 
 
 @pytest.fixture
-def no_kept_blocks(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def no_stored_blocks(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(blocks, "MEMORY", {"cpu": 0})
     return
 
 
-@pytest.mark.usefixtures("no_kept_blocks")
+@pytest.mark.usefixtures("no_stored_blocks")
 def test_memory_is_linear_in_n() -> None:
     counts = np.array([1024, 2048, 4096, 8192])
     peaks = np.array([peak_bytes(int(n), 32) for n in counts])
@@ -379,9 +379,9 @@ def test_a_wrong_temperature_is_refused(temperature: float) -> None:
 
 
 def test_wrong_shapes_and_types_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"must both be \(n, D\)"):
+    with pytest.raises(ValueError, match=r"must have one shape \(n, D\)"):
         nt_xent(torch.ones(3, 2), torch.ones(4, 2), 0.1)
-    with pytest.raises(ValueError, match=r"must both be \(n, D\)"):
+    with pytest.raises(ValueError, match=r"must have one shape \(n, D\)"):
         nt_xent(torch.ones(3), torch.ones(3), 0.1)
     with pytest.raises(ValueError, match="floating-point"):
         nt_xent(torch.ones(3, 2, dtype=torch.int64), torch.ones(3, 2), 0.1)

@@ -1,4 +1,4 @@
-"""NT-Xent on 2 and 4 gloo processes equals NT-Xent on one, and what is sent when."""
+"""Compare NT-Xent on 2 and 4 gloo processes with NT-Xent on one process, and count what is sent."""
 
 import multiprocessing
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ from simclr_lightning import distributed
 from simclr_lightning.ntxent import NTXent, blocks, nt_xent
 
 TEMPERATURES = (0.01, 0.2)  # with a running maximum, and without
-# How the pairs are shared out; 80 pairs are above the size up to which float32 is computed in float64.
+# Pairs per rank. 80 pairs are more than SMALL_BATCH, so float32 inputs are computed in float32.
 SHARES = {
     2: {"equal": (3, 3), "unequal": (5, 2), "large": (47, 33)},
     4: {"equal": (2, 2, 2, 2), "unequal": (3, 0, 5, 1), "large": (20, 31, 2, 27)},
@@ -31,13 +31,13 @@ def views(pairs: int, width: int = 6) -> tuple[Tensor, Tensor]:
 
 
 def network() -> nn.Module:
-    """Encoder and projector without batch normalisation, whose statistics would differ from one process's."""
+    """Return encoder and projector without BatchNorm, whose statistics would differ from those of one process."""
     torch.manual_seed(1)
     return nn.Sequential(nn.Linear(6, 9), nn.Tanh(), nn.Linear(9, 5)).double()
 
 
 def step(model: nn.Module, x_a: Tensor, x_b: Tensor, temperature: float) -> dict[str, Tensor]:
-    """One optimiser step on the two views in one forward pass: parameter gradients, then weights."""
+    """Make one optimizer step, with both views in one forward pass; return gradients and new weights."""
     optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
     z_a, z_b = model(torch.cat([x_a, x_b])).tensor_split(2)
     NTXent(temperature)(z_a, z_b).loss.backward()
@@ -56,14 +56,14 @@ def measure(x_a: Tensor, x_b: Tensor, temperature: float, **options: Any) -> dic
 
 @contextmanager
 def counted() -> Iterator[list[tuple[str, int]]]:
-    """The collectives that reach the process group meanwhile, each with the bytes that this rank hands to it."""
+    """Record every collective in the body, with the bytes that this rank sends."""
     sent: list[tuple[str, int]] = []
     words = ("all", "reduce", "broadcast", "gather", "scatter", "send", "recv")
     originals = {n: x for n, x in vars(dist.ProcessGroup).items() if any(word in n for word in words)}
 
     def watch(name: str) -> Any:
         def call(group: Any, *args: Any, **kwargs: Any) -> Any:
-            # The last list of tensors is what is sent; those before it are where the answers go.
+            # The last list of tensors is sent; the lists before it receive.
             own = next(x for x in reversed(args) if isinstance(x, list))
             sent.append((name, sum(x.nbytes for x in own)))
             return originals[name].__get__(group)(*args, **kwargs)
@@ -89,9 +89,9 @@ def traffic(x_a: Tensor, x_b: Tensor) -> dict[str, Any]:
 
 
 def work(rank: int, world: int, folder: str) -> None:
-    """What each process does; its results go to a file."""
+    """Run one process and save its results to a file."""
     torch.set_num_threads(1)
-    blocks.BLOCK_SIDES["cpu"] = {10**9: 16}  # several blocks, whose edges do not fall on the ranks'
+    blocks.BLOCK_SIDES["cpu"] = {10**9: 16}  # several blocks, which do not end where ranks do
     dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=world)
     result: dict[Any, Any] = {"rank": (distributed.rank(), distributed.world_size())}
     for name, sizes in SHARES[world].items():
@@ -104,7 +104,7 @@ def work(rank: int, world: int, folder: str) -> None:
         if sizes[rank]:
             result[name, "alone"] = measure(x_a, x_b, 0.2, gather=False)
         result[name, "traffic"] = traffic(x_a, x_b)
-    for first in range(0, world, 2):  # every rank takes part in the making of every group
+    for first in range(0, world, 2):  # every rank must take part in creating every group
         group = dist.new_group([first, first + 1])
         x_a, x_b = (x.split(SHARES[world]["large"])[rank] for x in views(80))
         if rank in (first, first + 1):
@@ -120,7 +120,7 @@ def work(rank: int, world: int, folder: str) -> None:
 def ranks(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[dict[Any, Any]]:
     world = request.param
     folder: Path = tmp_path_factory.mktemp(f"world{world}")
-    # Torch is imported once, in a server that then forks each process.
+    # One server imports torch once and forks every process.
     multiprocessing.set_forkserver_preload(["torch.distributed", "simclr_lightning.ntxent"])
     mp.start_processes(work, args=(world, str(folder)), nprocs=world, start_method="forkserver")
     return [torch.load(folder / f"{rank}.pt") for rank in range(world)]
@@ -131,7 +131,7 @@ def shares(ranks: list[dict[Any, Any]]) -> dict[str, tuple[int, ...]]:
 
 
 def joined(ranks: list[dict[Any, Any]], key: Any) -> dict[str, Tensor]:
-    """Scalars averaged over ranks, gradients averaged as DDP does: each rank's share, over the world size."""
+    """Average the scalars over ranks; concatenate the gradients, divided by the world size as DDP does."""
     results = [r[key] for r in ranks]
     scalars = {k: torch.stack([r[k] for r in results]).mean() for k in results[0] if not k.startswith("g_")}
     return scalars | {k: torch.cat([r[k] for r in results]) / len(ranks) for k in ("g_a", "g_b")}
@@ -140,7 +140,7 @@ def joined(ranks: list[dict[Any, Any]], key: Any) -> dict[str, Tensor]:
 def same(value: dict[str, Tensor], expected: dict[str, Tensor], tolerance: float = 1e-10) -> None:
     assert value.keys() == expected.keys()
     for name in expected:
-        # Relative to the whole tensor, and absolute at the size of 1.
+        # The error relative to the norm of the tensor, or absolute if the norm is below 1.
         error = (value[name].double() - expected[name]).norm() / max(1.0, float(expected[name].norm()))
         assert error < tolerance, name
 
@@ -170,7 +170,7 @@ def test_float32_is_close(ranks: list[dict[Any, Any]], temperature: float) -> No
 def test_a_step_of_ddp_is_a_step_of_one_process(ranks: list[dict[Any, Any]], name: str, temperature: float) -> None:
     x_a, x_b = views(sum(shares(ranks)[name]))
     expected = step(network(), x_a, x_b, temperature)
-    assert expected["grad 0.weight"].norm() > 1e-3  # what is compared is not nothing
+    assert expected["grad 0.weight"].norm() > 1e-3  # the compared gradients are not 0
     for rank in ranks:
         same(rank[name, temperature, "step"], expected)
 
@@ -193,7 +193,7 @@ def test_a_group_keeps_to_its_members(ranks: list[dict[Any, Any]]) -> None:
 
 @pytest.mark.parametrize("name", ["equal", "unequal", "large"])
 def test_three_gathers_forward_and_nothing_backward(ranks: list[dict[Any, Any]], name: str) -> None:
-    """One of sizes, one of z, one of the rows' log-sum-exps, each padded to the largest local batch."""
+    """Gather the sizes, z, and the log-sum-exps of the rows; the last two are padded to the largest local batch."""
     longest = max(shares(ranks)[name])
     for rank in ranks:
         sent = rank[name, "traffic"]

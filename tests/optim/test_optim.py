@@ -1,4 +1,4 @@
-"""LARS, parameter groups and schedules against their formulas in naive float64 NumPy."""
+"""Compare LARS, parameter groups and schedules with their formulas in naive float64 NumPy."""
 
 import copy
 import io
@@ -20,14 +20,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from simclr_lightning.optim import LARS, Schedule, parameter_groups, scaled_lr, warmup_cosine
 
-# name -> shape; "zero" starts at zero (and stays there: its gradient is zero until it moves), see _start
+# name -> shape; "zero" starts at zero and has a gradient of zero in the first steps; "still" never has a gradient
 SHAPES = {"conv": (4, 3, 3, 3), "dense": (6, 5), "zero": (3, 2), "still": (2, 2), "gamma": (4,), "bias": (6,)}
 EXCLUDED = {"gamma", "bias"}
 STEPS, WARMUP, BATCH, BASE = 200, 20, 512, 0.3
 
 
 def closed_lr(step: int) -> float:
-    """Return the linear rule, warm-up and cosine, written from the formula alone."""
+    """Return the learning rate of the linear rule with warm-up and cosine decay, from the formula."""
     peak = BASE * BATCH / 256
     if step < WARMUP:
         return peak * step / WARMUP
@@ -43,7 +43,7 @@ def naive_lars(
     momentum: float = 0.9,
     mistake: str | None = None,
 ) -> dict[str, np.ndarray]:
-    """Return weights after LARS by its definition in float64; ``mistake`` makes one that others made."""
+    """Return weights after LARS by its definition in float64; ``mistake`` adds one seen in another implementation."""
     w = {name: value.astype(np.float64) for name, value in weights.items()}
     v = {name: np.zeros_like(value) for name, value in w.items()}
     for step in range(steps):
@@ -83,7 +83,7 @@ def _start() -> dict[str, np.ndarray]:
 
 
 def _gradient(name: str, w: np.ndarray, step: int) -> np.ndarray:
-    """Return a gradient that depends on the weights, so that an error at one step reaches all later ones."""
+    """Return a gradient that depends on the weights, so an error at one step changes all later ones."""
     if name == "still":
         return np.zeros_like(w)
     target = np.random.default_rng([step, len(name)]).normal(size=w.shape)
@@ -91,7 +91,7 @@ def _gradient(name: str, w: np.ndarray, step: int) -> np.ndarray:
 
 
 def _run_lars(weight_decay: float, dtype: torch.dtype) -> dict[str, np.ndarray]:
-    """Return weights after LARS with the package's own groups' form and schedule."""
+    """Return weights after LARS with groups as from ``parameter_groups``, and the package's schedule."""
     params = {name: nn.Parameter(torch.tensor(value, dtype=dtype)) for name, value in _start().items()}
     groups: list[dict[str, Any]] = [
         {"params": [p for name, p in params.items() if name not in EXCLUDED]},
@@ -148,7 +148,7 @@ def test_zero_weights_and_zero_gradients_have_trust_one() -> None:
 
 
 def _timm_pair(*, weight_decay: float, lrs: list[float], **options: Any) -> float:
-    """Return the relative difference between timm's Lars and ours after steps with these rates."""
+    """Return the relative difference between the weights of timm's Lars and LARS after steps with these rates."""
     generator = torch.Generator().manual_seed(0)
     ours = nn.Parameter(torch.randn(4, 5, generator=generator, dtype=torch.float64))
     theirs = nn.Parameter(ours.detach().clone())
@@ -165,13 +165,13 @@ def _timm_pair(*, weight_decay: float, lrs: list[float], **options: Any) -> floa
 
 def test_where_timms_lars_agrees_and_where_it_differs() -> None:
     constant, changing = [0.5] * 5, [0.1, 0.5, 1.0, 0.5, 0.1]
-    # told to adapt, without decay, eps and a schedule, it is the same
+    # with always_adapt, and without decay, eps and a schedule, both are the same
     assert _timm_pair(weight_decay=0, lrs=constant, always_adapt=True) < 1e-14
-    # a changing rate: theirs is outside the buffer, so that it also rescales past gradients
+    # a changing rate: timm's is outside the buffer, so it also rescales past gradients
     assert _timm_pair(weight_decay=0, lrs=changing, always_adapt=True) > 1e-4
-    # weight decay: theirs divides by |g| + wd |w|, not by |g + wd w|
+    # weight decay: timm divides by |g| + wd |w|, not by |g + wd w|
     assert _timm_pair(weight_decay=0.1, lrs=constant) > 1e-5
-    # weight decay 0: theirs by default is plain SGD
+    # weight decay 0: timm is plain SGD by default
     assert _timm_pair(weight_decay=0, lrs=constant) > 0.1
 
 
@@ -189,7 +189,7 @@ def test_found_inf_leaves_weights_and_state_as_they_are(flag: Tensor, bad: float
     params = [
         nn.Parameter(torch.randn(5, 4)),
         nn.Parameter(torch.tensor([0.0, -0.0, 1e-42, -3.0])),
-        nn.Parameter(torch.randn(4, 6)[:, ::2]),  # neither it nor its copies share a layout with the buffer
+        nn.Parameter(torch.randn(4, 6)[:, ::2]),  # its strides differ from the buffer's
         nn.Parameter(torch.randn(2, 3, 3, 3).to(memory_format=torch.channels_last)),
     ]
     optimizer = LARS(
@@ -213,7 +213,7 @@ def test_found_inf_leaves_weights_and_state_as_they_are(flag: Tensor, bad: float
         assert torch.equal(_bits(optimizer.state[p]["momentum_buffer"]), v)
     optimizer.found_inf = None
     optimizer.step()
-    assert not torch.isfinite(params[0]).all()  # the mask was what kept the weights
+    assert not torch.isfinite(params[0]).all()  # without the mask the weights do change
 
 
 def test_a_first_step_that_is_masked_starts_from_zero_buffers() -> None:
@@ -230,7 +230,7 @@ def test_a_first_step_that_is_masked_starts_from_zero_buffers() -> None:
 
 
 class NoHostRead(TorchDispatchMode):
-    """Fail at any operation by which the host waits for a tensor's value."""
+    """Fail at every operation in which the host reads the value of a tensor."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = str(func)
@@ -249,10 +249,10 @@ def test_a_step_never_waits_for_the_device(found_inf: Tensor | None) -> None:
     with NoHostRead():
         optimizer.step()
         with pytest.raises(AssertionError, match="host read"):
-            bool(next(model.parameters()).sum() > 0)  # the guard does see a read
+            bool(next(model.parameters()).sum() > 0)  # the guard detects a read
 
 
-# ---- the optimiser as an optimiser
+# ---- the interface of an optimizer
 
 
 def test_any_memory_layout_gives_the_same_update() -> None:
@@ -312,7 +312,7 @@ def test_mixed_dtypes_are_updated_each_in_its_own() -> None:
         torch.testing.assert_close(p.detach().double(), torch.full((4,), 1.98).double(), rtol=4e-3, atol=0)
 
 
-def test_a_resumed_optimiser_goes_on_bit_for_bit() -> None:
+def test_a_resumed_optimizer_continues_bit_for_bit() -> None:
     def steps(p: nn.Parameter, optimizer: LARS, numbers: range) -> None:
         for n in numbers:
             p.grad = torch.randn(3, 4, generator=torch.Generator().manual_seed(n))
@@ -333,7 +333,7 @@ def test_a_resumed_optimiser_goes_on_bit_for_bit() -> None:
     assert torch.equal(_bits(whole), _bits(again))
 
 
-def test_a_copy_and_a_state_from_before_keep_their_groups_whole() -> None:
+def test_a_copy_and_an_older_state_have_complete_groups() -> None:
     optimizer = LARS([nn.Parameter(torch.ones(2))], lr=0.1)
     assert copy.deepcopy(optimizer).found_inf is None
     state = optimizer.state_dict()
@@ -347,9 +347,9 @@ def test_a_copy_and_a_state_from_before_keep_their_groups_whole() -> None:
     [{"lr": -1.0}, {"lr": math.nan}, {"momentum": 1.0}, {"weight_decay": -1e-6}, {"trust_coefficient": 0.0}],
 )
 def test_numbers_out_of_range_are_refused(options: dict[str, float]) -> None:
-    with pytest.raises(ValueError, match=f"LARS: {next(iter(options))} is"):
+    with pytest.raises(ValueError, match=rf"optimizer\.{next(iter(options))} is .* LARS needs"):
         LARS([nn.Parameter(torch.ones(2))], **{"lr": 0.1, **options})
-    with pytest.raises(ValueError, match=f"LARS: {next(iter(options))} is"):
+    with pytest.raises(ValueError, match=rf"optimizer\.{next(iter(options))} is .* LARS needs"):
         LARS([{"params": [nn.Parameter(torch.ones(2))], **options}], lr=0.1)
 
 
@@ -364,7 +364,7 @@ def test_sparse_gradients_are_refused() -> None:
 
 
 class Everything(nn.Module):
-    """Every kind of parameter that the two groups must tell apart."""
+    """Hold every kind of parameter that ``parameter_groups`` must distinguish."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -381,7 +381,7 @@ class Everything(nn.Module):
         self.token = nn.Parameter(torch.zeros(4))
 
 
-def test_parameter_groups_tell_batchnorm_and_biases_apart() -> None:
+def test_parameter_groups_separate_batchnorm_and_biases() -> None:
     model = Everything()
     first, second = parameter_groups(model)
     names = {id(p): name for name, p in model.named_parameters()}
@@ -440,7 +440,7 @@ def test_warmup_cosine_at_every_step(warmup: int, total: int) -> None:
         elif step < warmup:
             assert found == step / warmup
         else:
-            # half-angle form of the same cosine: another way to the number
+            # the same cosine in its half-angle form, as an independent formula
             half = np.float64(step - warmup) / (total - warmup) * np.pi / 2
             assert found == pytest.approx(np.cos(half) ** 2, abs=1e-15)
 
@@ -487,7 +487,7 @@ def test_a_schedule_out_of_range_is_refused() -> None:
 
 
 def _train(model: nn.Module, x_NF: Tensor, *, parts: int) -> tuple[list[float], Tensor]:
-    """Return the rates and final weights of ten scheduled LARS steps on a part of the global batch."""
+    """Return the rates and the final weights of ten scheduled LARS steps on one part of the global batch."""
     optimizer = LARS(parameter_groups(model), lr=0.3, weight_decay=1e-3)
     scheduler = Schedule(warmup_epochs=1)(
         optimizer, global_batch_size=len(x_NF) * parts, steps_per_epoch=3, total_steps=10

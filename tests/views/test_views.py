@@ -1,4 +1,4 @@
-"""Views against Pillow and torchvision on the same parameters, their statistics against the recipe, their bits."""
+"""Compare views with Pillow and torchvision on the same parameters, and their statistics with the recipe."""
 
 import math
 import random
@@ -30,7 +30,7 @@ from simclr_lightning.views import (
     resize,
 )
 from simclr_lightning.views.finish import finish_rows
-from simclr_lightning.views.sampling import Colours, Crops, sample_colours, sample_crops, sample_crops_of_one
+from simclr_lightning.views.sampling import Colors, Crops, sample_colors, sample_crops, sample_crops_of_one
 
 KEYS = {"seed": 11, "epoch": 3}
 DRAWS = 20_000
@@ -49,16 +49,16 @@ def photographs(n: int, height: int, width: int) -> Tensor:
     return torch.stack(out)
 
 
-def colours(rows: int, **fields: Tensor) -> Colours:
-    """Return the parameters of rows to which nothing happens, but for the fields given."""
+def colors(rows: int, **fields: Tensor) -> Colors:
+    """Return parameters that leave all rows unchanged, except for the given fields."""
     no = torch.zeros(rows, dtype=torch.bool)
     factor = torch.tensor([1.0, 1.0, 1.0, 0.0]).repeat(rows, 1)
     plain = {"jitter": no, "grey": no, "solarise": no, "factor": factor, "sigma": torch.zeros(rows).double()}
-    return Colours(**({"order": torch.arange(4).repeat(rows, 1)} | plain | fields))
+    return Colors(**({"order": torch.arange(4).repeat(rows, 1)} | plain | fields))
 
 
-def reference_finish(crop: Tensor, c: Colours, row: int, chosen: ViewRecipe) -> Tensor:
-    """Finish one crop (3, S, S) with torchvision's functional, one operation after the other."""
+def reference_finish(crop: Tensor, c: Colors, row: int, chosen: ViewRecipe) -> Tensor:
+    """Turn one crop (3, S, S) into a view with torchvision's functional operations."""
     x = crop.float() / 255
     if c.jitter[row]:
         brightness, contrast, saturation, hue = c.factor[row].tolist()
@@ -84,8 +84,8 @@ def pil_crop(image: Tensor, box: list[int], flip: bool, size: int, filter_name: 
     """Crop, resize and flip with Pillow, (3, size, size) uint8."""
     top, left, h, w = box
     picture = Image.fromarray(image.permute(1, 2, 0).numpy()).crop((left, top, left + w, top + h))
-    # Across, then down, as Pillow always did until newer versions chose the order by cost: where the filter
-    # overshoots black or white, which pass is clipped first is worth several levels.
+    # Across, then down, as in older versions of Pillow; newer ones choose the order by cost. Where the filter exceeds
+    # black or white, the two orders differ by several levels, since each pass clips.
     for shape in ((size, h), (size, size)):
         picture = picture.resize(shape, Image.Resampling[filter_name.upper()])
     out = torch.from_numpy(np.asarray(picture).copy()).permute(2, 0, 1)
@@ -195,7 +195,7 @@ def test_area_and_log_aspect_are_uniform_where_every_box_fits() -> None:
 
 
 @pytest.mark.parametrize(("height", "width", "box"), [(10, 100, (0, 43, 10, 13)), (100, 10, (43, 0, 13, 10))])
-def test_when_ten_tries_fail_the_box_is_the_largest_centred_one(height: int, width: int, box: tuple[int, ...]) -> None:
+def test_when_ten_tries_fail_the_box_is_the_largest_centered_one(height: int, width: int, box: tuple[int, ...]) -> None:
     chosen = replace(recipe("simclr"), area=(0.9, 1.0))
     crops = sample_crops(height, width, indices=torch.arange(100), recipe=chosen, **KEYS)
     assert (crops.box == torch.tensor(box)).all()
@@ -216,7 +216,7 @@ def test_one_image_draws_the_box_it_has_in_a_batch(height: int, width: int) -> N
 @pytest.mark.parametrize("strength", [1.0, 0.5, 1.5])
 def test_jitter_factors_and_orders_follow_the_recipe(strength: float) -> None:
     chosen = replace(recipe("simclr"), strength=strength)
-    c = sample_colours(indices=torch.arange(DRAWS // 2), recipe=chosen, **KEYS)
+    c = sample_colors(indices=torch.arange(DRAWS // 2), recipe=chosen, **KEYS)
     low, high = max(0.0, 1 - 0.8 * strength), 1 + 0.8 * strength
     for operation in range(3):
         assert stats.kstest(c.factor[:, operation].numpy(), "uniform", args=(low, high - low)).pvalue > 1e-3
@@ -224,27 +224,27 @@ def test_jitter_factors_and_orders_follow_the_recipe(strength: float) -> None:
     assert stats.kstest(c.factor[:, 3].numpy(), "uniform", args=(-turn, 2 * turn)).pvalue > 1e-3
     number = (c.order * 4 ** torch.arange(4)).sum(dim=1)
     counts = number.unique(return_counts=True)[1]
-    assert len(counts) == 24  # an order of its own for each row, every order equally often
+    assert len(counts) == 24  # all 24 orders appear, equally often
     assert stats.chisquare(counts.numpy()).pvalue > 1e-3
 
 
-def test_added_brightness_is_centred_on_zero() -> None:
+def test_added_brightness_is_centered_on_zero() -> None:
     chosen = replace(recipe("simclr"), brightness="add", strength=0.5)
-    c = sample_colours(indices=torch.arange(DRAWS // 2), recipe=chosen, **KEYS)
+    c = sample_colors(indices=torch.arange(DRAWS // 2), recipe=chosen, **KEYS)
     assert stats.kstest(c.factor[:, 0].numpy(), "uniform", args=(-0.4, 0.8)).pvalue > 1e-3
 
 
 def test_rates_and_sigmas_follow_the_recipe_independently() -> None:
     chosen = replace(recipe("simclr"), solarise=0.3)
     indices = torch.arange(DRAWS // 2)
-    c = sample_colours(indices=indices, recipe=chosen, **KEYS)
+    c = sample_colors(indices=indices, recipe=chosen, **KEYS)
     flip = sample_crops(100, 100, indices=indices, recipe=chosen, **KEYS).flip
     happens = {"flip": flip, "jitter": c.jitter, "grey": c.grey, "blur": c.sigma > 0, "solarise": c.solarise}
     for name, flags in happens.items():
         p = getattr(chosen, name)
         assert stats.binomtest(int(flags.sum()), DRAWS, p).pvalue > 1e-3, name
     together = torch.stack([*happens.values(), *c.factor.T]).double()
-    together = torch.cat([together[:, : DRAWS // 2], together[:, DRAWS // 2 :]])  # both views of each image
+    together = torch.cat([together[:, : DRAWS // 2], together[:, DRAWS // 2 :]])  # also between the views of an image
     correlation = torch.corrcoef(together) - torch.eye(len(together))
     assert correlation.abs().max().item() < 5 / (DRAWS // 2) ** 0.5
     assert stats.kstest(c.sigma[c.sigma > 0].numpy(), "uniform", args=(0.1, 1.9)).pvalue > 1e-3
@@ -253,7 +253,7 @@ def test_rates_and_sigmas_follow_the_recipe_independently() -> None:
 @pytest.mark.parametrize("probability", [0.0, 1.0])
 def test_probabilities_of_0_and_1_are_never_and_always(probability: float) -> None:
     chosen = replace(recipe("simclr"), **dict.fromkeys(("flip", "jitter", "grey", "blur", "solarise"), probability))
-    c = sample_colours(indices=torch.arange(DRAWS // 2), recipe=chosen, **KEYS)
+    c = sample_colors(indices=torch.arange(DRAWS // 2), recipe=chosen, **KEYS)
     flip = sample_crops(9, 9, indices=torch.arange(DRAWS // 2), recipe=chosen, **KEYS).flip
     for flags in (c.jitter, c.grey, c.sigma > 0, c.solarise, flip):
         assert flags.double().mean().item() == probability
@@ -279,7 +279,7 @@ def test_crops_are_within_one_level_of_pillows(name: Any, height: int, width: in
     ).unflatten(0, (2, n)).transpose(0, 1).short()  # fmt: skip
     off = (got - want).abs()
     assert off.float().mean().item() < 0.2
-    # Where torch resizes, it rounds between the passes as Pillow does but with coarser weights: rarely 2 levels.
+    # torch's kernel rounds between the passes, as Pillow does, but has coarser weights: rarely 2 levels.
     assert (off > 1).double().mean().item() <= (0 if size != 64 else 2e-5)
     assert off.max().item() <= 2
 
@@ -307,7 +307,7 @@ def test_resize_weights_are_pillows_and_exact(name: str, size_in: int, length: i
     got = resize.resize_weights(torch.tensor([start]), torch.tensor([length]), size_in, size_out, name, 15)[0]
     assert torch.equal(got.sum(dim=1), torch.ones(size_out, dtype=torch.float64))
     assert torch.equal(got, (got * 2**15).round() / 2**15)
-    # The response of Pillow's float resize to an impulse at each sample is the column of its filter matrix.
+    # Pillow's float resize of an impulse at one sample is the column of its filter matrix for that sample.
     for at in range(length):
         line = np.zeros((1, length), dtype=np.float32)
         line[0, at] = 1.0
@@ -325,11 +325,11 @@ def test_sums_in_float32_and_float64_and_any_order_agree_bit_for_bit(monkeypatch
     images[2:12] = torch.randint(0, 2, (10, 3, 32, 32), generator=torch.Generator().manual_seed(0)) * 255
     crops = sample_crops(32, 32, indices=torch.arange(n), recipe=recipe("simclr_cifar"), **KEYS)
     plain = resize.resize_crops(images, crops, 32, "bicubic")
-    assert (plain[0] == 255).all()  # a constant image stays what it is
+    assert (plain[0] == 255).all()  # a constant image stays constant
     assert (plain[1] == 0).all()
     upside = Crops(torch.stack([32 - crops.box[:, 0] - crops.box[:, 2], *crops.box.T[1:]], dim=1), crops.flip)
     mirrored = resize.resize_crops(images.flip(2), upside, 32, "bicubic").flip(3)
-    # Mirrored, the sums run backwards; only ties of the lost last bit between equal weights may move a level.
+    # In the mirrored image the sums run backward; only the rounding error, added to one of equal weights, may differ.
     assert (mirrored.short() - plain.short()).abs().max() <= 1
     try:
         torch.set_float32_matmul_precision("medium")
@@ -338,7 +338,7 @@ def test_sums_in_float32_and_float64_and_any_order_agree_bit_for_bit(monkeypatch
         torch.set_float32_matmul_precision("highest")
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert torch.equal(resize.resize_crops(images, crops, 32, "bicubic"), plain)
-    monkeypatch.setattr(resize, "_has_table", lambda size_in, size_out: False)  # whole products, as on other devices
+    monkeypatch.setattr(resize, "_has_table", lambda size_in, size_out: False)  # matrix products, as on other devices
     products = torch.empty_like(plain)
     resize._resize_batch(images, crops.box.unflatten(0, (2, n)), crops.flip.unflatten(0, (2, n)), "bicubic", products)
     assert torch.equal(products, plain)
@@ -353,7 +353,7 @@ def test_products_resize_large_images_too_as_other_devices_do() -> None:
     resize._resize_batch(images, crops.box.unflatten(0, (2, n)), crops.flip.unflatten(0, (2, n)), "bicubic", products)
     off = (products.short() - singly.short()).abs()
     assert off.max().item() <= 1
-    assert off.float().mean().item() < 0.25  # between its passes, the integer kernel rounds to whole levels
+    assert off.float().mean().item() < 0.25  # the integer kernel rounds to whole levels between its passes
 
 
 @pytest.mark.parametrize(("size_in", "size_out"), [(32, 32), (28, 32), (40, 9), (96, 64)])
@@ -366,18 +366,18 @@ def test_every_sum_of_the_products_fits_24_bits(size_in: int, size_out: int, bit
 
 
 @pytest.mark.parametrize("operation", [0, 1, 2, 3])
-@pytest.mark.parametrize(("side", "rows_to_tell"), [(32, 1), (32, 1000), (50, 1)])
+@pytest.mark.parametrize(("side", "rows_to_split"), [(32, 1), (32, 1000), (50, 1)])
 def test_each_jitter_operation_equals_torchvisions(
-    operation: int, side: int, rows_to_tell: int, monkeypatch: pytest.MonkeyPatch
+    operation: int, side: int, rows_to_split: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(finish, "_ROWS_TO_TELL", rows_to_tell)
+    monkeypatch.setattr(finish, "_ROWS_TO_SPLIT", rows_to_split)
     n = 24
     crops = photographs(2 * n, side, side).unflatten(0, (n, 2))
     crops[0] = torch.randint(0, 256, crops[0].shape, generator=torch.Generator().manual_seed(1)).byte()
-    crops[1, 0] = 77  # grey: no hue
+    crops[1, 0] = 77  # gray: no hue
     crops[1, 1] = torch.tensor([0, 255]).byte()[torch.arange(3 * side * side).view(3, side, side) // 5 % 2]
     reach = torch.linspace(-0.5, 0.5, 2 * n) if operation == 3 else torch.linspace(0.0, 2.2, 2 * n)
-    c = colours(2 * n, jitter=torch.ones(2 * n, dtype=torch.bool))
+    c = colors(2 * n, jitter=torch.ones(2 * n, dtype=torch.bool))
     c.factor[:, operation] = reach
     c.order[:, :] = torch.stack([torch.tensor(random.Random(r).sample(range(4), 4)) for r in range(2 * n)])
     got = finish_rows(crops, c, recipe("simclr_cifar"))
@@ -391,17 +391,17 @@ def test_each_jitter_operation_equals_torchvisions(
     assert worst < 1e-5
 
 
-@pytest.mark.parametrize("rows_to_tell", [1, 1000])
+@pytest.mark.parametrize("rows_to_split", [1, 1000])
 @pytest.mark.parametrize("brightness", ["multiply", "add"])
 def test_whole_views_equal_torchvisions_on_the_same_parameters(
-    brightness: Any, rows_to_tell: int, monkeypatch: pytest.MonkeyPatch
+    brightness: Any, rows_to_split: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(finish, "_ROWS_TO_TELL", rows_to_tell)
+    monkeypatch.setattr(finish, "_ROWS_TO_SPLIT", rows_to_split)
     n = 40
     crops = photographs(2 * n, 48, 48).unflatten(0, (n, 2))
     chosen = replace(recipe("simclr"), size=48, brightness=brightness, solarise=0.2, blur_kernel=0.3)
     indices = torch.arange(n)
-    c = sample_colours(indices=indices, recipe=chosen, **KEYS)
+    c = sample_colors(indices=indices, recipe=chosen, **KEYS)
     got = torch.stack(finish_views(crops, indices=indices, recipe=chosen, **KEYS))
     assert got.dtype == torch.float32
     low, high = got.aminmax()
@@ -411,7 +411,8 @@ def test_whole_views_equal_torchvisions_on_the_same_parameters(
         want = reference_finish(crops[row % n, row // n], c, row, chosen)
         off = (got[row // n, row % n] - want).abs()
         if c.solarise[row]:
-            off = torch.minimum(off, (off - 1).abs()) * ((want - 0.5).abs() < 0.499)  # a pixel on the threshold
+            # A pixel at the threshold may be inverted in one of them only.
+            off = torch.minimum(off, (off - 1).abs()) * ((want - 0.5).abs() < 0.499)
         assert off.max().item() < (0.05 * LEVEL if c.sigma[row] > 0 else 1e-5), row
 
 
@@ -421,7 +422,7 @@ def test_hue_through_hsv_is_exact_for_every_corner_of_the_cube() -> None:
     image = torch.nn.functional.pad(cube, (0, 361 - 343)).reshape(3, 19, 19).byte()
     turns = torch.linspace(-0.5, 0.5, 22)
     crops = image.expand(11, 2, -1, -1, -1)
-    c = colours(22, jitter=torch.ones(22, dtype=torch.bool))
+    c = colors(22, jitter=torch.ones(22, dtype=torch.bool))
     c.factor[:, 3] = turns
     got = finish_rows(crops, c, recipe("simclr_cifar"))
     for row in range(22):
@@ -429,7 +430,7 @@ def test_hue_through_hsv_is_exact_for_every_corner_of_the_cube() -> None:
         assert (got[row // 11, row % 11] - want).abs().max().item() < 1e-5
 
 
-def test_views_of_saturated_colours_stay_between_0_and_1() -> None:
+def test_views_of_saturated_colors_stay_between_0_and_1() -> None:
     n = 64
     images = torch.randint(0, 256, (n, 3, 32, 32), generator=torch.Generator().manual_seed(2)).byte()
     images[torch.arange(n), torch.arange(n) % 3] = 255
@@ -442,25 +443,25 @@ def test_views_of_saturated_colours_stay_between_0_and_1() -> None:
 
 @pytest.mark.parametrize("sigma", [0.1, 0.4, 0.9, 1.3, 2.0])
 def test_blur_is_within_a_twentieth_of_a_level(sigma: float) -> None:
-    # Black and white noise is the worst case for the taps left out.
+    # Black and white noise is the worst case for the omitted taps.
     noise = torch.randint(0, 2, (1, 2, 3, 224, 224), generator=torch.Generator().manual_seed(0)).byte() * 255
     noise[0, 1] = photographs(1, 224, 224)[0]
-    c = colours(2, sigma=torch.full((2,), sigma).double())
+    c = colors(2, sigma=torch.full((2,), sigma).double())
     got = finish_rows(noise, c, replace(recipe("simclr"), jitter=0.0))
     for view in range(2):
         want = TF.gaussian_blur(noise[0, view].double() / 255, [23, 23], [sigma, sigma])
         assert (got[view, 0] - want).abs().max().item() < 0.05 * LEVEL
 
 
-# ---------------------------------------------------------------- mistakes that others made
+# ---------------------------------------------------------------- mistakes seen in other implementations
 
 
 def test_the_blurs_sigma_is_a_standard_deviation_and_not_a_radius() -> None:
-    # From 0.8 on, a sampled Gaussian has the variance of the continuous one.
+    # A sampled Gaussian has the variance of the continuous one from sigma 0.8 on.
     sigma = torch.tensor([0.8, 1.0, 1.5, 2.0]).double()
     dot = torch.zeros(2, 2, 3, 224, 224, dtype=torch.uint8)
     dot[..., 112, 112] = 255
-    got = finish_rows(dot, colours(4, sigma=sigma), replace(recipe("simclr"), jitter=0.0)).double()
+    got = finish_rows(dot, colors(4, sigma=sigma), replace(recipe("simclr"), jitter=0.0)).double()
     away = torch.arange(224.0).double() - 112
     for row in range(4):
         spread = got[row // 2, row % 2, 0]
@@ -479,14 +480,14 @@ def test_blur_happens_to_half_of_the_views() -> None:
     blurred = torch.stack(finish_views(crops, recipe=replace(plain, blur=0.5), **keys))
     changed = (sharp != blurred).flatten(2).any(dim=2)
     assert stats.binomtest(int(changed.sum()), 2 * n, 0.5).pvalue > 1e-3
-    assert stats.binomtest(int((changed[0] & changed[1]).sum()), n, 0.25).pvalue > 1e-3  # each view for itself
+    assert stats.binomtest(int((changed[0] & changed[1]).sum()), n, 0.25).pvalue > 1e-3  # independently in each view
 
 
 def test_cifars_recipe_never_blurs() -> None:
     n = 200
     crops = photographs(2 * n, 32, 32).unflatten(0, (n, 2))
     chosen = recipe("simclr_cifar")
-    c = sample_colours(indices=torch.arange(n), recipe=chosen, **KEYS)
+    c = sample_colors(indices=torch.arange(n), recipe=chosen, **KEYS)
     got = torch.stack(finish_views(crops, indices=torch.arange(n), recipe=chosen, **KEYS))
     for row in range(2 * n):
         unblurred = replace(c, sigma=torch.zeros_like(c.sigma))
@@ -516,7 +517,7 @@ RECIPES = {
 @pytest.mark.parametrize("chosen", RECIPES.values(), ids=RECIPES.keys())
 @pytest.mark.parametrize(("height", "width"), [(32, 32), (61, 47)])
 def test_views_do_not_depend_on_their_batch(chosen: ViewRecipe, height: int, width: int) -> None:
-    n = 280 if height == 32 and chosen.size == 32 else 40  # 560 rows tell brightness's places apart, 486 do not
+    n = 280 if height == 32 and chosen.size == 32 else 40  # the first has rows enough to group by brightness
     images = photographs(n, height, width)
     indices = torch.randperm(10**6, generator=torch.Generator().manual_seed(5))[:n]
     whole = make_views(images, indices=indices, recipe=chosen, **KEYS)
@@ -547,7 +548,7 @@ def test_views_do_not_depend_on_their_batch(chosen: ViewRecipe, height: int, wid
 
 
 class _NoFloat64(TorchDispatchMode):
-    """Refuses float64 on the device "meta", as a device without it would."""
+    """Raise TypeError for float64 on the device "meta", as a device without float64 would."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
@@ -567,7 +568,7 @@ def test_a_device_without_float64_makes_the_same_views(side: int, size: int, mon
     cut, cut_without = torch.empty(2, n, 2, 3, size, size, dtype=torch.uint8)
     resize._resize_batch(images, *boxes, "bicubic", cut)
     expected = finish_views(cut, indices=indices, recipe=chosen, **KEYS)
-    monkeypatch.setattr(torch, "autocast", lambda *args, **kwargs: nullcontext())  # it does not know "meta"
+    monkeypatch.setattr(torch, "autocast", lambda *args, **kwargs: nullcontext())  # autocast does not support "meta"
     with _NoFloat64(), pytest.raises(TypeError, match="float64"):
         make_views(images.to("meta"), indices=indices, recipe=chosen, **KEYS)
     monkeypatch.setattr(kernels, "has_float64", lambda device: False)
@@ -634,14 +635,14 @@ def test_workers_cut_the_same_crops() -> None:
     assert torch.equal(batches[0], batches[2])
 
 
-# ---------------------------------------------------------------- centre view and errors
+# ---------------------------------------------------------------- center view and errors
 
 
 @pytest.mark.parametrize(
     ("height", "width", "size", "side"),
     [(256, 320, 224, 224), (375, 300, 224, 262), (64, 64, 32, 56), (200, 40, 35, 35)],
 )
-def test_centre_view_is_pillows_resize_of_the_centre(height: int, width: int, size: int, side: int) -> None:
+def test_centre_view_is_pillows_resize_of_the_center(height: int, width: int, size: int, side: int) -> None:
     images = photographs(3, height, width)
     got = centre_view(images, size=size)
     assert got.shape == (3, 3, size, size)
@@ -683,9 +684,9 @@ def test_wrong_inputs_are_refused() -> None:
         crop_views(images, index=0, recipe="simclr", **KEYS)
     with pytest.raises(ValueError, match="crops must be"):
         finish_views(images, indices=two, recipe="simclr", **KEYS)
-    with pytest.raises(ValueError, match="one number for each image"):
+    with pytest.raises(ValueError, match="one number per image"):
         make_views(images, indices=torch.arange(3), recipe="simclr", **KEYS)
-    with pytest.raises(ValueError, match="one number for each image"):
+    with pytest.raises(ValueError, match="one number per image"):
         finish_views(images[:, None].expand(-1, 2, -1, -1, -1), indices=torch.arange(3), recipe="simclr_cifar", **KEYS)
     with pytest.raises(ValueError, match="no recipe 'simcrl'"):
         make_views(images, indices=two, recipe="simcrl", **KEYS)

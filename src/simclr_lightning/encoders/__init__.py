@@ -1,46 +1,21 @@
-"""Encoders, image -> h: ResNets and timm models, and the weights they may start from; no heads.
+"""Make encoders, which map images to features h, and load weights into them; projectors are elsewhere.
 
-Every encoder takes x (N, 3, H, W), floats in [0, 1], and returns h (N, ``feature_dim``). Its ``spec`` is a
-plain dictionary from which ``build`` makes it again, its ``body`` the module whose state dict has the
-library's own keys.
+``residual`` holds ResNets, ``timm_models`` wraps timm's models, ``encoder`` joins both kinds, ``normalize`` normalizes
+their input, and ``weights`` reads files with weights.
+
+Every encoder takes x (N, 3, H, W), floats in [0, 1], and returns h (N, ``feature_dim``). ``build`` makes a new one from
+its ``spec``, a plain dictionary. The state dict of its ``body`` has the keys of torchvision or timm.
 """
 
-from collections.abc import Mapping
-from typing import Any
-
-from simclr_lightning.encoders.normalise import Normalise
+from simclr_lightning.encoders.encoder import Encoder, build
+from simclr_lightning.encoders.normalize import Normalize
 from simclr_lightning.encoders.residual import ResNet, resnet
 from simclr_lightning.encoders.timm_models import TimmEncoder, timm_encoder
 from simclr_lightning.encoders.weights import load_weights
 
-Encoder = ResNet | TimmEncoder
-
-
-def build(spec: Mapping[str, Any]) -> Encoder:
-    """Return a new, untrained encoder from what another's ``spec`` holds.
-
-    Args:
-        spec: ``factory`` ("resnet" or "timm") and that factory's keyword arguments, all plain values. Nothing
-            is ever downloaded for a spec.
-
-    Raises:
-        ValueError: an unknown factory, or arguments that it does not take.
-    """
-    arguments = {key: value for key, value in spec.items() if key not in ("factory", "pretrained")}
-    factory = spec.get("factory")
-    try:
-        if factory == "resnet":
-            return resnet(**arguments)
-        if factory == "timm":
-            return timm_encoder(**arguments)
-    except TypeError as error:
-        raise ValueError(f"the encoder's spec does not fit {factory}: {error}") from None
-    raise ValueError(f"the encoder's spec names the factory {factory!r}; resnet and timm are known")
-
-
 __all__ = [
     "Encoder",
-    "Normalise",
+    "Normalize",
     "ResNet",
     "TimmEncoder",
     "build",

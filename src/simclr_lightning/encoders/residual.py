@@ -1,7 +1,7 @@
-"""ResNet 10 to 152 from torchvision's blocks, for ImageNet-sized and CIFAR-sized images.
+"""Make ResNets 10 to 152 from torchvision's blocks, for images as large as ImageNet's or as small as CIFAR's.
 
-torchvision's bottleneck is ResNet v1.5: the stride sits on the 3x3 convolution, as in the authors' code.
-Legend: N images, C channels, H and W the sides, F = feature_dim.
+torchvision's bottleneck is that of ResNet v1.5, with the stride in the 3x3 convolution, as in the authors' code.
+Legend: N images, C channels, H height, W width, F = feature_dim.
 """
 
 from collections.abc import Sequence
@@ -10,11 +10,11 @@ from typing import Any, Final, Literal
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
-from simclr_lightning.encoders.normalise import Normalise
+from simclr_lightning.encoders.normalize import Normalize
 
 Block = type[BasicBlock] | type[Bottleneck]
 
-# depth -> (block, blocks in each of the four stages)
+# depth -> (type of block, number of blocks in each of the four stages)
 _STAGES: Final[dict[int, tuple[Block, tuple[int, int, int, int]]]] = {
     10: (BasicBlock, (1, 1, 1, 1)),
     18: (BasicBlock, (2, 2, 2, 2)),
@@ -26,14 +26,14 @@ _STAGES: Final[dict[int, tuple[Block, tuple[int, int, int, int]]]] = {
 
 
 class ResNet(nn.Module):
-    """A residual network without its classifier; made by ``resnet``, which documents the arguments.
+    """A residual network without its classifier. Use ``resnet`` to make one; its docstring has the arguments.
 
     The state dict has the keys of torchvision's ResNet without ``fc``.
 
     Attributes:
         feature_dim: F, the width of h.
-        spec: the plain keyword arguments that make it again.
-        size: side in pixels of the evaluation crop it was trained for, when loaded from an export.
+        spec: plain keyword arguments from which ``build`` makes the same network.
+        size: side in pixels of the evaluation crop, if the network comes from an export; else None.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class ResNet(nn.Module):
             raise ValueError(f"model.encoder.stem is {stem!r}; choose imagenet or cifar")
         base = 64 * width
         if not 1 <= base <= 64 * 64 or base != int(base):
-            raise ValueError(f"model.encoder.width is {width}; 64 times it must be a whole number from 1 to 4096")
+            raise ValueError(f"model.encoder.width is {width}; 64 * width must be a whole number from 1 to 4096")
         block, blocks = _STAGES[depth]
         C = int(base)
         expansion: int = block.expansion
@@ -66,9 +66,9 @@ class ResNet(nn.Module):
             "stem": stem,
             "zero_init_last": zero_init_last,
         }
-        self.normalise = Normalise()
+        self.normalise = Normalize()
         self.set_normalisation(mean, std)
-        # small images keep their resolution (paper appendix B.9)
+        # The CIFAR stem keeps the resolution of small images (paper appendix B.9).
         if stem == "cifar":
             self.conv1 = nn.Conv2d(3, C, 3, stride=1, padding=1, bias=False)
         else:
@@ -81,21 +81,21 @@ class ResNet(nn.Module):
         self.layer3 = _stage(block, 2 * C * expansion, 4 * C, blocks[2], stride=2)
         self.layer4 = _stage(block, 4 * C * expansion, 8 * C, blocks[3], stride=2)
         self.avgpool = nn.AdaptiveAvgPool2d(1)
-        _initialise(self, zero_init_last=zero_init_last)
+        _initialize(self, zero_init_last=zero_init_last)
 
     @property
     def body(self) -> nn.Module:
-        """The module whose state dict has torchvision's keys: itself."""
+        """The module whose state dict has torchvision's keys: the network itself."""
         return self
 
     def set_normalisation(self, mean: Sequence[float] | None, std: Sequence[float] | None) -> None:
-        """Replace the input normalisation, None for none."""
+        """Replace the input normalization by mean and std, three numbers each, or remove it with None."""
         self.normalise.set(mean, std, like=next(self.parameters(), None))
         self.spec["mean"] = None if mean is None else [float(value) for value in mean]
         self.spec["std"] = None if std is None else [float(value) for value in std]
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
-        """Return h (N, F) of x (N, 3, H, W), floats in [0, 1]."""
+        """Return the features h (N, F) of images x (N, 3, H, W), floats in [0, 1]."""
         x_NCHW = self.normalise(x_NCHW)
         x_NCHW = self.maxpool(self.relu(self.bn1(self.conv1(x_NCHW))))
         x_NCHW = self.layer4(self.layer3(self.layer2(self.layer1(x_NCHW))))
@@ -112,27 +112,30 @@ def resnet(
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
 ) -> ResNet:
-    """Return a ResNet v1.5 with random weights, x (N, 3, H, W) in [0, 1] -> h (N, feature_dim).
+    """Return a ResNet v1.5 with random weights, which maps x (N, 3, H, W) in [0, 1] to h (N, feature_dim).
 
     Args:
-        depth: 18, 34, 50, 101 or 152, or 10 (one basic block a stage, for small machines).
-        width: factor on the channels of every layer; the paper has 1, 2 and 4 (figure 7); fractions such as
-            0.25 are allowed where channels stay whole.
-        stem: "imagenet" (7x7 stride 2, max-pool) or "cifar" (3x3 stride 1, no max-pool; paper appendix B.9),
-            for images of up to about 32 pixels.
-        zero_init_last: start the last BatchNorm of every block at gamma 0, so that each block starts as its
-            shortcut.
-        mean, std: normalisation of the input, per channel on the scale of [0, 1]; None, as in the paper, for
-            none.
+        depth: 18, 34, 50, 101 or 152, or 10 (one basic block per stage, for small machines).
+        width: factor on the channels of every layer. The paper uses 1, 2 and 4 (figure 7). Fractions are allowed if
+            64 * width is a whole number.
+        stem: "imagenet" (7x7 convolution of stride 2, max-pool), or "cifar" for images up to about 32 pixels (3x3
+            convolution of stride 1, no max-pool; paper appendix B.9).
+        zero_init_last: initialize the last BatchNorm of every block with gamma 0, so each block starts as its shortcut.
+        mean, std: normalization of the input per channel, on the scale of [0, 1]; None for none, as in the paper.
 
     Raises:
-        ValueError: an argument is out of its range.
+        ValueError: an argument is out of its range; the message names its key.
+
+    >>> import torch
+    >>> encoder = resnet(18, stem="cifar")
+    >>> encoder(torch.rand(2, 3, 32, 32)).shape, encoder.feature_dim
+    (torch.Size([2, 512]), 512)
     """
     return ResNet(depth, width, stem, zero_init_last=zero_init_last, mean=mean, std=std)
 
 
 def _stage(block: Block, in_channels: int, channels: int, blocks: int, *, stride: int) -> nn.Sequential:
-    """Return one stage, whose first block changes resolution and channels (its shortcut projected)."""
+    """Return one stage; its first block changes resolution and channels, with a projection as its shortcut."""
     out_channels = channels * block.expansion
     shortcut = None
     if stride != 1 or in_channels != out_channels:
@@ -144,8 +147,8 @@ def _stage(block: Block, in_channels: int, channels: int, blocks: int, *, stride
     return nn.Sequential(first, *(block(out_channels, channels) for _ in range(blocks - 1)))
 
 
-def _initialise(network: nn.Module, *, zero_init_last: bool) -> None:
-    """Set He's normal weights, BatchNorm at gamma 1 and beta 0, and the blocks' last gamma."""
+def _initialize(network: nn.Module, *, zero_init_last: bool) -> None:
+    """Initialize convolutions with He's normal weights and, if wanted, the last gamma of every block with 0."""
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")

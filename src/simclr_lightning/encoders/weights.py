@@ -1,6 +1,6 @@
-"""Weights to start an encoder from: exports, runs, state dicts of torchvision and timm.
+"""Load weights into an encoder from an export, a run, or a state dict of torchvision or timm.
 
-Nothing here runs code from a file: safetensors hold none, and pickles are read with ``weights_only=True``.
+No code from a file is ever run: safetensors files hold none, and pickles are read with ``weights_only=True``.
 """
 
 import hashlib
@@ -9,15 +9,14 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import torch
 import torchvision
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from simclr_lightning.encoders import Encoder
+from simclr_lightning.encoders.encoder import Encoder
 
 FORMAT: Final = "simclr-lightning encoder"
 FORMAT_VERSION: Final = 1
@@ -25,31 +24,31 @@ FILE_NAME: Final = "encoder.safetensors"
 IMAGENET_MEAN: Final = (0.485, 0.456, 0.406)
 IMAGENET_STD: Final = (0.229, 0.224, 0.225)
 
-# where others keep an encoder inside a larger state dict; the first with the most fitting keys is taken
+# Prefixes of an encoder's keys in other state dicts. The first prefix with the most matching keys is used.
 _PREFIXES: Final = ("", "encoder.", "encoder.model.", "module.", "module.encoder.", "model.", "backbone.")
 _CLASSIFIERS: Final = ("fc.", "head.", "heads.", "classifier.", "last_linear.")
 
 
 @dataclass(frozen=True)
 class Header:
-    """What an export says of its encoder: ``spec`` for ``build``, ``size`` the evaluation crop's side."""
+    """The description of the encoder in an export: ``spec`` for ``build``; ``size``, the evaluation crop's side."""
 
     spec: dict[str, Any]
     size: int
 
 
-def load_weights(encoder: "Encoder", source: str | Path) -> None:
-    """Copy weights into the encoder, in place; all of them, or none and an error.
+def load_weights(encoder: Encoder, source: str | Path) -> None:
+    """Copy weights into the encoder, in place. After an error, the encoder is unchanged.
 
     Args:
         encoder: from ``resnet``, ``timm_encoder`` or ``build``.
-        source: "imagenet" for torchvision's ImageNet weights (downloaded once; ResNet 18 to 152 of width 1),
-            or a path: an exported folder or its ``encoder.safetensors``, a run's folder, or a state dict of
-            torchvision, timm or a Lightning checkpoint (``.safetensors``, ``.pt``, ``.pth``, ``.ckpt``).
-            Classifiers are dropped. "imagenet" and exports bring their input normalisation along.
+        source: "imagenet" for torchvision's ImageNet weights (downloaded once; ResNet 18 to 152 with width 1), or a
+            path: an export (the folder or its ``encoder.safetensors``), the folder of a run, or a file with a state
+            dict of torchvision, timm or Lightning (``.safetensors``, ``.pt``, ``.pth``, ``.ckpt``). Classifiers are
+            dropped. "imagenet" and exports also set the input normalization.
 
     Raises:
-        FileNotFoundError: nothing is at the path.
+        FileNotFoundError: there is no such file, or a folder holds no weights.
         ValueError: the file is damaged, holds more than plain tensors, or does not fit the encoder.
     """
     header: Header | None = None
@@ -72,10 +71,13 @@ def load_weights(encoder: "Encoder", source: str | Path) -> None:
 
 
 def find_export(path: str | Path) -> Path:
-    """Return the exported file that a path means: itself, in the folder, or in a run's ``exported`` folder.
+    """Return the path of an exported encoder, ``encoder.safetensors``.
+
+    Args:
+        path: the file, its folder, or the folder of a run, which holds the file in ``exported``.
 
     Raises:
-        FileNotFoundError: there is none.
+        FileNotFoundError: the path does not exist, or the folder holds no exported encoder.
     """
     path = Path(path)
     for candidate in (path, path / FILE_NAME, path / "exported" / FILE_NAME):
@@ -83,35 +85,35 @@ def find_export(path: str | Path) -> Path:
             return candidate
     if path.is_dir():
         raise FileNotFoundError(
-            f"{path} holds no {FILE_NAME}, nor exported/{FILE_NAME}; give an export or a finished run"
+            f"{path} holds no {FILE_NAME}, nor exported/{FILE_NAME}; give an exported encoder or a finished run"
         )
     raise FileNotFoundError(f"{path} does not exist; give an exported encoder or a run's folder")
 
 
 def read_export(path: Path, *, required: bool = True) -> tuple[dict[str, Tensor], Header | None]:
-    """Return the tensors of a safetensors file and, where an encoder's export wrote one, its header.
+    """Return the tensors of a safetensors file and, if it is an exported encoder, its header; else None.
 
     Raises:
-        ValueError: the file is damaged, or its header is; with ``required``, no header at all too.
+        ValueError: the file or its header is damaged, or ``required`` is true and it is not an exported encoder.
     """
     try:
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
             state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a mapping
     except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path} is damaged or not safetensors: {_first_line(error)}") from None
+        raise ValueError(f"{path} is damaged or is not a safetensors file: {_first_line(error)}") from None
     if metadata.get("format") != FORMAT:
         if required:
             raise ValueError(f"{path} holds weights but is not an exported encoder; load it through model.weights")
         return state, None
     header = _header(path, metadata)
     if metadata.get("sha256") != digest(state, metadata["spec"], metadata["size"]):
-        raise ValueError(f"{path} is damaged: its contents do not match its checksum; export it again")
+        raise ValueError(f"{path} is damaged: its content does not match its checksum; export it again")
     return state, header
 
 
 def digest(state: Mapping[str, Tensor], *texts: str) -> str:
-    """Return the SHA-256, in hex, of some texts and of every tensor's name, dtype, shape and bytes."""
+    """Return the SHA-256, as 64 hex digits, of some texts and of every tensor's name, dtype, shape and bytes."""
     sha = hashlib.sha256("\n".join(texts).encode())
     for key in sorted(state):
         tensor = state[key].detach().to("cpu").contiguous()
@@ -135,7 +137,7 @@ def _header(path: Path, metadata: Mapping[str, str]) -> Header:
 
 def _find(source: str | Path) -> Path:
     if "://" in str(source):
-        raise ValueError(f"model.weights={source}: web addresses are not read; download the file and give its path")
+        raise ValueError(f"model.weights={source} is a web address; download the file and give its path")
     path = Path(source)
     last = path / "checkpoints" / "last.ckpt"
     if last.is_file() and not (path / "exported" / FILE_NAME).is_file():
@@ -146,33 +148,34 @@ def _find(source: str | Path) -> Path:
         raise FileNotFoundError(f"model.weights={source}: {error}") from None
 
 
-def _imagenet(encoder: "Encoder") -> dict[str, Tensor]:
+def _imagenet(encoder: Encoder) -> dict[str, Tensor]:
     depth, width = encoder.spec.get("depth"), encoder.spec.get("width")
     if encoder.spec["factory"] != "resnet" or depth == 10 or width != 1 or encoder.spec["stem"] != "imagenet":
         raise ValueError(
-            "model.weights=imagenet: torchvision has them for ResNet 18, 34, 50, 101 and 152 with "
-            "model.encoder.width=1 and model.encoder.stem=imagenet; for timm's models set model.encoder.pretrained=true"
+            "model.weights=imagenet needs ResNet 18, 34, 50, 101 or 152 with model.encoder.width=1 and "
+            "model.encoder.stem=imagenet; for timm's models set model.encoder.pretrained=true"
         )
     weights = torchvision.models.get_model_weights(f"resnet{depth}").DEFAULT
     try:
         state = weights.get_state_dict(progress=True, check_hash=True, weights_only=True)
     except (OSError, RuntimeError) as error:
-        raise ValueError(f"model.weights=imagenet: {weights.url} could not be fetched: {_first_line(error)}") from None
+        raise ValueError(f"model.weights=imagenet: cannot download {weights.url}: {_first_line(error)}") from None
     return dict(state)
 
 
 def _unpickled(path: Path) -> dict[str, Tensor]:
-    """Return the state dict in a file of torch.save, by itself or under ``state_dict`` or ``model``."""
+    """Return the state dict in a file of torch.save, at the top level or under ``state_dict`` or ``model``."""
     refusal = ValueError(
-        f"model.weights={path} was refused: it is damaged, or holds more than plain tensors (nothing in it was run)"
+        f"model.weights={path} was not loaded: it is damaged, or holds more than plain tensors. No code in it was run; "
+        "give a file with a state dict"
     )
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # TorchScript archives warn, then fail, which is what is reported
+            warnings.simplefilter("ignore")  # TorchScript archives warn and then fail; only the failure is reported
             loaded = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise ValueError(f"model.weights={path} cannot be read: {_first_line(error)}") from None
-    except Exception:  # a damaged or hostile file fails in many ways, all of which mean the same here
+    except Exception:  # torch raises many types for a damaged or hostile file
         raise refusal from None
     for name in ("state_dict", "model"):
         if isinstance(loaded, dict) and isinstance(loaded.get(name), dict):
@@ -181,17 +184,17 @@ def _unpickled(path: Path) -> dict[str, Tensor]:
     if not isinstance(loaded, dict) or not all(
         isinstance(key, str) and _is_plain(value) for key, value in loaded.items()
     ):
-        raise ValueError(f"model.weights={path} holds no state dict (names -> dense tensors)")
+        raise ValueError(f"model.weights={path} holds no state dict, which maps names to dense tensors")
     return dict(loaded)
 
 
 def _is_plain(value: Any) -> bool:
-    """Whether it is a tensor with all its numbers: not sparse, and not a shape alone."""
+    """Return whether a value is a dense tensor with data, neither sparse nor on the meta device."""
     return isinstance(value, Tensor) and value.layout is torch.strided and not value.is_meta
 
 
 def _own_keys(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the part of a state dict that is the encoder's, under the encoder's own keys."""
+    """Return the entries of a state dict that belong to the encoder, under the encoder's keys."""
     state = {key.replace("_orig_mod.", ""): value for key, value in state.items()}  # torch.compile's prefix
     parts = [
         {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
@@ -202,8 +205,8 @@ def _own_keys(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> di
 
 
 def _check_fit(state: Mapping[str, Tensor], expected: Mapping[str, Tensor], source: str | Path) -> None:
-    """Raise one line naming what is missing, left over or of another shape."""
-    # files written before BatchNorm counted its batches do without the counts
+    """Raise ValueError, in one line, if entries are missing, unexpected or of another shape."""
+    # Old files lack BatchNorm's num_batches_tracked.
     missing = [key for key in expected if key not in state and not key.endswith("num_batches_tracked")]
     unexpected = [key for key in state if key not in expected]
     shapes = [
@@ -218,7 +221,7 @@ def _check_fit(state: Mapping[str, Tensor], expected: Mapping[str, Tensor], sour
 
 
 def _some(names: Sequence[str]) -> str:
-    """Return the first two of the names, and how many more there are."""
+    """Return the first two names and the number of the others, as text."""
     more = f" and {len(names) - 2} more" if len(names) > 2 else ""
     return ", ".join(names[:2]) + more
 

@@ -1,6 +1,7 @@
-"""NT-Xent: ``loss`` has the function and the module, ``blocks`` the matrix, ``rows`` the sums of a row.
+"""Compute NT-Xent, the contrastive loss of SimCLR, with the candidates of all processes.
 
-``negatives`` looks at what the temperature does, beside the loss.
+``loss`` holds the function and the module. ``blocks`` visits the similarity matrix block by block, and ``rows`` sums
+along its rows. ``negatives`` measures how the temperature weights the negatives.
 """
 
 from typing import TYPE_CHECKING

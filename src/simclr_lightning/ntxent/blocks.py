@@ -1,8 +1,7 @@
-"""The similarity matrix, one block at a time: the sums along its rows, then the gradient.
+"""Visit the similarity matrix one block at a time: first for the sums along its rows, then for the gradient.
 
-Shapes as in ``loss``. On one process the matrix is symmetric and only its upper triangle of blocks is
-visited, each block serving its rows and its columns; with several processes each visits the blocks of its
-own rows.
+Shapes as in ``loss``. One process alone has a symmetric matrix and visits only the blocks of its upper triangle; each
+of them counts for its rows and for its columns. Of several processes, each visits all blocks of its own rows.
 """
 
 import math
@@ -17,41 +16,45 @@ from torch import Tensor
 
 from simclr_lightning.ntxent.rows import LN2, Part, Rows, RowSums
 
-# Norms below this count as zero: cosine 0 with everything, gradient 0.
+# Rows with a smaller norm have cosine 0 with every row and gradient 0.
 SMALLEST_NORM = 1e-12
-# Cosines lie in [-1, 1], so exp(cosine / temperature) stays within e^-40 and e^40 down to here, and sums of
-# millions of them stay in float32's range: no maximum need be subtracted. Below, a running maximum is kept.
+# From this temperature on, exp(cosine / temperature) lies in [e^-40, e^40], and float32 holds sums of millions of such
+# numbers without subtracting a maximum. Below it, each row tracks a running maximum.
 BOUNDED_TEMPERATURE = 0.025
-# The longest side of a block, for at most so many pairs. On a CPU blocks of 384 x 384 stay in a core's
-# second-level cache; larger ones cost less bookkeeping, but the diagonal blocks, computed whole, cost more.
-# Powers of two slow down the products with a transposed block. A GPU wants few large kernels.
+# device -> {largest number of pairs: longest side of a block}. On a CPU, a block of 384 x 384 fits the L2 cache of a
+# core. Larger blocks need fewer calls, but more wasted work in diagonal blocks, which are computed whole. Powers of two
+# slow down products with a transposed block. A GPU is fastest with few large kernels.
 BLOCK_SIDES = {"cpu": {1024: 384, sys.maxsize: 640}, "cuda": {sys.maxsize: 2048}}
-# The bytes that a loss may take for its rows, their gradient and the blocks kept for the gradient, which get
-# what the first two leave; the other blocks are computed again. A constant, so memory is linear in N.
+# device -> bytes for the rows of a loss, their gradient, and stored blocks. Blocks that do not fit are computed again
+# for the gradient. The limit is constant, so memory stays linear in N.
 MEMORY = {"cpu": 16 << 20, "cuda": 512 << 20}
 
 
 @dataclass(frozen=True)
 class Block:
-    """Rows of this rank against columns of all ranks, each a range within one view."""
+    """Some rows of this rank with some columns of all ranks; both are a range within one view."""
 
     row: int
-    """The place of its rows among the parts of the rows."""
+    """Position of its rows in the list of row parts."""
     column: int
-    """The place of its columns among the parts of the columns."""
+    """Position of its columns in the list of column parts."""
     shape: tuple[int, int]
     kind: int
-    """0 where rows and columns are of one view, 1 where they are of two."""
+    """0 if rows and columns are of the same view, else 1."""
     diagonal: int
-    """The offset of the diagonal where a pair meets itself: self-pairs, or the positives across views."""
+    """Offset of the diagonal whose entries to mask: self-pairs within a view, positives across views."""
     mirrored: bool
-    """Whether the block also stands for its transpose, below the diagonal."""
+    """Whether the block also represents its transpose, below the diagonal of the matrix."""
 
 
 def layout(rows: Sequence[Part], columns: Sequence[Part], *, start: int, symmetric: bool) -> Iterator[Block]:
-    """The blocks to visit: the upper triangle where rows and columns are the same, else all.
+    """Yield the blocks to visit: the upper triangle if ``symmetric``, else all.
 
-    ``start`` is where this rank's pairs begin among all pairs.
+    Args:
+        rows: the parts of the rows.
+        columns: the parts of the columns.
+        start: position of this rank's first pair among all pairs.
+        symmetric: whether rows and columns are the same.
     """
     for p, (row_view, row) in enumerate(rows):
         for q, (column_view, column) in enumerate(columns):
@@ -67,7 +70,13 @@ def layout(rows: Sequence[Part], columns: Sequence[Part], *, start: int, symmetr
 
 
 def parts(length: int, side: int) -> list[Part]:
-    """Even ranges within each view, at most about ``side`` long: a multiple of 16, for the vector units."""
+    """Split both views of ``length`` pairs into equal ranges of about ``side`` rows at most.
+
+    The length of a range is a multiple of 16, for vector units; only the last range may be shorter.
+
+    >>> parts(40, 32)
+    [(0, slice(0, 32, None)), (0, slice(32, 40, None)), (1, slice(0, 32, None)), (1, slice(32, 40, None))]
+    """
     if length == 0:
         return []
     even = -(-length // -(-length // side))
@@ -77,69 +86,69 @@ def parts(length: int, side: int) -> list[Part]:
 
 @final
 class Blocks:
-    """The blocks of one loss, with their preallocated buffers.
+    """The blocks of one loss and their preallocated buffers.
 
     Args:
-        v_2ND: normalised rows of all ranks, times sqrt(1 / (temperature ln 2)), so that v v^T is logits.
-        start: where this rank's pairs begin among the N.
-        n: how many they are.
+        v_2ND: the rows of all ranks from ``normalize``, so that v v^T is the logits.
+        start: position of this rank's first pair among the N pairs.
+        n: number of pairs of this rank.
         temperature: as in ``nt_xent``.
-        keep: whether a gradient follows, for which blocks are worth keeping.
+        store: whether to store blocks for ``gradient``.
     """
 
-    def __init__(self, v_2ND: Tensor, *, start: int, n: int, temperature: float, keep: bool) -> None:
+    def __init__(self, v_2ND: Tensor, *, start: int, n: int, temperature: float, store: bool) -> None:
         device = "cpu" if v_2ND.device.type == "cpu" else "cuda"
         self.temperature, self.running = temperature, temperature < BOUNDED_TEMPERATURE
         self.v_2nD = v_2ND[:, start : start + n]
         side = next(side for pairs, side in BLOCK_SIDES[device].items() if v_2ND.shape[1] <= pairs)
         self.row_parts, self.column_parts = parts(n, side), parts(v_2ND.shape[1], side)
-        # Sliced once: a slice costs as much as the sums of a small block.
+        # Slice once: slicing takes as long as the sums of a small block.
         self.rows = [self.v_2nD[part] for part in self.row_parts]
         self.columns = [v_2ND[part] for part in self.column_parts]
         self.blocks = list(layout(self.row_parts, self.column_parts, start=start, symmetric=n == v_2ND.shape[1]))
         left = MEMORY[device] - v_2ND.nbytes - self.v_2nD.nbytes
-        self._allocate(left // v_2ND.element_size() if keep else 0)
+        self._allocate(left // v_2ND.element_size() if store else 0)
 
     def _allocate(self, budget: int) -> None:
-        """Make the two shared buffers, and one for each of the first blocks, ``budget`` elements at most.
+        """Allocate two shared buffers, and one buffer for each of the first blocks, up to ``budget`` elements.
 
-        One allocation for all: many would go back to the system after each loss, and every page of them
-        would cost a fault in the next.
+        All buffers are one allocation. The system would take back many small ones after each loss, and every page would
+        fault again in the next loss.
         """
         sizes = [-(-math.prod(block.shape) // 16) * 16 for block in self.blocks]
         shared = [max(sizes, default=0)] * 2
         lengths = shared + [size for size, end in zip(sizes, accumulate(sizes), strict=True) if end <= budget]
         memory = self.v_2nD.new_empty(sum(lengths))
-        self.scratch, self.spare, *own = torch.split(memory, lengths)
-        self.kept = {block: _view(x, block) for block, x in zip(self.blocks, own, strict=False)}
+        self.scratch, self.spare, *buffers = torch.split(memory, lengths)
+        self.stored = {block: _view(x, block) for block, x in zip(self.blocks, buffers, strict=False)}
 
     def sums(self) -> RowSums:
-        """Visit every block once: the sums over each row's negatives."""
+        """Visit every block once and return the sums over the negatives of each row."""
         bound = 1 / (self.temperature * LN2)
         n = self.v_2nD.shape[1]
         sums = RowSums(self.row_parts, n, like=self.v_2nD, bound=bound, running=self.running)
         for block in self.blocks:
-            held_RC, spare_RC = self._held(block), _view(self.spare, block)
-            s_RC, work_RC = (held_RC, spare_RC) if self.running else (spare_RC, held_RC)
+            buffer_RC, spare_RC = self._buffer(block), _view(self.spare, block)
+            s_RC, work_RC = (buffer_RC, spare_RC) if self.running else (spare_RC, buffer_RC)
             self._logits(block, out=s_RC)
             column = block.column if block.mirrored else None
             sums.add(s_RC, work_RC, kind=block.kind, row=block.row, column=column)
         return sums
 
     def positives(self) -> Tensor:
-        """The logits (n,) of the positives; both views share them."""
+        """Return the logits of the positives, (n,), which are the same for both views."""
         return (self.v_2nD[0] * self.v_2nD[1]).sum(1)
 
     def gradient(self, rows: Rows, lse_2N: Tensor) -> Tensor:
-        """Per row i, sum_j (p_ij + p_ji) v_j - 2 v_pos(i), as (2, n, D): see docs/ntxent.md.
+        """Return sum_j (p_ij + p_ji) v_j - 2 v_pos(i) for every row i, (2, n, D); see docs/ntxent.md.
 
         Args:
-            rows: what ``sums`` came to.
+            rows: the values of this rank's rows, from ``RowSums.finish``.
             lse_2N: the log-sum-exps of the rows of all ranks, in base 2.
         """
         g_2nD = torch.zeros_like(self.v_2nD)
         g_rows = [g_2nD[part] for part in self.row_parts]
-        # With a running maximum exp(s_ij) alone, or 1 / sum_i alone, would leave the range of the numbers.
+        # At temperatures with a running maximum, exp(s_ij) alone or 1 / sum_i alone would overflow or underflow.
         weights_2n, weights_2N = (rows.lse_2n, lse_2N) if self.running else ((-rows.lse_2n).exp2_(), (-lse_2N).exp2_())
         row_weights = [weights_2n[part].unsqueeze(1) for part in self.row_parts]
         column_weights = [weights_2N[part] for part in self.column_parts]
@@ -149,51 +158,51 @@ class Blocks:
             g_rows[block.row].addmm_(p_RC, self.columns[block.column])
             if block.mirrored:
                 g_rows[block.column].addmm_(p_RC.t(), self.rows[block.row])
-        # p_ij + p_ji - 2 of the positives, which the blocks mask: both come as 1 - p, not rounded.
+        # The blocks mask the positives. Add their p_ij + p_ji - 2 as -(1 - p_ij) - (1 - p_ji), which is more exact.
         positive_n1 = rows.negative_2n.sum(0).unsqueeze(1)
         g_2nD[0].addcmul_(positive_n1, self.v_2nD[1], value=-1)
         g_2nD[1].addcmul_(positive_n1, self.v_2nD[0], value=-1)
         return g_2nD
 
-    def _held(self, block: Block) -> Tensor:
-        """Where a block stays for the gradient if it is kept, else the buffer that all others share."""
-        kept = self.kept.get(block)
-        return _view(self.scratch, block) if kept is None else kept
+    def _buffer(self, block: Block) -> Tensor:
+        """Return the buffer that stores a block for the gradient, or the shared buffer if the block is not stored."""
+        stored = self.stored.get(block)
+        return _view(self.scratch, block) if stored is None else stored
 
     def _logits(self, block: Block, *, out: Tensor) -> Tensor:
-        """A block's logits, with self-pairs and positives masked."""
+        """Compute the logits of a block into ``out``, with self-pairs and positives masked."""
         torch.mm(self.rows[block.row], self.columns[block.column].t(), out=out)
         if -block.shape[0] < block.diagonal < block.shape[1]:
-            # Finite, so that its product with its own exp2 is 0 and not NaN.
+            # A finite mask: its product with its exp2 is 0, where -inf would give NaN.
             out.diagonal(block.diagonal).fill_(torch.finfo(out.dtype).min)
         return out
 
     def _coefficients(self, block: Block, weight_R1: Tensor, weight_C: Tensor) -> Tensor:
-        """p_ij + p_ji = exp(s_ij) (1 / sum_i + 1 / sum_j)."""
-        exp_RC, spare_RC = self._held(block), _view(self.spare, block)
-        if block not in self.kept:
+        """Return p_ij + p_ji = exp(s_ij) (1 / sum_i + 1 / sum_j) of a block, (R, C)."""
+        exp_RC, spare_RC = self._buffer(block), _view(self.spare, block)
+        if block not in self.stored:
             self._logits(block, out=exp_RC).exp2_()
         return torch.add(weight_R1, weight_C, out=spare_RC).mul_(exp_RC)
 
     def _coefficients_running(self, block: Block, lse_R1: Tensor, lse_C: Tensor) -> Tensor:
-        """p_ij + p_ji = exp(s_ij - lse_i) + exp(s_ij - lse_j)."""
-        s_RC, spare_RC = self._held(block), _view(self.spare, block)
-        if block not in self.kept:
+        """Return p_ij + p_ji = exp(s_ij - lse_i) + exp(s_ij - lse_j) of a block, (R, C)."""
+        s_RC, spare_RC = self._buffer(block), _view(self.spare, block)
+        if block not in self.stored:
             self._logits(block, out=s_RC)
         return torch.sub(s_RC, lse_R1, out=spare_RC).exp2_().add_(s_RC.sub_(lse_C).exp2_())
 
 
 def _view(buffer: Tensor, block: Block) -> Tensor:
-    """The start of a flat buffer, in a block's shape."""
+    """Return the start of a flat buffer in the shape of a block."""
     rows, columns = block.shape
     return buffer[: rows * columns].view(rows, columns)
 
 
-def normalise(z_2ND: Tensor, *, temperature: float, double: bool) -> tuple[Tensor, Tensor]:
-    """z -> (v, inverse norms (2, N, 1)): v = z / |z| * sqrt(1 / (temperature ln 2)), so that v v^T is logits.
+def normalize(z_2ND: Tensor, *, temperature: float, double: bool) -> tuple[Tensor, Tensor]:
+    """Return v = z / |z| * sqrt(1 / (temperature ln 2)), so that v v^T is the logits in base 2, and 1 / |z| (2, N, 1).
 
-    For a row with a norm under 1e-12 both are 0. Rows are divided by their largest entry first where that is
-    above 1, so that no square overflows. Both are float64 if z is, or where ``double`` says so, else float32.
+    Both are 0 for a row with a norm below 1e-12. Rows are first divided by their largest entry if it is above 1, so no
+    square overflows. Both are float64 if z is float64 or ``double`` is true, else float32.
     """
     z_2ND = z_2ND.to(torch.float64 if double or z_2ND.dtype == torch.float64 else torch.float32)
     peak_2N1 = torch.maximum(z_2ND.amax(2, keepdim=True), -z_2ND.amin(2, keepdim=True)).clamp_(min=1)
@@ -205,12 +214,11 @@ def normalise(z_2ND: Tensor, *, temperature: float, double: bool) -> tuple[Tenso
     return v_2ND, inverse_2N1 / peak_2N1
 
 
-def through_normalisation(g_2nD: Tensor, v_2nD: Tensor, inverse_2n1: Tensor, *, temperature: float) -> Tensor:
-    """Turn ``Blocks.gradient`` into the gradient of z for a loss that sums over rows; ``g_2nD`` is
-    overwritten.
+def through_normalization(g_2nD: Tensor, v_2nD: Tensor, inverse_2n1: Tensor, *, temperature: float) -> Tensor:
+    """Turn the result of ``Blocks.gradient`` into the gradient with respect to z, in place.
 
-    With u = z / |z|: d loss / d z = (g - (g . u) u) / |z|, g = d loss / d u = gradient / (temperature *
-    stretch).
+    With u = z / |z|, d loss / d z = (g - (g . u) u) / |z|, where g = d loss / d u = gradient / (temperature * stretch)
+    and the loss is the sum over rows.
     """
     stretch = _stretch(temperature)
     for g_nD, v_nD in zip(g_2nD, v_2nD, strict=True):
@@ -220,5 +228,5 @@ def through_normalisation(g_2nD: Tensor, v_2nD: Tensor, inverse_2n1: Tensor, *, 
 
 
 def _stretch(temperature: float) -> float:
-    """The factor on unit vectors that makes their products logits in base 2."""
+    """Return the factor on unit vectors that makes their products logits in base 2."""
     return math.sqrt(1 / (temperature * LN2))

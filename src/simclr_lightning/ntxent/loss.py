@@ -1,11 +1,10 @@
-"""NT-Xent, the contrastive loss of SimCLR, without ever building its matrix.
+"""Compute NT-Xent, the contrastive loss of SimCLR, without building the matrix of similarities.
 
-Shapes: n pairs on this rank, N pairs on all ranks, D the width of z, and a leading 2 for the two views, so
-that the 2N rows of the paper are v_2ND. A block holds the logits of some rows (R) with some columns (C). All
-logits inside are in base 2, cosine / (temperature * ln 2), because ``exp2`` is the faster exponential; what
-leaves is in nats.
+Shapes: n pairs on this rank, N pairs on all ranks, D the width of z. A leading 2 stands for the two views, so the 2N
+rows of the paper are v_2ND. A block holds the logits of some rows (R) with some columns (C). Internal logits are in
+base 2, cosine / (temperature * ln 2), because ``exp2`` is faster than ``exp``; returned values are in nats.
 
-docs/ntxent.md derives what is computed here; equation 1 and Algorithm 1 are those of the paper, section 2.1.
+docs/ntxent.md derives the algorithm. "The paper" is SimCLR; section 2.1 has equation 1 and Algorithm 1.
 """
 
 import math
@@ -18,25 +17,24 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from simclr_lightning import distributed
-from simclr_lightning.ntxent.blocks import Blocks, normalise, through_normalisation
+from simclr_lightning.ntxent.blocks import Blocks, normalize, through_normalization
 
-# Up to this many pairs float64 costs nothing, and one pair can carry the whole gradient: with it, the
-# rounding of its cosine, divided by the temperature.
+# Up to this many pairs, compute in float64. The cost is negligible, and in so small a batch one pair can dominate the
+# gradient: a small temperature would then amplify the rounding error of its cosine.
 SMALL_BATCH = 64
 
 
 class NTXentOutput(NamedTuple):
-    """What ``nt_xent`` returns: four scalars, the last three detached."""
+    """The four scalars that ``nt_xent`` returns; only ``loss`` has a gradient."""
 
     loss: Tensor
-    """The mean over the 2N rows, in nats."""
+    """NT-Xent, mean over the 2N rows, in nats."""
     accuracy: Tensor
-    """The share of rows whose positive is the single most similar of the N candidates in the other view; in
-    [0, 1]."""
+    """Fraction of rows whose positive is more similar than the N - 1 other candidates in the other view."""
     entropy: Tensor
-    """The entropy of the softmax over these N candidates, mean over the rows, in nats; at most ln N."""
+    """Entropy of the softmax over these N candidates, mean over the rows, in nats; from 0 to ln N."""
     entropy_all: Tensor
-    """The same over all 2N - 1 candidates; its exponential is the effective number of candidates."""
+    """Entropy of the softmax over all 2N - 1 candidates; its exponential is the effective number of candidates."""
 
 
 def nt_xent(
@@ -47,27 +45,33 @@ def nt_xent(
     group: dist.ProcessGroup | None = None,
     gather: bool = True,
 ) -> NTXentOutput:
-    """Normalised temperature-scaled cross entropy of pairs (z_a[i], z_b[i]): paper section 2.1, equation 1.
+    """Compute the normalized temperature-scaled cross entropy of n pairs (z_a[i], z_b[i]), in nats.
 
-    In an initialised process group the candidates are the rows of all ranks, whose local batches may differ
-    in size. The mean over ranks of each returned value is its value on the global batch, and the gradient is
-    such that DDP's averaging over ranks gives the gradient of the global loss. Memory is linear in N. The
-    gradient is made during the forward pass, so nothing is communicated, and next to nothing computed, in
-    the backward pass.
+    In an initialized process group the candidates are the rows of all ranks; their local batches may differ in size.
+    The mean over ranks of each returned value is its value on the global batch. Averaging the gradient over ranks, as
+    DDP does, gives the gradient of the global loss. Memory is linear in N. The forward pass computes the gradient, so
+    the backward pass communicates nothing. Source: paper section 2.1, equation 1.
 
     Args:
-        z_a: (n, D) projections of the first view, any norm: rows are normalised here. A row with a norm
-            under 1e-12 has cosine 0 with every row, and its gradient is exactly 0. float64 is computed in
-            float64, everything else in float32, under autocast too.
-        z_b: (n, D) projections of the second view, in the same order.
-        temperature: the divisor of the cosines, above 0; the paper uses 0.05 to 1.
-        group: the process group; all processes by default.
-        gather: False keeps to the rows of this rank.
+        z_a: (n, D) projections of the first view, floating point. Rows may have any norm; they are normalized here. A
+            row with a norm below 1e-12 has cosine 0 with every row and gradient 0. Float64 is computed in float64, all
+            other types in float32, also under autocast.
+        z_b: (n, D) projections of the second view; row i is the positive of row i of ``z_a``.
+        temperature: divisor of the cosines, above 0; the paper uses 0.05 to 1.
+        group: the process group; None for all processes.
+        gather: False compares only the rows of this rank.
+
+    Returns:
+        Four scalars, float64 if ``z_a`` or ``z_b`` is, else float32.
 
     Raises:
-        ValueError: shapes, types or the temperature are not as above.
-            Or this process is not in ``group``.
-        RuntimeError: on differentiating twice.
+        ValueError: a shape, a dtype or the temperature is wrong, no rank has rows, or ``group`` lacks this process.
+        RuntimeError: the gradient is differentiated again.
+
+    >>> z = torch.eye(4)
+    >>> output = nt_xent(z, z, temperature=0.1)
+    >>> f"{output.loss:.4f} {output.accuracy:.0f}"
+    '0.0003 1'
     """
     _check(z_a, z_b, temperature)
     gradient = torch.is_grad_enabled() and (z_a.requires_grad or z_b.requires_grad)
@@ -76,7 +80,15 @@ def nt_xent(
 
 
 class NTXent(nn.Module):
-    """``nt_xent`` with its temperature: a module without parameters, forward(z_a, z_b) -> NTXentOutput."""
+    """Compute NT-Xent at a fixed temperature; a module without parameters.
+
+    Args:
+        temperature: divisor of the cosines, above 0.
+        gather: False compares only the rows of this rank.
+
+    Raises:
+        ValueError: the temperature is not above 0 and finite.
+    """
 
     def __init__(self, temperature: float, gather: bool = True) -> None:
         super().__init__()
@@ -85,36 +97,36 @@ class NTXent(nn.Module):
         self.gather = gather
 
     def forward(self, z_a: Tensor, z_b: Tensor) -> NTXentOutput:
-        """(n, D) and (n, D) -> the loss with its figures; see ``nt_xent``."""
+        """Return the loss of z_a and z_b, both (n, D), with its metrics; see ``nt_xent``."""
         return nt_xent(z_a, z_b, self.temperature, gather=self.gather)
 
     def extra_repr(self) -> str:
-        """What print shows between the brackets."""
+        """Return the text inside the brackets of ``repr``."""
         return f"temperature={self.temperature}, gather={self.gather}"
 
 
 def _check_temperature(temperature: float) -> None:
     if not (temperature > 0 and math.isfinite(temperature)):
-        raise ValueError(f"the temperature of NT-Xent must be above 0 and finite, for example 0.1: it is {temperature}")
+        raise ValueError(f"loss.temperature is {temperature}; it must be above 0 and finite, for example 0.1")
 
 
 def _check(z_a: Tensor, z_b: Tensor, temperature: float) -> None:
     _check_temperature(temperature)
     if z_a.ndim != 2 or z_a.shape != z_b.shape:
         shapes = f"{tuple(z_a.shape)} and {tuple(z_b.shape)}"
-        raise ValueError(f"z_a and z_b must both be (n, D), row i of one the pair of row i of the other: {shapes}")
+        raise ValueError(f"z_a and z_b must have one shape (n, D), with row i of both from one image, not {shapes}")
     if not (z_a.is_floating_point() and z_b.is_floating_point()):
-        raise ValueError(f"z_a and z_b must be floating-point numbers: they are {z_a.dtype} and {z_b.dtype}")
+        raise ValueError(f"z_a and z_b must have a floating-point dtype, not {z_a.dtype} and {z_b.dtype}")
 
 
-# An operator's arguments are plain values, so a process group goes by its name.
+# A custom operator takes plain values only, so a process group is passed by its name.
 _groups: dict[str, dist.ProcessGroup] = {}
 
 
 def _name(group: dist.ProcessGroup | None) -> str:
     if group is None:
         return ""
-    distributed.rank(group)  # refuses a stranger
+    distributed.rank(group)  # raises ValueError in a process that is not in the group
     _groups[group.group_name] = group
     return group.group_name
 
@@ -122,39 +134,39 @@ def _name(group: dist.ProcessGroup | None) -> str:
 def _compute(
     z_a: Tensor, z_b: Tensor, temperature: float, gradient: bool, gather: bool, group: str
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """The four scalars and, if asked for, W times the global loss's gradient on this rank's z (2, n, D)."""
-    # Half precision and TF32 are for the encoder: here they would cost the loss its digits at small temperatures.
-    with torch.autocast(z_a.device.type, enabled=False), _whole_products():
+    """Return the four scalars and, if wanted, W times the gradient of the global loss for this rank's z, (2, n, D)."""
+    # Half precision and TF32 are too inexact for the loss at small temperatures; they are for the encoder.
+    with torch.autocast(z_a.device.type, enabled=False), _full_precision():
         n, process_group = len(z_a), _groups.get(group)
         world = distributed.world_size(process_group) if gather else 1
         sizes = distributed.gather_sizes(n, device=z_a.device, group=process_group) if world > 1 else [n]
         total, start = sum(sizes), sum(sizes[: distributed.rank(process_group) if world > 1 else 0])
         if total == 0:
-            raise ValueError("NT-Xent of no images: z_a and z_b have no rows")
-        double = total <= SMALL_BATCH and z_a.device.type in ("cpu", "cuda")  # others may not know float64
-        v_2ND, inverse_2N1 = normalise(
+            raise ValueError("z_a and z_b have no rows; NT-Xent needs at least one pair")
+        double = total <= SMALL_BATCH and z_a.device.type in ("cpu", "cuda")  # other devices may lack float64
+        v_2ND, inverse_2N1 = normalize(
             distributed.gather_rows(torch.stack([z_a, z_b]), sizes, group=process_group),
             temperature=temperature,
             double=double,
         )
-        blocks = Blocks(v_2ND, start=start, n=n, temperature=temperature, keep=gradient)
+        blocks = Blocks(v_2ND, start=start, n=n, temperature=temperature, store=gradient)
         rows = blocks.sums().finish(blocks.positives())
         lse_2N = distributed.gather_rows(rows.lse_2n, sizes, group=process_group)
-        # What a row counts in a mean over ranks: with unequal local batches, each counts by its size.
+        # The weight of a row, such that the mean over ranks is the mean over all 2N rows, whatever the local batches.
         share = world / (2 * total)
         kind = _result_type(z_a, z_b)
-        loss, accuracy, entropy, entropy_all = ((x_2n.sum() * share).to(kind) for x_2n in rows.figures())
+        loss, accuracy, entropy, entropy_all = ((x_2n.sum() * share).to(kind) for x_2n in rows.outputs())
         if not gradient:
             return loss, accuracy, entropy, entropy_all, loss.new_empty(0)
         g_2nD, own = blocks.gradient(rows, lse_2N), slice(start, start + n)
         scale_2n1 = inverse_2N1[:, own] * share
-        through_normalisation(g_2nD, v_2ND[:, own], scale_2n1, temperature=temperature)
+        through_normalization(g_2nD, v_2ND[:, own], scale_2n1, temperature=temperature)
         return loss, accuracy, entropy, entropy_all, g_2nD.to(kind)
 
 
 @contextmanager
-def _whole_products() -> Iterator[None]:
-    """Products of float32 keep all their bits inside, whatever the run allows its network."""
+def _full_precision() -> Iterator[None]:
+    """Compute float32 matrix products in full precision inside the block, without TF32 or bfloat16."""
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")
     try:
@@ -170,7 +182,7 @@ def _result_type(z_a: Tensor, z_b: Tensor) -> torch.dtype:
 def _shapes(
     z_a: Tensor, z_b: Tensor, temperature: float, gradient: bool, gather: bool, group: str
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """What ``_compute`` returns, without its values: for tracing."""
+    """Return tensors with the shapes and dtypes of ``_compute``'s, for tracing."""
     loss, accuracy, entropy, entropy_all = (z_a.new_empty((), dtype=_result_type(z_a, z_b)) for _ in range(4))
     return loss, accuracy, entropy, entropy_all, loss.new_empty((2, *z_a.shape) if gradient else 0)
 
@@ -182,11 +194,11 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None
 
 
 def _backward(ctx: Any, grad: Tensor | None, *others: Tensor | None) -> tuple[Tensor | None, ...]:
-    """Scale the gradient that was made in the forward pass."""
-    if others[-1] is not None:  # a gradient of the gradient
+    """Scale the gradient that the forward pass computed."""
+    if others[-1] is not None:  # a second derivative
         raise RuntimeError(
             "NT-Xent cannot be differentiated twice: its second derivative is not implemented. "
-            "Take penalties on gradients from another loss."
+            "Compute gradient penalties with another loss"
         )
     if grad is None:
         return (None,) * 6
@@ -195,7 +207,7 @@ def _backward(ctx: Any, grad: Tensor | None, *others: Tensor | None) -> tuple[Te
     return g_a, g_b, None, None, None, None
 
 
-# One opaque operator: a compiler neither unrolls the loop over blocks nor looks into the gathers.
+# One opaque operator: torch.compile neither unrolls the loop over blocks nor traces the collectives.
 _operator = torch.library.custom_op("simclr_lightning::nt_xent", _compute, mutates_args=())
 _operator.register_fake(_shapes)
 _operator.register_autograd(_backward, setup_context=_save)

@@ -1,10 +1,10 @@
-"""How hard the negatives are, and what the temperature makes of it.
+"""Measure how hard the negatives are: on which of them the gradient of NT-Xent falls.
 
-The gradient of row i's loss with respect to its similarity with negative j is p_ij / temperature: the softmax decides
-which negatives push.
+The gradient of row i's loss with respect to the cosine with its negative j is p_ij / temperature, so the softmax p
+decides how strongly each negative is pushed away.
 
 Shapes: N pairs, D the width of z, P sampled pairs, R = 2P sampled rows, C = 2N columns, M = 2N - 2 negatives of a row,
-K the hardest tenth of them (the last one in part).
+K the hardest tenth of them, rounded up.
 """
 
 import math
@@ -13,30 +13,30 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from simclr_lightning.ntxent.blocks import normalise
+from simclr_lightning.ntxent.blocks import normalize
 from simclr_lightning.ntxent.rows import LN2
 
-# The most similarities that are looked at: 16 MB in float32.
+# The most similarities that `hardness` computes: 16 MB in float32.
 _SIMILARITIES = 1 << 22
 
 
 class HardnessOutput(NamedTuple):
-    """What ``hardness`` returns; shares are float scalars in [0, 1], means over the sampled rows."""
+    """The values that ``hardness`` returns; shares are scalars in [0, 1], means over the sampled rows."""
 
     hardest_1: Tensor
-    """The share of the negatives' gradient that falls on the most similar 1 % of them."""
+    """Share of the negatives' gradient that falls on the most similar 1 % of them; 0.01 if all weigh the same."""
     hardest_10: Tensor
-    """... on the most similar 10 %; at an infinite temperature it is 0.1."""
+    """Share of the negatives' gradient that falls on the most similar 10 % of them; 0.1 if all weigh the same."""
     same_class_hardest_1: Tensor
-    """The share of images of the row's own class among the most similar 1 % of the negatives; NaN without labels."""
+    """Share of images with the class of the row among the most similar 1 % of its negatives; NaN without labels."""
     same_class_hardest_10: Tensor
-    """... among the most similar 10 %."""
+    """Share of images with the class of the row among the most similar 10 % of its negatives; NaN without labels."""
     same_class_all: Tensor
-    """... among all negatives: what chance gives."""
+    """Share of images with the class of the row among all its negatives, as a baseline; NaN without labels."""
     positives: Tensor
-    """Counts (bins,) int64 of the positives' cosines in even bins over [-1, 1]."""
+    """Histogram of the positives' cosines: counts (bins,) int64 in equal bins over [-1, 1]."""
     negatives: Tensor
-    """... of the negatives' cosines."""
+    """Histogram of the negatives' cosines, with the same bins."""
 
 
 @torch.no_grad()
@@ -49,34 +49,39 @@ def hardness(
     rows: int = 256,
     bins: int = 64,
 ) -> HardnessOutput:
-    """Where the softmax over the negatives puts its mass: a sample of rows against all columns.
+    """Measure how the softmax of NT-Xent weights the negatives, on a sample of rows with all columns.
 
-    With p_ij the softmax of NT-Xent (paper, equation 1), the share of a set of negatives is its part of the sum of
-    p_ij over all negatives of row i. 1 % and 10 % of M negatives are rarely whole numbers: the last negative counts in
-    part, so equal negatives give exactly 0.01 and 0.1.
+    With p_ij the softmax (paper, equation 1), the share of a set of negatives of row i is the sum of p_ij over the set,
+    divided by the sum over all negatives. 1 % and 10 % of M negatives are rarely whole numbers, so the last negative
+    counts partially: equally hard negatives give exactly 0.01 and 0.1.
 
     Args:
         z_a: (N, D) projections of the first view, any norm, N at least 2.
         z_b: (N, D) projections of the second view, in the same order.
-        temperature: the divisor of the cosines, above 0.
-        labels: (N,) int64, the classes; below 0 for unknown, which is left out of the shares of the same class.
-        rows: rows to look at, at most: both views of pairs at even distances in the batch, whose order is random.
-            All of them in batches up to half of it; fewer where N is so large that memory would not stay bounded.
-        bins: bins of the histograms.
+        temperature: divisor of the cosines, above 0.
+        labels: (N,) int64, the classes; negative for unknown. Rows and negatives of unknown class do not count in the
+            ``same_class`` shares.
+        rows: the most rows to sample: both views of pairs at equal distances in the batch. Fewer are sampled where N is
+            so large that more than 2**22 similarities would be computed.
+        bins: the number of bins of each histogram.
 
     Raises:
-        ValueError: there is one pair alone, which has no negatives.
+        ValueError: there are fewer than 2 pairs, so there are no negatives.
+
+    >>> z = torch.eye(11)
+    >>> f"{hardness(z, z, temperature=0.2).hardest_10:.2f}"
+    '0.10'
     """
     n = len(z_a)
     if n < 2:
-        raise ValueError("the hardness of negatives needs at least 2 pairs: one alone has no negatives")
+        raise ValueError(f"hardness needs at least 2 pairs, since one pair has no negatives; z_a has {n}")
     with torch.autocast(z_a.device.type, enabled=False):
         count = max(1, min(n, rows // 2, _SIMILARITIES // (4 * n)))
         picked_P = torch.arange(count, device=z_a.device) * n // count
         own_R = torch.cat((picked_P, picked_P + n))
-        v_2ND, _ = normalise(torch.stack((z_a, z_b)), temperature=temperature, double=False)
+        v_2ND, _ = normalize(torch.stack((z_a, z_b)), temperature=temperature, double=False)
         v_CD = v_2ND.flatten(0, 1)
-        s_RC = v_CD[own_R] @ v_CD.T * LN2  # logits, in nats
+        s_RC = v_CD[own_R] @ v_CD.T * LN2  # logits in nats
         partner_R = own_R.roll(count)
         negative_RC = torch.ones_like(s_RC, dtype=torch.bool)
         negative_RC.scatter_(1, torch.stack((own_R, partner_R), 1), False)
@@ -98,9 +103,9 @@ def hardness(
 
 
 def _hardest(s_RM: Tensor) -> tuple[Tensor, Tensor]:
-    """The places (R, K) of each row's hardest negatives, and how much each counts for 1 % and for 10 %: (2, K)."""
+    """Return the positions (R, K) of each row's hardest negatives, and their weights (2, K) for 1 % and for 10 %."""
     m = s_RM.shape[1]
-    # By the logits: at a small temperature the softmax of all but a few is 0.
+    # Rank by the logits: at a small temperature the softmax of most negatives is 0.
     hardest_RK = s_RM.topk(math.ceil(m / 10), dim=1).indices
     rank_K = torch.arange(hardest_RK.shape[1], dtype=torch.float64, device="cpu")
     weights_2K = torch.stack([(m * part - rank_K).clamp(0, 1) for part in (0.01, 0.1)])
@@ -110,7 +115,7 @@ def _hardest(s_RM: Tensor) -> tuple[Tensor, Tensor]:
 def _same_class(
     labels_N: Tensor | None, own_R: Tensor, negative_RC: Tensor, hardest_RK: Tensor, weights_2K: Tensor
 ) -> Tensor:
-    """The share (3,) of the row's own class among the hardest 1 %, 10 % and all negatives; NaN where none is known."""
+    """Return the share of the row's class among the hardest 1 %, 10 % and all negatives, (3,); NaN if none is known."""
     if labels_N is None:
         return torch.full((3,), torch.nan, device=own_R.device)
     y_C = labels_N.to(own_R.device).repeat(2)
@@ -120,12 +125,12 @@ def _same_class(
     share_3R = []
     for weights_K in weights_2K:
         among = [(x_RM.gather(1, hardest_RK) * weights_K).sum(1) for x_RM in (same_RM, known_RM)]
-        share_3R.append(among[0] / among[1])  # a row that knows none is 0 / 0
+        share_3R.append(among[0] / among[1])  # 0 / 0, so NaN, without known classes
     share_3R.append(same_RM.sum(1) / known_RM.sum(1))
     return torch.stack([share_R.nanmean() for share_R in share_3R])
 
 
 def _histogram(cosine: Tensor, bins: int) -> Tensor:
-    """Counts (bins,) int64 over [-1, 1]; rounding beyond the ends counts in the last bin, NaN in the first."""
+    """Return the counts (bins,) int64 over [-1, 1]; values beyond an end count in its bin, NaN in the first bin."""
     place = ((cosine.flatten() + 1) * (bins / 2)).nan_to_num(0).clamp(0, bins - 1).long()
     return torch.bincount(place, minlength=bins)

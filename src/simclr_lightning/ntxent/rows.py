@@ -1,7 +1,7 @@
-"""What each row of the similarity matrix needs of its negatives: a sum, a mean logit and a largest logit.
+"""Sum over the negatives of each row of the similarity matrix: exp(logit), logit * exp(logit), and the largest logit.
 
-Shapes as in ``loss``; a leading K = 2 keeps the negatives of the row's own view (0) apart from those of the
-other view (1), whose N candidates alone make the contrastive accuracy and entropy. Logits are in base 2.
+Shapes as in ``loss``. A leading K = 2 separates the negatives in the row's view (0) from those in the other view (1);
+the contrastive accuracy and entropy use only the candidates in the other view. Logits are in base 2.
 """
 
 import math
@@ -14,40 +14,40 @@ from torch import Tensor
 
 LN2 = math.log(2.0)
 
-# The view of some rows, and their range within it.
 Part = tuple[int, slice]
+"""A view (0 or 1) and a range of its rows."""
 
 
 @final
 class RowSums:
-    """Sums of exp2(logit - top) and of logit * exp2(logit - top) over each row's negatives.
+    """The sums of exp2(logit - top) and of logit * exp2(logit - top) over the negatives of each row.
 
     Args:
-        parts: the ranges of rows that blocks will be added to; ``add`` names them by their place here.
-        n: the rows of this rank in each view.
-        like: a tensor with the wanted type and device.
-        bound: the largest logit there can be, 1 / (temperature ln 2).
-        running: whether ``top`` is the running maximum of each row; otherwise it is 0, and the largest logit
-            is tracked for the other view alone.
+        parts: the ranges of rows that blocks belong to; ``add`` takes positions in this list.
+        n: the number of rows of this rank in each view.
+        like: a tensor with the dtype and the device of the sums.
+        bound: the largest possible logit, 1 / (temperature ln 2).
+        running: whether ``top`` is the running maximum of each row. If not, ``top`` is 0, and the largest logit is
+            tracked only in the other view.
     """
 
     def __init__(self, parts: Sequence[Part], n: int, *, like: Tensor, bound: float, running: bool) -> None:
         self.running = running
-        # A masked entry is no maximum, so start from the smallest logit there can be.
+        # Start from the smallest possible logit, since masked entries must not become the maximum.
         self.largest_K2n = like.new_full((2, 2, n), -bound)
         self.sum_K2n = like.new_zeros((2, 2, n))
         self.energy_K2n = like.new_zeros((2, 2, n))
-        # Sliced once: a slice costs as much as the sums of a small block.
+        # Slice once: slicing takes as long as the sums of a small block.
         self._parts = [
             [(self.largest_K2n[kind][part], self.sum_K2n[kind][part], self.energy_K2n[kind][part]) for part in parts]
             for kind in (0, 1)
         ]
 
     def add(self, s_RC: Tensor, work_RC: Tensor, *, kind: int, row: int, column: int | None) -> None:
-        """Add a block of logits, of the own view (kind 0) or the other (1), to parts ``row`` and ``column``.
+        """Add a block of logits to the sums of the parts ``row`` and, unless it is None, ``column``.
 
-        With a running maximum ``s_RC`` is left alone and ``work_RC`` overwritten; without one ``s_RC`` is
-        destroyed and ``work_RC`` becomes its exp2. ``column`` is None for a block that serves its rows alone.
+        ``kind`` is 0 where rows and columns are of one view, else 1. With a running maximum, ``s_RC`` is unchanged and
+        ``work_RC`` is scratch memory. Without one, ``work_RC`` becomes exp2(s_RC), and ``s_RC`` is overwritten.
         """
         axes = [(1, *self._parts[kind][row])]
         if column is not None:
@@ -66,8 +66,8 @@ class RowSums:
             energy.add_(s_RC.sum(dim))
 
     def finish(self, positive_n: Tensor) -> "Rows":
-        """The figures of each row, from its sums and the logit (n,) of its positive."""
-        smallest = torch.finfo(positive_n.dtype).min  # stands for log 0 where there are no negatives
+        """Return the loss and the metrics of each row, from its sums and the logit (n,) of its positive."""
+        smallest = torch.finfo(positive_n.dtype).min  # replaces log 0 where there are no negatives
         log_K2n = self.sum_K2n.log2()
         if self.running:
             log_K2n += self.largest_K2n
@@ -90,7 +90,7 @@ class RowSums:
 
 @dataclass(frozen=True)
 class Rows:
-    """Per row: the figures of ``NTXentOutput``, 1 - p of the positive, and the log-sum-exp."""
+    """The values of each row: those of ``NTXentOutput``, 1 - p of the positive, and the log-sum-exp."""
 
     loss_2n: Tensor
     accuracy_2n: Tensor
@@ -98,19 +98,19 @@ class Rows:
     entropy_all_2n: Tensor
     negative_2n: Tensor
     lse_2n: Tensor
-    """Over the row's 2N - 1 candidates, in base 2."""
+    """The log-sum-exp over the 2N - 1 candidates of the row, in base 2."""
 
-    def figures(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """In the order of ``NTXentOutput``."""
+    def outputs(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return the values of each row, each (2, n), in the order of ``NTXentOutput``."""
         return self.loss_2n, self.accuracy_2n, self.entropy_2n, self.entropy_all_2n
 
 
 def _softmax_with_positive(log_2n: Tensor, mean_2n: Tensor, s_n: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Loss, probability of the negatives, entropy: from the negatives' log-sum-exp and mean logit, in nats.
+    """Return loss, probability of the negatives and entropy, from the negatives' log-sum-exp and mean logit, in nats.
 
-    Everything is relative to the positive, so that a loss near 0 keeps its digits: with x the log-sum of the
-    negatives minus the positive, the loss is log(1 + e^x), and 1 - p of the positive is e^x / (1 + e^x) =
-    -expm1(-loss), which a subtraction from 1 would round away.
+    A loss near 0 stays precise, since all values are relative to the positive. With x the log-sum-exp of the negatives
+    minus the logit of the positive, the loss is log(1 + e^x), and 1 - p of the positive is e^x / (1 + e^x) =
+    -expm1(-loss). Subtracting p from 1 would lose these digits.
     """
     x_2n = log_2n - s_n
     loss_2n = torch.logaddexp(x_2n, torch.zeros_like(x_2n))
@@ -119,7 +119,7 @@ def _softmax_with_positive(log_2n: Tensor, mean_2n: Tensor, s_n: Tensor) -> tupl
 
 
 def _add_running(s_RC: Tensor, work_RC: Tensor, dim: int, largest: Tensor, total: Tensor, energy: Tensor) -> None:
-    """Move some rows' maximum, shrink their sums to it, and add a block's."""
+    """Update the running maximum of some rows, rescale their sums to it, and add the sums of a block."""
     new = torch.maximum(largest, s_RC.amax(dim))
     shrink = torch.exp2(largest - new)
     torch.sub(s_RC, new.unsqueeze(dim), out=work_RC).exp2_()

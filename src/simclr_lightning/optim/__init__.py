@@ -1,4 +1,4 @@
-"""Optimisation: LARS, parameter groups, learning-rate rules, warm-up and cosine decay; no Trainer."""
+"""Optimize: LARS in ``lars``, parameter groups in ``groups``, learning rates in ``schedule``; no Trainer is needed."""
 
 from simclr_lightning.optim.groups import parameter_groups
 from simclr_lightning.optim.lars import LARS

@@ -1,6 +1,6 @@
-"""LARS, layer-wise adaptive rate scaling, by its definition and without waiting for the device.
+"""Optimize with LARS (layer-wise adaptive rate scaling), without waiting for the device.
 
-Legend: w a parameter, g its gradient, v its momentum buffer. Norms are Euclidean, over one whole parameter.
+Legend: w a parameter, g its gradient, v its momentum buffer. Norms are Euclidean, over all numbers of one parameter.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-# numbers updated together on a CPU, a megabyte of float32: about the cache of one core
+# Numbers that a CPU updates at once. They are a megabyte of float32, about the cache of one core.
 _CPU_NUMBERS: Final = 1 << 18
 
 
 class LARS(Optimizer):
-    """Layer-wise adaptive rate scaling, in the classic form: the learning rate enters the momentum buffer.
+    """Layer-wise adaptive rate scaling in its original form: the learning rate is part of the momentum buffer.
 
     For every parameter, with g' = g + weight_decay * w::
 
@@ -23,23 +23,28 @@ class LARS(Optimizer):
         v     = momentum * v + lr * trust * g'
         w     = w - v
 
-    Source: paper section 2.2 and the authors' released optimiser; momentum is not Nesterov's. Parameters of
-    groups with ``adapt=False`` (BatchNorm and biases, see ``parameter_groups``) are plain SGD with momentum.
+    Groups with ``adapt=False`` (BatchNorm and biases, see ``parameter_groups``) are trained by SGD with momentum. The
+    momentum is not Nesterov's. Source: paper section 2.2 and the optimizer in the authors' code.
 
     Args:
-        params: parameters, or groups; a group may set any number below, and ``adapt`` (bool, True
-            unless given).
-        lr: learning rate, >= 0, in whole updates (not per image).
+        params: parameters or groups. A group may set each of the options below, and ``adapt`` (bool, True by default).
+        lr: learning rate per update, at least 0.
         momentum: in [0, 1).
-        weight_decay: >= 0.
-        trust_coefficient: > 0.
+        weight_decay: at least 0.
+        trust_coefficient: above 0.
 
     Attributes:
-        found_inf: None, or a tensor of one element. When it is not zero, ``step`` leaves every weight and
-            every buffer as it is, bit for bit, whatever the gradients hold, and the host never reads it.
+        found_inf: None, or a tensor with one element. If it is not 0, ``step`` changes no weight and no buffer,
+            whatever the gradients are. The host never reads it.
 
     Raises:
-        ValueError: a number is out of its range, or a gradient is sparse.
+        ValueError: an option is out of its range or, in ``step``, a gradient is sparse.
+
+    >>> weight = torch.nn.Parameter(torch.tensor([3.0, 4.0]))
+    >>> weight.grad = torch.tensor([0.0, 1.0])
+    >>> LARS([weight], lr=100.0).step()  # trust = 0.001 * 5 / 1
+    >>> weight.data
+    tensor([3.0000, 3.5000])
     """
 
     found_inf: Tensor | None = None
@@ -61,7 +66,7 @@ class LARS(Optimizer):
         super().__init__(params, {**numbers, "adapt": True})
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a group (``params`` and any of the options above), its numbers checked."""
+        """Check the options of a group and add it: ``params`` and any of the options above."""
         _check_group({**self.defaults, **param_group})
         super().add_param_group(param_group)
 
@@ -78,7 +83,7 @@ class LARS(Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:
-        """Make one update; ``closure``, when given, is called first and its loss returned."""
+        """Update all parameters once; return the loss of ``closure``, which is called first, if given."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -98,30 +103,30 @@ class LARS(Optimizer):
 
 
 def _check_group(group: dict[str, Any]) -> None:
-    """Raise ValueError for a group whose numbers are out of range."""
-    # written so that NaN fails too
+    """Raise ValueError if an option of the group is out of its range."""
+    # ``not x >= 0`` also rejects NaN
     if not group["lr"] >= 0:
-        raise ValueError(f"LARS: lr is {group['lr']}; it must be at least 0")
+        raise ValueError(f"optimizer.lr is {group['lr']}; LARS needs at least 0")
     if not 0 <= group["momentum"] < 1:
-        raise ValueError(f"LARS: momentum is {group['momentum']}; it must be in [0, 1)")
+        raise ValueError(f"optimizer.momentum is {group['momentum']}; LARS needs a number in [0, 1)")
     if not group["weight_decay"] >= 0:
-        raise ValueError(f"LARS: weight_decay is {group['weight_decay']}; it must be at least 0")
+        raise ValueError(f"optimizer.weight_decay is {group['weight_decay']}; LARS needs at least 0")
     if not group["trust_coefficient"] > 0:
-        raise ValueError(f"LARS: trust_coefficient is {group['trust_coefficient']}; it must be above 0")
+        raise ValueError(f"optimizer.trust_coefficient is {group['trust_coefficient']}; LARS needs more than 0")
 
 
 def _batches(params: Iterable[Tensor]) -> Iterator[list[Tensor]]:
-    """Yield the parameters that have gradients in lists of one device and dtype, each updated as one.
+    """Yield lists of parameters with gradients, each of one device and dtype, to update at once.
 
-    A GPU gets one list. A CPU gets several, because there the update's time is the page faults of its one
-    temporary: small ones come from memory that is at hand.
+    A GPU gets one list. A CPU gets several short lists: their temporary tensors reuse memory, where one large tensor
+    would spend most of the update on page faults.
     """
     kinds: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
     for param in params:
         if param.grad is None:
             continue
         if param.grad.is_sparse:
-            raise ValueError("LARS needs dense gradients; make the embedding with sparse=False")
+            raise ValueError("LARS needs dense gradients; create the embedding with sparse=False")
         kind = kinds.setdefault((param.device, param.dtype), [])
         kind.append(param)
         if param.device.type == "cpu" and sum(p.numel() for p in kind) > _CPU_NUMBERS:
@@ -130,10 +135,10 @@ def _batches(params: Iterable[Tensor]) -> Iterator[list[Tensor]]:
 
 
 def _update(weights: list[Tensor], buffers: list[Tensor], group: dict[str, Any], found_inf: Tensor | None) -> None:
-    """Update weights and buffers of one kind in place; nothing here waits for the device."""
+    """Update weights of one device and dtype, and their buffers, in place, without waiting for the device."""
     grads = [w.grad for w in weights if w.grad is not None]
     decay = group["weight_decay"]
-    # one temporary, never the gradients themselves: they are the caller's
+    # ``steps`` becomes a new list of tensors before it is changed: the gradients belong to the caller.
     steps = list(torch._foreach_add(grads, weights, alpha=decay)) if decay != 0 else grads
     rates = group["lr"]
     if group["adapt"]:
@@ -143,13 +148,13 @@ def _update(weights: list[Tensor], buffers: list[Tensor], group: dict[str, Any],
         torch._foreach_mul_(steps, rates)
     else:
         steps = list(torch._foreach_mul(steps, rates))
-    # The fused kernel walks memory, not indices, so that all three lists must be laid out alike.
-    laid = [_laid_like(w, v) for w, v in zip(weights, buffers, strict=True)]
-    # With the rates already inside the steps, SGD at lr 1 is v = momentum v + step; w = w - v. This kernel
-    # also skips everything when found_inf is 1, which no arithmetic mask does bit for bit (0 * NaN, -0 + 0).
+    # The fused kernel goes through memory in order, so all three lists need the same strides.
+    aligned = [_with_strides_of(w, v) for w, v in zip(weights, buffers, strict=True)]
+    # The steps contain the rates, so SGD with lr 1 is v = momentum v + step; w = w - v. This kernel also skips the
+    # whole update if found_inf is 1. A mask by arithmetic would change bits (0 * NaN, -0 + 0).
     torch._fused_sgd_(
-        laid,
-        [_laid_like(s, v) for s, v in zip(steps, buffers, strict=True)],
+        aligned,
+        [_with_strides_of(s, v) for s, v in zip(steps, buffers, strict=True)],
         buffers,
         weight_decay=0.0,
         momentum=group["momentum"],
@@ -161,14 +166,14 @@ def _update(weights: list[Tensor], buffers: list[Tensor], group: dict[str, Any],
         grad_scale=None,
         found_inf=None if found_inf is None else _flag(found_inf, weights[0].device),
     )
-    for w, copy in zip(weights, laid, strict=True):
+    for w, copy in zip(weights, aligned, strict=True):
         if copy is not w:
             w.copy_(copy)
 
 
 def _trust(weights: list[Tensor], grads: list[Tensor], coefficient: float) -> Tensor:
-    """Return the trust ratio of every parameter, as one vector on their device."""
-    # half precision would overflow in the squares and underflow in the coefficient
+    """Return the trust ratios of n parameters, (n,), on their device."""
+    # In half precision the squares would overflow and the coefficient would underflow.
     dtype = torch.promote_types(weights[0].dtype, torch.float32)
     w_norms = torch.stack(torch._foreach_norm(weights, 2, dtype))
     g_norms = torch.stack(torch._foreach_norm(grads, 2, dtype))
@@ -176,11 +181,11 @@ def _trust(weights: list[Tensor], grads: list[Tensor], coefficient: float) -> Te
     return torch.where((w_norms > 0) & (g_norms > 0), ratios, torch.ones_like(ratios))
 
 
-def _laid_like(tensor: Tensor, model: Tensor) -> Tensor:
-    """Return the tensor itself where its memory is laid out as the model's, else a copy that is."""
+def _with_strides_of(tensor: Tensor, model: Tensor) -> Tensor:
+    """Return the tensor itself if its strides are those of ``model``, else a copy with these strides."""
     if tensor.stride() == model.stride():
         return tensor
-    # strides of axes of length 1 mean nothing
+    # The stride of an axis of length 1 has no meaning.
     pairs = zip(tensor.shape, tensor.stride(), model.stride(), strict=True)
     if all(length == 1 or a == b for length, a, b in pairs):
         return tensor
@@ -188,5 +193,5 @@ def _laid_like(tensor: Tensor, model: Tensor) -> Tensor:
 
 
 def _flag(found_inf: Tensor, device: torch.device) -> Tensor:
-    """Return 1 where found_inf is anything but 0 (NaN too), else 0: the kernel compares with 1."""
+    """Return 0.0 if found_inf is 0, else (also for NaN) 1.0, with which the kernel compares."""
     return (found_inf.detach().reshape(()) != 0).to(device, torch.float32)

@@ -1,10 +1,13 @@
-"""uint8 images and keys -> two views.
+"""Make two augmented views of every uint8 image.
+
+``recipe`` holds the settings, ``sampling`` draws the parameters, ``resize`` cuts the crops, ``finish`` changes the
+colors and blurs with the operations in ``kernels``, and ``make`` joins these steps.
 
     make_views(images, ...) == finish_views(torch.stack([crop_views(image, ...) for image in images]), ...)
 
-bit for bit on one device: the crop, its flip and its resize are rounded to uint8, so a loader's workers can cut crops
-of images of any size and the rest can happen batched, on another device. Every parameter is a hash of (seed, epoch,
-index, view, operation): a view's bits do not depend on the batch around it.
+Both sides are equal bit for bit on one device. Crops are rounded to uint8, so loader workers can cut them from images
+of any size, and the other operations can run batched on another device. Every parameter is a hash of (seed, epoch,
+index, view, operation), so a view does not depend on the batch that it is made in.
 """
 
 from simclr_lightning.views.make import centre_view, crop_views, finish_views, make_views

@@ -1,10 +1,10 @@
-"""The colour operations and the blur of a view, batched, each row with parameters of its own.
+"""Change the colors of rows and blur them, batched, with different parameters for each row.
 
-A row's bits do not depend on its batch: everything is element by element in single, correctly rounded operations (no
-fused multiply-add, no vector approximation of a function), and the one reduction sums multiples of 2**-22 in
-float64, or as integers where a device has no float64 (Apple's), which is exact in any order.
+The bits of a row do not depend on its batch. Elementwise operations are correctly rounded one by one, without fused
+multiply-add and without vectorized approximations of functions. The one reduction sums multiples of 2**-22 in float64,
+or as integers on devices without float64 (Apple GPUs); both are exact in any order.
 
-Shapes: R rows, P pixels of a plane, S side. Colours work on planes (3, R, P), parameters are (R, 1).
+Shapes: R rows, P pixels of a plane, S side. Color operations take planes (3, R, P) and parameters (R, 1).
 """
 
 import math
@@ -30,18 +30,18 @@ __all__ = [
     "shift_hue",
 ]
 
-_LUMA = (0.2989, 0.587, 0.114)  # ITU-R 601 as torchvision and TensorFlow round it
+_LUMA = (0.2989, 0.587, 0.114)  # ITU-R 601, rounded as in torchvision and TensorFlow
 _QUANTUM = 2.0**-22
-PLANES = 3 + 4  # red, green, blue, and what the operations write to
+PLANES = 3 + 4  # red, green, blue, and four planes of scratch memory
 
 
 def has_float64(device: torch.device) -> bool:
-    """Whether the device computes in float64; Apple's GPUs do not."""
+    """Return whether the device computes in float64; Apple GPUs (mps) do not."""
     return device.type != "mps"
 
 
 def onto(x: Tensor, device: torch.device) -> Tensor:
-    """Return the numbers on the device; the host waits for none of its earlier work (CUDA takes a copy first)."""
+    """Move a CPU tensor to the device without waiting for the device's earlier work."""
     return x.to(device, non_blocking=device.type == "cuda")
 
 
@@ -51,51 +51,51 @@ def _by_channel(values: tuple[float, ...], device: torch.device) -> Tensor:
 
 
 class Planes(NamedTuple):
-    """The planes of R rows, float32: the colours x (3, R, P), each colour, and room to work in.
+    """The planes of R rows, float32: all colors x (3, R, P), each color (R, P), and scratch memory.
 
-    Whoever allocates the room anew for each operation spends more on that than on the arithmetic.
+    The scratch memory is shared by all operations, since allocating it takes longer than the arithmetic.
     """
 
     x: Tensor
     red: Tensor
     green: Tensor
     blue: Tensor
-    terms: Tensor  # (3, R, P): the first three of those that follow
-    work: tuple[Tensor, ...]
+    terms: Tensor  # (3, R, P): the first three planes of `work`
+    work: tuple[Tensor, ...]  # four planes (R, P)
 
 
 def planes(buffer: Tensor) -> Planes:
-    """Return the views of a buffer (PLANES, R, P)."""
+    """Return a buffer (PLANES, R, P) as `Planes`, without copying."""
     red, green, blue, *work = buffer.unbind()
     return Planes(buffer[:3], red, green, blue, buffer[3:6], tuple(work))
 
 
 def luma(planes: Planes) -> Tensor:
-    """Return the grey value of each pixel, (R, P), in the first of the working planes."""
+    """Return the gray value of each pixel, (R, P), in the first scratch plane."""
     torch.mul(planes.x, _by_channel(_LUMA, planes.x.device), out=planes.terms)
     return planes.work[0].add_(planes.work[1]).add_(planes.work[2])
 
 
 def brighten(planes: Planes, scale_R1: Tensor, offset_R1: Tensor, rule: str) -> None:
-    """Apply what `mix` would to rows of brightness, by the rule "multiply" or "add": the same to the bit."""
+    """Change the brightness in place, by the rule "multiply" or "add"; equal to `mix` bit for bit."""
     (planes.x.add_(offset_R1) if rule == "add" else planes.x.mul_(scale_R1)).clamp_(0.0, 1.0)
 
 
-def mix(planes: Planes, scale_R1: Tensor, grey_R1: Tensor, mean_R1: Tensor, offset_R1: Tensor) -> None:
-    """Apply clamp(scale x + grey luma(x) + mean E[luma(x)] + offset, 0, 1) in place.
+def mix(planes: Planes, scale_R1: Tensor, gray_R1: Tensor, mean_R1: Tensor, offset_R1: Tensor) -> None:
+    """Apply clamp(scale x + gray luma(x) + mean E[luma(x)] + offset, 0, 1) in place.
 
-    Brightness, contrast and saturation are all of this form, by torchvision's definitions: brightness by a factor f
-    is scale f (added, it is offset f), contrast scale f and mean 1 - f, saturation scale f and grey 1 - f.
+    Brightness, contrast and saturation with a factor f have this form, by torchvision's definitions. Brightness:
+    scale f (or offset f, when f is added). Contrast: scale f, mean 1 - f. Saturation: scale f, gray 1 - f.
     """
     y_RP = luma(planes)
     constant_R1 = _mean(y_RP, planes.work[1]).mul_(mean_R1).add_(offset_R1)
-    planes.x.mul_(scale_R1).add_(y_RP.mul_(grey_R1).add_(constant_R1)).clamp_(0.0, 1.0)
+    planes.x.mul_(scale_R1).add_(y_RP.mul_(gray_R1).add_(constant_R1)).clamp_(0.0, 1.0)
 
 
 def _mean(y_RP: Tensor, work_RP: Tensor) -> Tensor:
-    """Return the mean of each row's numbers in [0, 1], (R, 1) float32, summed exactly; `work_RP` is overwritten."""
+    """Return the mean of each row of numbers in [0, 1], (R, 1) float32, summed exactly; `work_RP` is overwritten."""
     pixels = y_RP.shape[1]
-    # A number in [2, 4) is rounded to a multiple of the quantum.
+    # Float32 numbers in [2, 4) are multiples of the quantum.
     torch.add(y_RP, 2.0, out=work_RP)
     if not has_float64(y_RP.device):
         levels_RP = work_RP.sub_(2.0).mul_(1.0 / _QUANTUM).int()
@@ -104,27 +104,27 @@ def _mean(y_RP: Tensor, work_RP: Tensor) -> Tensor:
 
 
 def shift_hue(planes: Planes, turns_R1: Tensor) -> None:
-    """Turn the hue of RGB planes in [0, 1] in place, by up to half a circle; the same map as through HSV and back.
+    """Rotate the hue of colors in [0, 1] in place; equal to a conversion to HSV and back.
 
-    Rounding may leave a channel 1e-7 above 1; the other operations clamp what they make of it.
+    Rounding may leave a channel 1e-7 above 1; the operation that follows clamps it.
 
-    With the largest channel M, the smallest m, C = M - m and the hue h in circles, 0 to 1, a channel is
-    m + C clamp(2 - 6 d, 0, 1), where d is the distance on the circle from h to the channel's own hue: 0 for red, 1/3
-    for green, 2/3 for blue. For green and blue |h - own| may stand for d, as it differs only where the clamp gives 0
-    for both; for red d is 1/2 - |h - 1/2|. So green and blue are m + 2 C - 6 C clamp(|h - own|, 1/6, 1/3), and red is
+    Let M be the largest channel, m the smallest, C = M - m, and h the hue in [0, 1), in turns. Then a channel is
+    m + C clamp(2 - 6 d, 0, 1), where d is the circular distance from h to the channel's hue c: 0 for red, 1/3 for
+    green, 2/3 for blue. For green and blue, |h - c| can replace d: where they differ, the clamp gives 0 for both. For
+    red, d = 1/2 - |h - 1/2|. So green and blue are m + 2 C - 6 C clamp(|h - c|, 1/6, 1/3), and red is
     m - C + 6 C clamp(|h - 1/2|, 1/6, 1/3).
 
-    The old hue lies 1/6 + (g + b - r - m) / 6 C from red's, a form that holds all around the circle, on green's side
-    when g > b and on blue's otherwise: no branches.
+    The distance of the old hue from red is 1/6 + (g + b - r - m) / 6 C for every hue; its direction is toward green
+    when g > b, else toward blue. So no branches are needed.
 
     Args:
-        planes: of colours in [0, 1].
-        turns_R1: (R, 1) float32, the shift in circles, -0.5 to 0.5.
+        planes: colors in [0, 1].
+        turns_R1: (R, 1) float32, the shift in turns of the hue circle, -0.5 to 0.5.
     """
     x_3RP, red, green, blue, _, (low, chroma6, hue, scratch) = planes
     torch.minimum(torch.minimum(red, green, out=low), blue, out=low)
     torch.maximum(torch.maximum(red, green, out=chroma6), blue, out=chroma6).sub_(low)
-    # A grey pixel has no hue, and needs none.
+    # A gray pixel has C = 0 and no hue; any result of the division is right for it.
     chroma6.mul_(6.0).clamp_(min=1e-30)
     torch.add(green, blue, out=hue).sub_(red).sub_(low).div_(chroma6).add_(1.0 / 6.0)
     hue.copysign_(torch.sub(green, blue, out=scratch)).add_(turns_R1 + 1.0).frac_()
@@ -137,32 +137,35 @@ def shift_hue(planes: Planes, turns_R1: Tensor) -> None:
 
 
 def blur_radius(sigma_R: Tensor, limit: int) -> Tensor:
-    """Return the taps on either side that a Gaussian needs, (R,) int64: 4 sigma and at most `limit`.
+    """Return the number of taps on either side of the middle, (R,) int64: about 4 sigma, from 1 to `limit`.
 
-    Beyond lie 6e-5 of its mass: after both passes less than 0.04 of 255 levels.
+    The taps left out hold 6e-5 of the Gaussian's mass: after both passes less than 0.04 of 255 levels.
+
+    >>> blur_radius(torch.tensor([0.1, 1.0, 9.0]), limit=11)
+    tensor([ 1,  4, 11])
     """
     return (4.0 * sigma_R - 0.5).ceil().clamp(1, limit).long()
 
 
 def blur_weights(sigma_R: Tensor, radius: int) -> Tensor:
-    """Return the sampled, normalised Gaussian, (R, radius + 1) float32: the middle, then one side.
+    """Return the sampled, normalized Gaussians, (R, radius + 1) float32: the middle tap, then those on one side.
 
     Args:
         sigma_R: (R,) float64 standard deviations in pixels, above 0.
-        radius: taps on either side.
+        radius: taps on either side of the middle.
     """
-    # One by one: a vectorised exp may round an element by where it stands in the batch.
+    # One by one: the rounding of a vectorized exp may depend on the position in the batch.
     taps = [[math.exp(-0.5 * (k / sigma) ** 2) for k in range(radius + 1)] for sigma in sigma_R.tolist()]
     w_RK = torch.tensor(taps, dtype=torch.float64, device="cpu")
     return (w_RK / (2.0 * w_RK.sum(dim=1, keepdim=True) - w_RK[:, :1])).float()
 
 
 def blur(x_R3SS: Tensor, w_RK: Tensor) -> Tensor:
-    """Convolve with symmetric kernels along both axes; edges are mirrored, the border pixel not repeated.
+    """Convolve rows with symmetric kernels along both axes; edges are mirrored without repeating the border pixel.
 
     Args:
         x_R3SS: (R, 3, S, S) float32.
-        w_RK: (R, K) float32, as from `blur_weights`, on the same device; K <= S.
+        w_RK: (R, K) float32 from `blur_weights`, on the same device; K <= S.
 
     Returns:
         (R, 3, S, S) float32, a new tensor.

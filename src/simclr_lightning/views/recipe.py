@@ -1,7 +1,7 @@
-"""What a view is: the probabilities and ranges of its operations, by name.
+"""Define recipes for views: the probability and range of every operation.
 
-The names are those of `views=`: the paper's recipe for ImageNet (appendix A) and for CIFAR-10 (appendix B.9), the
-crop and flip of its linear evaluation, and the untouched centre view.
+The named recipes are the values of the key ``views``: the paper's recipes for ImageNet (appendix A) and CIFAR-10
+(appendix B.9), crop and flip as in its linear evaluation, and the center crop without augmentation.
 """
 
 from dataclasses import dataclass, replace
@@ -13,26 +13,30 @@ __all__ = ["ViewRecipe", "recipe"]
 
 @dataclass(frozen=True, kw_only=True)
 class ViewRecipe:
-    """The operations of a view in their order, checked when made.
+    """The settings of a view's operations, in the order in which they run. Probabilities are in [0, 1].
 
     Attributes:
-        size: side S of the view, in pixels.
-        crop: "random", or "centre": the evaluation crop, the same for both views.
-        area: smallest and largest part of the image's area that a crop takes, in (0, 1].
+        size: side S of the view in pixels, at least 1.
+        crop: "random", or "centre": the evaluation crop, the same in both views.
+        area: smallest and largest share of the image's area that a crop covers, in (0, 1].
         aspect: smallest and largest width / height of a crop; its logarithm is uniform.
         interpolation: filter of the antialiased resize, "bicubic" (a = -0.5) or "bilinear".
         flip: probability of a left-right flip.
-        jitter: probability that brightness, contrast, saturation and hue change, in a random order of their own.
-        strength: s; brightness, contrast and saturation move by 0.8 s, hue by 0.2 s of the circle; 0 to 2.5.
+        jitter: probability of color jitter: brightness, contrast, saturation and hue change in a random order.
+        strength: s, 0 to 2.5; the jitter changes brightness, contrast and saturation by up to 0.8 s, and hue by up to
+            0.2 s turns.
         brightness: "multiply" by U(max(0, 1 - 0.8 s), 1 + 0.8 s), or "add" U(-0.8 s, 0.8 s).
-        grey: probability of greyscale, after the jitter.
+        grey: probability of grayscale, after the jitter.
         blur: probability of a Gaussian blur.
-        blur_sigma: smallest and largest standard deviation of the blur, in pixels.
-        blur_kernel: side of the blur's kernel as a part of `size`; made odd (23 at 224).
-        solarise: probability that pixels of 0.5 and above are inverted.
+        blur_sigma: smallest and largest standard deviation of the blur in pixels.
+        blur_kernel: side of the blur's kernel as a share of `size`, in [0, 1]; the side is made odd (23 at 224).
+        solarise: probability of solarization, which inverts values of 0.5 and above.
 
     Raises:
-        ValueError: naming the field, its value and its range.
+        ValueError: a field is out of its range; the message names the field.
+
+    >>> ViewRecipe(size=32, blur=0.0).strength
+    1.0
     """
 
     size: int = 224
@@ -66,7 +70,7 @@ class ViewRecipe:
 
     @property
     def blur_radius(self) -> int:
-        """Half of the blur's kernel without its middle, in pixels: the kernel has 2 * radius + 1 taps."""
+        """Radius of the blur in pixels: its kernel has 2 * radius + 1 taps."""
         return int(self.blur_kernel * self.size) // 2
 
 
@@ -87,7 +91,7 @@ def _number(owner: ViewRecipe, name: str, low: float, high: float) -> None:
 
 
 def _pair(owner: ViewRecipe, name: str, high: float) -> None:
-    """Check 0 < low <= high <= limit and keep the pair as a tuple (a config gives a list)."""
+    """Check 0 < low <= high <= limit and store the pair as a tuple (a configuration file holds a list)."""
     value = getattr(owner, name)
     try:
         pair = tuple(value)
@@ -111,11 +115,14 @@ _NAMED = {
 
 
 def recipe(name: str) -> ViewRecipe:
-    """Return the recipe of that name: simclr (S = 224), simclr_cifar (S = 32), crop_flip or none.
+    """Return the recipe with this name: simclr (S = 224), simclr_cifar (S = 32), crop_flip or none.
 
     Raises:
-        ValueError: for any other name, listing these.
+        ValueError: no recipe has this name; the message lists the names.
+
+    >>> recipe("simclr_cifar").size
+    32
     """
     if name not in _NAMED:
-        raise ValueError(f"views has no recipe {name!r}; the recipes are {', '.join(_NAMED)}")
+        raise ValueError(f"views has no recipe {name!r}; choose one of {', '.join(_NAMED)}")
     return _NAMED[name]

@@ -1,7 +1,7 @@
-"""Uniform numbers to the parameters of a view: crop boxes, factors, orders; no pixels here.
+"""Draw the parameters of views: crop boxes, color factors, blur widths. No pixels are read here.
 
-Everything is computed on the CPU, in float64 where a logarithm or a root is taken, for the whole batch at once, so
-that one set of parameters serves every device and the host can plan the work without waiting for a device.
+Parameters are computed on the CPU for the whole batch, in float64 where a logarithm or a root is taken. So they are
+the same whatever device makes the views, and the host plans its work without waiting for the device.
 
 Shapes: N images, V = 2 views, R = V N rows, the rows of view 0 before those of view 1.
 """
@@ -23,9 +23,9 @@ __all__ = [
     "HUE",
     "SATURATION",
     "VIEWS",
-    "Colours",
+    "Colors",
     "Crops",
-    "sample_colours",
+    "sample_colors",
     "sample_crops",
     "sample_crops_of_one",
 ]
@@ -33,32 +33,32 @@ __all__ = [
 VIEWS = 2
 TRIES = 10
 
-# The operations' keys. They are part of what a seed means: never reuse or renumber one.
-CROP, FLIP, JITTER, GREY, BLUR, SOLARISE = range(6)
+# The keys of the operations in the hash. A new number changes the views of every seed: never reuse or renumber one.
+CROP, FLIP, JITTER, GRAY, BLUR, SOLARIZE = range(6)
 
-# The four operations of the jitter, as `Colours.order` names them and `Colours.factor` has its columns.
+# The four operations of the jitter: the values in `Colors.order` and the columns of `Colors.factor`.
 BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
 
 
 @dataclass(frozen=True)
 class Crops:
-    """R crops: `box` (R, 4) int64 (top, left, height, width) in pixels, `flip` (R,) bool."""
+    """The parameters of R crops: `box` (R, 4) int64 (top, left, height, width) in pixels, `flip` (R,) bool."""
 
     box: Tensor
     flip: Tensor
 
 
 @dataclass(frozen=True)
-class Colours:
-    """What happens to R crops after they are cut.
+class Colors:
+    """The parameters of the operations that follow the crop, for R rows; flags are named after `ViewRecipe`'s fields.
 
     Attributes:
         jitter: (R,) bool.
-        factor: (R, 4) float32: factors of brightness (an offset when added), contrast and saturation, and the
-            hue's shift in turns.
-        order: (R, 4) int64, the operation at each of the four steps.
+        factor: (R, 4) float32: the factor (or the offset) of brightness, the factors of contrast and saturation, and
+            the shift of hue in turns.
+        order: (R, 4) int64, the jitter's operation at each of its four steps.
         grey: (R,) bool.
-        sigma: (R,) float64, standard deviation of the blur in pixels, 0 where there is none.
+        sigma: (R,) float64, standard deviation of the blur in pixels; 0 for no blur.
         solarise: (R,) bool.
     """
 
@@ -71,19 +71,19 @@ class Colours:
 
 
 def sample_crops(height: int, width: int, *, seed: int, epoch: int, indices: Tensor, recipe: ViewRecipe) -> Crops:
-    """Draw a crop box and a flip for both views of N images of one size, by torchvision's rule.
+    """Draw a crop box and a flip for both views of N images of one size, as torchvision's RandomResizedCrop does.
 
-    Up to ten boxes are tried, each with an area uniform in `recipe.area` and an aspect whose logarithm is uniform;
-    the first that fits the image is placed uniformly. When none fits, the box is the largest centred one whose
-    aspect is in range.
+    Up to ten boxes are drawn, with an area uniform in `recipe.area` and a uniform logarithm of the aspect. The first
+    box that fits into the image is placed uniformly. If none fits, the box is the largest centered one whose aspect is
+    in `recipe.aspect`.
 
     Args:
         height: height of the images in pixels.
         width: width of the images in pixels.
-        seed: the run's seed.
-        epoch: the epoch.
-        indices: (N,) int64, the images' indices in the data set.
-        recipe: its `crop`, `area`, `aspect` and `flip` count.
+        seed: the seed of the run.
+        epoch: the number of the epoch.
+        indices: (N,) int64, the positions of the images in the data set.
+        recipe: its `area`, `aspect` and `flip` are used.
     """
     blocks = [(view, op, n) for op, n in ((CROP, 2 * TRIES + 2), (FLIP, 1)) for view in range(VIEWS)]
     drawn = uniform_blocks(blocks, seed=seed, epoch=epoch, indices=indices.cpu())
@@ -104,9 +104,9 @@ def sample_crops(height: int, width: int, *, seed: int, epoch: int, indices: Ten
 
 
 def sample_crops_of_one(height: int, width: int, *, seed: int, epoch: int, index: int, recipe: ViewRecipe) -> Crops:
-    """Draw what `sample_crops` draws for this index, the same to the last bit, a number at a time.
+    """Draw the crops of one image, equal bit for bit to those of `sample_crops`, in plain Python.
 
-    A loader's worker cuts one image after the other; for two boxes a tensor operation costs ten times its arithmetic.
+    Loader workers cut one image at a time. For two boxes, calling a tensor operation takes ten times its arithmetic.
     """
     draws = [partial(uniform, seed=seed, epoch=epoch, index=index, view=view, operation=CROP) for view in range(VIEWS)]
     boxes = [_box_of_one(height, width, draw, recipe) for draw in draws]
@@ -118,13 +118,13 @@ def sample_crops_of_one(height: int, width: int, *, seed: int, epoch: int, index
 
 
 def _box_of_one(height: int, width: int, draw: Callable[[int], float], recipe: ViewRecipe) -> list[int]:
-    """Try up to ten boxes; every operation in the order of `sample_crops`, which decides the last bit."""
+    """Draw up to ten boxes, with every operation in the order of `sample_crops`: the order decides the last bit."""
     low, high = recipe.area
     log_low, log_high = math.log(recipe.aspect[0]), math.log(recipe.aspect[1])
     for t in range(TRIES):
         area = draw(t) * ((high - low) * height * width) + low * height * width
         log_aspect = draw(TRIES + t) * (log_high - log_low) + log_low
-        # Torch's own exp, as its last bit may not be that of the C library.
+        # torch's exp, since the last bit of math.exp may differ.
         aspect = torch.tensor(log_aspect, dtype=torch.float64, device="cpu").exp_().item()
         h, w = round(math.sqrt(area / aspect)), round(math.sqrt(area * aspect))
         if 1 <= h <= height and 1 <= w <= width:
@@ -136,7 +136,7 @@ def _box_of_one(height: int, width: int, draw: Callable[[int], float], recipe: V
 
 @lru_cache(maxsize=256)
 def _limits(height: int, width: int, aspect: tuple[float, float]) -> tuple[Tensor, Tensor]:
-    """Return the sides as (2, 1) float64 and (top, left, height, width) of the largest centred box in range."""
+    """Return (height, width), (2, 1) float64, and the largest centered box whose aspect is in range, (4,) int64."""
     h, w = height, width
     if width < aspect[0] * height:
         h = max(1, round(width / aspect[0]))
@@ -146,33 +146,33 @@ def _limits(height: int, width: int, aspect: tuple[float, float]) -> tuple[Tenso
     return torch.tensor([[height], [width]], dtype=torch.float64, device="cpu"), box
 
 
-def sample_colours(*, seed: int, epoch: int, indices: Tensor, recipe: ViewRecipe) -> Colours:
-    """Draw jitter, greyscale, blur and solarisation for both views of N images.
+def sample_colors(*, seed: int, epoch: int, indices: Tensor, recipe: ViewRecipe) -> Colors:
+    """Draw jitter, grayscale, blur and solarization for both views of N images.
 
     Args:
-        seed: the run's seed.
-        epoch: the epoch.
-        indices: (N,) int64, the images' indices in the data set.
-        recipe: probabilities and ranges.
+        seed: the seed of the run.
+        epoch: the number of the epoch.
+        indices: (N,) int64, the positions of the images in the data set.
+        recipe: the probabilities and ranges.
     """
-    counts = ((JITTER, 9), (GREY, 1), (BLUR, 2), (SOLARISE, 1))
+    counts = ((JITTER, 9), (GRAY, 1), (BLUR, 2), (SOLARIZE, 1))
     blocks = [(view, op, count) for op, count in counts for view in range(VIEWS)]
     drawn = uniform_blocks(blocks, seed=seed, epoch=epoch, indices=indices.cpu())
-    jitter_R9, grey_R1, blur_R2, solarise_R1 = (torch.cat(drawn[at : at + VIEWS]) for at in range(0, len(drawn), VIEWS))
+    jitter_R9, gray_R1, blur_R2, solarize_R1 = (torch.cat(drawn[at : at + VIEWS]) for at in range(0, len(drawn), VIEWS))
     low, high = recipe.blur_sigma
     sigma_R = low + (high - low) * blur_R2[:, 1].double()
-    return Colours(
+    return Colors(
         jitter=jitter_R9[:, 0] < recipe.jitter,
         factor=_factors(jitter_R9[:, 1:5].double(), recipe),
         order=jitter_R9[:, 5:9].argsort(dim=1, stable=True),
-        grey=grey_R1[:, 0] < recipe.grey,
+        grey=gray_R1[:, 0] < recipe.grey,
         sigma=torch.where(blur_R2[:, 0] < recipe.blur, sigma_R, 0.0),
-        solarise=solarise_R1[:, 0] < recipe.solarise,
+        solarise=solarize_R1[:, 0] < recipe.solarise,
     )
 
 
 def _factors(u_R4: Tensor, recipe: ViewRecipe) -> Tensor:
-    """Scale uniform numbers to brightness, contrast, saturation and hue, (R, 4) float32."""
+    """Scale uniform numbers (R, 4) to factors of brightness, contrast, saturation and hue, (R, 4) float32."""
     reach, turn = 0.8 * recipe.strength, 0.2 * recipe.strength
     factor = (max(0.0, 1.0 - reach), 1.0 + reach)
     brightness = factor if recipe.brightness == "multiply" else (-reach, reach)

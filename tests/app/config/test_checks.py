@@ -370,7 +370,7 @@ def test_micro_batches_must_divide(cfg: DictConfig) -> None:
     put(put(cfg, "data.batch_size", 256), "micro_batch_size", 48)
     assert "micro_batch_size=48 does not divide data.batch_size=256 (256 = 5 * 48 + 16); use 32" in refusal(cfg)
     put(put(cfg, "micro_batch_size", 2), "trainer.devices", 4)
-    assert "does not divide by 4 devices" in refusal(cfg)
+    assert "is not divisible by 4 devices" in refusal(cfg)
     put(cfg, "micro_batch_size", 4)
     assert "leaves 1 image on each of 4 devices" in refusal(cfg)
     put(cfg, "micro_batch_size", 512)

@@ -1,4 +1,4 @@
-"""The input normalisation inside an encoder, so that views stay in [0, 1] everywhere else."""
+"""Normalize the input inside an encoder, so that images are in [0, 1] everywhere else."""
 
 import math
 from collections.abc import Sequence
@@ -7,15 +7,20 @@ import torch
 from torch import Tensor, nn
 
 
-class Normalise(nn.Module):
-    """(x - mean) / std per channel, or x itself when none was set; nothing of it is in the state dict.
+class Normalize(nn.Module):
+    """Map images x (N, 3, H, W) to (x - mean) / std per channel, or to x without mean and std.
+
+    Mean and std are not in the state dict.
 
     Args:
-        mean: three numbers on the scale of [0, 1], or None for no normalisation.
-        std: three positive numbers, given exactly when ``mean`` is.
+        mean: three numbers on the scale of [0, 1], or None for no normalization.
+        std: three numbers above 0, or None if ``mean`` is None.
 
     Raises:
-        ValueError: one of the two alone, or anything but three finite numbers, std above 0.
+        ValueError: only one of them is None, or one is not three finite numbers (std above 0).
+
+    >>> Normalize(mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))(torch.ones(1, 3, 1, 1)).flatten()
+    tensor([2., 2., 2.])
     """
 
     mean: Tensor | None
@@ -34,23 +39,23 @@ class Normalise(nn.Module):
         *,
         like: Tensor | None = None,
     ) -> None:
-        """Replace mean and std, on the device and in the dtype of ``like`` (torch's defaults when None)."""
+        """Replace mean and std, on the device and in the dtype of ``like``; None for torch's defaults."""
         if (mean is None) != (std is None):
-            raise ValueError("model.mean and model.std go together; give both or neither")
+            raise ValueError("only one of model.mean and model.std is set; set both or neither")
         if mean is None or std is None:
             self.mean = self.std = None
             return
         try:
             mean, std = [float(value) for value in mean], [float(value) for value in std]
         except (TypeError, ValueError):
-            raise ValueError("model.mean and model.std must hold numbers") from None
+            raise ValueError("model.mean and model.std must each be three numbers") from None
         if len(mean) != 3 or len(std) != 3 or not all(map(math.isfinite, (*mean, *std))) or min(std) <= 0:
             raise ValueError(f"model.mean={mean} and model.std={std}: each must be three finite numbers, std above 0")
         self.mean = _per_channel(mean, like)
         self.std = _per_channel(std, like)
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
-        """Return the normalised images, in their own shape."""
+        """Return the normalized images, in the same shape."""
         if self.mean is None or self.std is None:
             return x_NCHW
         return (x_NCHW - self.mean) / self.std
