@@ -172,7 +172,7 @@ def test_a_signal_during_the_score_does_not_wait_for_it(
 
     online = OnlineScore(k=3, stop=stop)
     monkeypatch.setattr(online_room, "knn_predict", never)
-    monkeypatch.setattr(online_room, "judge_views", never)
+    monkeypatch.setattr(online_room, "score_views", never)
     at.append(small_trainer(tmp_path, stop=stop, extra=[online]))
     with pytest.raises(Stopped):
         at[0].fit(small_module(), datamodule=data)

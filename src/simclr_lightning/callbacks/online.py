@@ -14,7 +14,7 @@ from torch import Tensor
 from simclr_lightning.callbacks.averaging import averaged
 from simclr_lightning.callbacks.rows import LOG, log_row
 from simclr_lightning.data import ViewsDataModule
-from simclr_lightning.evaluation import BETTER, accuracy, extract, fit_logistic, judge_views, knn_predict
+from simclr_lightning.evaluation import BETTER, accuracy, extract, fit_logistic, knn_predict, score_views
 from simclr_lightning.evaluation.features import evaluation_mode
 from simclr_lightning.simclr import SimCLR
 
@@ -30,7 +30,7 @@ class OnlineScore(L.Callback):
     """Scores the encoder between epochs on the held-out part of train, never on test.
 
     With labels: top-1 of kNN (cosine, majority vote of ``k``) and of a linear probe, both with train without the
-    held-out part as their bank. Always: the label-free scores of `judge_views` on two fixed views of held-out images.
+    held-out part as their bank. Always: the label-free scores of `score_views` on two fixed views of held-out images.
     Logged as ``online/NAME``.
 
     The probe is logistic regression on h as `extract` gives it, under ``inference_mode``: its gradient cannot reach the
@@ -202,7 +202,7 @@ def label_free(
     k: int,
     until_asked: Callable[[Iterable[Tensor]], Iterable[Tensor]] = iter,
 ) -> dict[str, float]:
-    """`judge_views` of at most so many held-out images, in evaluation mode; the same two views of each every time.
+    """`score_views` of at most so many held-out images, in evaluation mode; the same two views of each every time.
 
     Args:
         module: nothing of it changes.
@@ -222,7 +222,7 @@ def label_free(
                 h[view].append(features.float())
                 z[view].append(module.projector(features).float())
     h_a, h_b, z_a, z_b = (torch.cat(parts).cpu() for parts in (*h, *z))
-    return judge_views(h_a, h_b, z_a, z_b, temperature=module.loss.temperature, k=k)
+    return score_views(h_a, h_b, z_a, z_b, temperature=module.loss.temperature, k=k)
 
 
 def _data_of(trainer: L.Trainer) -> ViewsDataModule:

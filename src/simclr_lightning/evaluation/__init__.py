@@ -1,6 +1,9 @@
-"""Judging h: features, neighbours, linear probes, intervals, and scores that need no labels.
+"""Evaluate a representation h, with labels and without.
 
-What trains by Lightning is imported from `simclr_lightning.evaluation.classifier`, since that costs seconds.
+``features`` computes h of images, ``neighbours`` finds nearest neighbors, ``knn`` classifies by their votes, ``search``
+finds near-duplicates, ``probe`` fits logistic regression, ``subsets`` draws class-balanced labels, ``intervals``
+computes confidence intervals, ``label_free`` computes scores without labels. ``classifier`` trains by SGD; import it
+from `simclr_lightning.evaluation.classifier`, because it imports Lightning, which takes seconds.
 """
 
 from simclr_lightning.evaluation.features import extract
@@ -10,9 +13,9 @@ from simclr_lightning.evaluation.label_free import (
     BETTER,
     alignment,
     effective_rank,
-    judge_views,
     neighbour_agreement,
     rankme,
+    score_views,
     uniformity,
 )
 from simclr_lightning.evaluation.neighbours import nearest
@@ -44,7 +47,6 @@ __all__ = [
     "faiss_index",
     "fit_logistic",
     "groups",
-    "judge_views",
     "knn_accuracy",
     "knn_predict",
     "knn_sweep",
@@ -54,6 +56,7 @@ __all__ = [
     "neighbour_agreement",
     "pixels",
     "rankme",
+    "score_views",
     "seeds_interval",
     "uniformity",
 ]
