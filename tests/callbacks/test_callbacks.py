@@ -1,4 +1,4 @@
-"""Health, online score, metrics: what they do with NaN, held-out images, ranks."""
+"""Health, online scores, checkpoints and metrics: NaN, signals, held-out images, other losses."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ from simclr_lightning.callbacks import (
     bank_indices,
     selected,
 )
-from simclr_lightning.callbacks import health as health_room
-from simclr_lightning.callbacks import online as online_room
+from simclr_lightning.callbacks import health as health_module
+from simclr_lightning.callbacks import online as online_module
 from simclr_lightning.data import TensorImages, ViewsDataModule
 from simclr_lightning.evaluation import BETTER
 from simclr_lightning.ntxent import NTXent
 
 
 class Poison(L.Callback):
-    """Puts a value into the gradient (or the loss) of one step."""
+    """Put a value into the gradient or the loss of one step."""
 
     def __init__(self, step: int, value: float, where: str) -> None:
         self.step, self.value, self.where = step, value, where
@@ -54,11 +54,9 @@ class Poison(L.Callback):
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("where", ["loss", "gradient"])
 @pytest.mark.parametrize("step", [0, 5])
-def test_a_non_finite_update_is_not_applied_and_the_run_stops(
-    tmp_path: Path, value: float, where: str, step: int
-) -> None:
+def test_a_non_finite_update_is_skipped_and_the_run_stops(tmp_path: Path, value: float, where: str, step: int) -> None:
     poison, module = Poison(step, value, where), small_module()
-    # The outer module check of nn.Module forbids a lambda as a submodule; the loss is a plain attribute here.
+    # nn.Module accepts no function as a submodule, so the loss becomes a plain attribute.
     del module._modules["loss"]
     module.__dict__["loss"] = NTXent(0.5)
     trainer = small_trainer(tmp_path, extra=[poison])
@@ -81,7 +79,7 @@ def test_a_non_finite_update_is_not_applied_and_the_run_stops(
 
 
 class Spoil(L.Callback):
-    """At one step: images of NaN, or running statistics as an overflow in half precision leaves them."""
+    """At one step, put NaN into the images or infinity into the BatchNorm statistics (as an fp16 overflow does)."""
 
     def __init__(self, step: int, where: str) -> None:
         self.step, self.where = step, where
@@ -97,10 +95,10 @@ class Spoil(L.Callback):
 @pytest.mark.parametrize(
     ("where", "says"), [("images", "NaN or infinity in loss or gradient at step 2"), ("statistics", "running_var")]
 )
-def test_a_save_between_two_looks_of_an_accelerator_is_finite_too(
+def test_a_save_between_two_reads_of_an_accelerator_is_finite(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str, says: str
 ) -> None:
-    monkeypatch.setattr(health_room, "_looking_is_free", lambda device: False)
+    monkeypatch.setattr(health_module, "_reading_is_free", lambda device: False)
     trainer = small_trainer(tmp_path, extra=[Spoil(2, where)])
     checkpoints = next(c for c in trainer.callbacks if isinstance(c, callbacks.Checkpoints))
     checkpoints.every_n_steps = 1
@@ -113,7 +111,7 @@ def test_a_save_between_two_looks_of_an_accelerator_is_finite_too(
 
 
 @pytest.mark.parametrize("name", ["SGD", "Adam", "AdamW", "Adagrad"])
-def test_the_fused_optimisers_mask_too(tmp_path: Path, name: str) -> None:
+def test_fused_optimizers_skip_a_non_finite_update(tmp_path: Path, name: str) -> None:
     from functools import partial
 
     module = small_module()
@@ -129,17 +127,17 @@ def test_the_online_score_never_sees_test_nor_the_held_out_labels(
 ) -> None:
     seen: list[tuple[int, int]] = []
     banks: list[torch.Tensor] = []
-    real = online_room.knn_predict
+    real = online_module.knn_predict
 
     def spy(bank: torch.Tensor, labels: torch.Tensor, queries: torch.Tensor, *, k: int) -> torch.Tensor:
         seen.append((len(bank), len(queries)))
         banks.append(labels)
         return real(bank, labels, queries, k=k)
 
-    monkeypatch.setattr(online_room, "knn_predict", spy)
+    monkeypatch.setattr(online_module, "knn_predict", spy)
     splits = small_splits()
     poisoned = splits.train.labels.clone()
-    poisoned[splits.held_out] += 100  # labels that must not be in any bank
+    poisoned[splits.held_out] += 100  # a bank with such a label contains held-out images
     from simclr_lightning.data import Splits, TensorImages
 
     data = small_data(
@@ -152,13 +150,11 @@ def test_the_online_score_never_sees_test_nor_the_held_out_labels(
     trainer.fit(small_module(), datamodule=data)
     assert seen == [(63, 7)] * 3
     assert all((labels < 3).all() for labels in banks)
-    assert online.latest["online/knn_top1"] == 0.0  # the poisoned labels are what it is scored on
+    assert online.latest["online/knn_top1"] == 0.0  # the held-out labels are the wrong ones
 
 
 @pytest.mark.parametrize("labelled", [True, False])
-def test_a_signal_during_the_score_does_not_wait_for_it(
-    labelled: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_signal_ends_the_scoring(labelled: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = small_data()
     if not labelled:
         data.splits = replace(data.load(), train=TensorImages(data.load().train.tensor), class_names=None)
@@ -171,8 +167,8 @@ def test_a_signal_during_the_score_does_not_wait_for_it(
         raise AssertionError("scored")
 
     online = OnlineScore(k=3, stop=stop)
-    monkeypatch.setattr(online_room, "knn_predict", never)
-    monkeypatch.setattr(online_room, "score_views", never)
+    monkeypatch.setattr(online_module, "knn_predict", never)
+    monkeypatch.setattr(online_module, "score_views", never)
     at.append(small_trainer(tmp_path, stop=stop, extra=[online]))
     with pytest.raises(Stopped):
         at[0].fit(small_module(), datamodule=data)
@@ -198,7 +194,7 @@ def test_the_best_checkpoint_is_the_one_of_the_best_score(tmp_path: Path) -> Non
     assert steps == [8, 12]
 
 
-def test_saves_inside_an_epoch(tmp_path: Path) -> None:
+def test_checkpoints_are_saved_inside_an_epoch(tmp_path: Path) -> None:
     saved: list[int] = []
 
     class Spy(callbacks.Checkpoints):
@@ -250,7 +246,7 @@ def test_means_survive_a_checkpoint() -> None:
     assert other.take() == [0.0, 0.0]
 
 
-def test_a_collapsed_embedding_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_collapsed_features_are_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     class Constant(nn.Module):
         feature_dim = 8
 
@@ -267,7 +263,7 @@ def test_a_collapsed_embedding_is_said(tmp_path: Path, capsys: pytest.CaptureFix
     assert "collapsed: effective rank 1.0" in capsys.readouterr().err.replace("\n", " ")
 
 
-def test_the_label_free_score_is_the_loss_of_held_out_views(tmp_path: Path) -> None:
+def test_held_out_loss_is_nt_xent_of_held_out_views(tmp_path: Path) -> None:
     from simclr_lightning.ntxent import nt_xent
 
     data: ViewsDataModule = small_data(dataset=lambda path: small_splits(labelled=False))
@@ -288,7 +284,7 @@ def weights_after(folder: Path, **options: object) -> dict[str, torch.Tensor]:
     return module.state_dict()
 
 
-def test_scores_leave_every_weight_and_random_number_as_they_are(tmp_path: Path) -> None:
+def test_scores_change_no_weight_and_no_random_number(tmp_path: Path) -> None:
     without = weights_after(tmp_path / "off", every_n_epochs=0)
     for name, options in {"probe": {}, "no_probe": {"probe": False}}.items():
         found = weights_after(tmp_path / name, **options)
@@ -298,7 +294,9 @@ def test_scores_leave_every_weight_and_random_number_as_they_are(tmp_path: Path)
 @pytest.mark.parametrize(
     ("every", "options", "scored"), [(2, {}, [1, 2]), (5, {"max_steps": 6}, [1]), (5, {}, [2]), (0, {}, [])]
 )
-def test_the_last_epoch_is_scored_too(every: int, options: dict[str, int], scored: list[int], tmp_path: Path) -> None:
+def test_the_last_epoch_is_always_scored(
+    every: int, options: dict[str, int], scored: list[int], tmp_path: Path
+) -> None:
     online, found = OnlineScore(every_n_epochs=every, k=3, probe=False), []
 
     class Epochs(L.Callback):
@@ -309,7 +307,7 @@ def test_the_last_epoch_is_scored_too(every: int, options: dict[str, int], score
     assert found == scored
 
 
-def test_the_online_probe_is_scikit_learns_on_the_same_features(tmp_path: Path) -> None:
+def test_the_online_probe_equals_scikit_learn_on_the_same_features(tmp_path: Path) -> None:
     from sklearn.linear_model import LogisticRegression
 
     data, module, online = small_data(dataset=lambda path: small_splits(count=300)), small_module(), OnlineScore(k=3)
@@ -338,7 +336,7 @@ def test_the_online_probe_is_scikit_learns_on_the_same_features(tmp_path: Path) 
     assert logged[-1].items() >= online.latest.items()
 
 
-def test_without_labels_there_is_no_probe_and_with_them_every_score(tmp_path: Path) -> None:
+def test_labels_decide_which_scores_are_logged(tmp_path: Path) -> None:
     free = {f"online/{name}" for name in BETTER}
     for labelled in (True, False):
         online = OnlineScore(k=3)
@@ -348,7 +346,7 @@ def test_without_labels_there_is_no_probe_and_with_them_every_score(tmp_path: Pa
         assert online.latest.keys() == free | with_labels
 
 
-def test_the_selected_score_is_the_one_asked_for_with_its_sign(tmp_path: Path) -> None:
+def test_the_selected_score_has_the_sign_under_which_higher_is_better(tmp_path: Path) -> None:
     found = dict.fromkeys(SELECTABLE, 0.25)
     assert {name: selected(found, name) for name in SELECTABLE} == {
         "knn_top1": 0.25, "linear_top1": 0.25, "held_out_loss": -0.25, "contrastive_accuracy": 0.25,
@@ -365,12 +363,16 @@ def test_the_selected_score_is_the_one_asked_for_with_its_sign(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("options", "labelled", "says"),
     [
-        ({"select": "knn_top1"}, False, "needs labels, and these images have none: take auto or one of held_out_loss"),
+        (
+            {"select": "knn_top1"},
+            False,
+            "needs labels, and these images have none: choose auto or one of held",
+        ),
         ({"select": "linear_top1", "probe": False}, True, "callbacks.online.probe=true"),
         ({"select": "rankme", "every_n_epochs": 0}, True, "callbacks.online.every_n_epochs to 1"),
     ],
 )
-def test_a_selection_that_cannot_be_is_refused_before_the_first_step(
+def test_an_impossible_selection_is_refused_before_the_first_step(
     tmp_path: Path, options: dict[str, object], labelled: bool, says: str
 ) -> None:
     data = small_data(dataset=lambda path: small_splits(labelled=labelled))
@@ -382,17 +384,17 @@ def test_a_selection_that_cannot_be_is_refused_before_the_first_step(
         OnlineScore(select="nothing")
 
 
-def test_bank_indices_leave_out_the_held_out_and_the_unlabelled() -> None:
+def test_bank_indices_contain_no_held_out_and_no_unlabeled_image() -> None:
     labels = torch.tensor([0, -1, 1, 2, 0])
     assert bank_indices(labels, torch.tensor([3])).tolist() == [0, 2, 4]
     assert labels.tolist() == [0, -1, 1, 2, 0]
 
 
 def test_health_counts_overflows_in_a_row_under_a_scaler(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(health_room, "_scaler", lambda trainer: object())
+    monkeypatch.setattr(health_module, "_scaler", lambda trainer: object())
     health = Health()
     health.row, health.first_bad = torch.tensor(19), torch.tensor(4)
     health._raise_if_bad(L.Trainer.__new__(L.Trainer))
     health.row += 1
-    with pytest.raises(NonFiniteError, match="20 overflows in a row since step 4"):
+    with pytest.raises(NonFiniteError, match="20 fp16 overflows in a row since step 4"):
         health._raise_if_bad(L.Trainer.__new__(L.Trainer))
