@@ -1,4 +1,4 @@
-"""``simclr report``: every figure recomputed from runs.csv by other means, the HTML taken apart, and odd folders."""
+"""``simclr report``: every number computed again from runs.csv, the HTML parsed, and odd folders."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from simclr_lightning.report import (
     compare,
     content,
     draw,
-    figures,
+    metrics,
     read_runs,
     settings,
     swept_keys,
 )
-from simclr_lightning.report import paper as paper_room
+from simclr_lightning.report import paper as paper_module
 from simclr_lightning.report.write import write_report
 
 # 97.5 % quantiles of Student's t, from any table.
@@ -42,7 +42,7 @@ Table = list[dict[str, str]]
 
 @pytest.fixture(scope="module")
 def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two temperatures, two batches, three seeds, with a report; a failed, a killed and an unreadable run too."""
+    """A reported sweep: two temperatures, two batch sizes, three seeds, and a failed, a killed and a torn run."""
     root, draw, number = tmp_path_factory.mktemp("sweep"), random.Random(7), 0
     for tau in (0.1, 0.5):
         for batch in (64, 256):
@@ -72,7 +72,7 @@ def finished(folder: Path) -> Table:
 
 
 def tables(folder: Path) -> dict[str, Table]:
-    """The tables of report.md by their first heading and, for several under one, a number."""
+    """Return the tables of report.md by their heading; a second table of one heading gets a number."""
     found: dict[str, Table] = {}
     heading = ""
     for part in (folder / "report.md").read_text().split("\n\n"):
@@ -102,7 +102,7 @@ SHOWN = {  # column of the report -> column of runs.csv, scale, digits
     "gradient on the hardest 1 % of negatives, %": ("train/hardest_1", 100, 1),
     "gradient on the hardest 10 % of negatives, %": ("train/hardest_10", 100, 1),
     "effective number of negatives": ("train/effective_negatives", 1, 1),
-    "own class among the hardest 10 %, %": ("train/same_class_hardest_10", 100, 1),
+    "same class among the hardest 10 % of negatives, %": ("train/same_class_hardest_10", 100, 1),
     "steps": ("steps", 1, 0),
     "epochs": ("epochs", 1, 2),
     "images/s": ("images_per_second", 1, 0),
@@ -115,7 +115,7 @@ def numbers(rows: Table, column: str) -> list[float]:
 
 
 def check(text: str, values: list[float], scale: float, digits: int) -> None:
-    """A cell against its values: the mean, and the spread where there are several."""
+    """Compare a cell with the mean of its values, and with the standard deviation of several."""
     if not values:
         assert text == "–"
         return
@@ -124,7 +124,7 @@ def check(text: str, values: list[float], scale: float, digits: int) -> None:
     assert told == pytest.approx([scale * value for value in wanted], abs=0.51 * 10**-digits)
 
 
-def test_runs_csv_holds_every_run_with_all_of_its_summary(sweep: Path) -> None:
+def test_runs_csv_has_every_run_with_all_fields_of_its_summary(sweep: Path) -> None:
     rows = csv_rows(sweep)
     assert [row["run"].partition("_")[0] for row in rows] == [str(i) for i in range(14)]  # 10 after 9
     for row in rows[:12]:
@@ -141,7 +141,7 @@ def test_runs_csv_holds_every_run_with_all_of_its_summary(sweep: Path) -> None:
     assert [row["status"] for row in rows[12:]] == ["failed", "unfinished"]
 
 
-def test_every_figure_of_the_tables_is_that_of_runs_csv(sweep: Path) -> None:
+def test_every_number_of_the_tables_follows_from_runs_csv(sweep: Path) -> None:
     found, rows = tables(sweep), finished(sweep)
     assert len(found["Settings"]) == 4
     seen = set()
@@ -163,8 +163,8 @@ def test_every_figure_of_the_tables_is_that_of_runs_csv(sweep: Path) -> None:
     assert seen == SHOWN.keys()
 
 
-def test_the_papers_tables_stand_beside_the_means_of_the_sweep(sweep: Path) -> None:
-    by_temperature, by_batch = (table for name, table in tables(sweep).items() if name.startswith("Beside"))
+def test_the_means_of_the_sweep_are_shown_with_the_papers_tables(sweep: Path) -> None:
+    by_temperature, by_batch = (table for name, table in tables(sweep).items() if name.startswith("Comparison"))
     assert [line["loss.temperature"] for line in by_temperature] == ["0.05", "0.1", "0.5", "1"]
     assert [line["data.batch_size"] for line in by_batch] == ["64", "256", "512", "1024", "2048", "4096", "8192"]
     for key, column, table in (
@@ -172,23 +172,23 @@ def test_the_papers_tables_stand_beside_the_means_of_the_sweep(sweep: Path) -> N
     ):  # fmt: skip
         for line in table:
             own = [row for row in finished(sweep) if float(row[column]) == float(line[key])]
-            for name in (name for name in line if name.startswith("here: ")):
-                source, scale, digits = SHOWN[name.removeprefix("here: ")]
+            for name in (name for name in line if name.startswith("sweep: ")):
+                source, scale, digits = SHOWN[name.removeprefix("sweep: ")]
                 mean = [statistics.fmean(numbers(own, source))] if own else []
                 check(line[name], mean, scale, digits)
-    # The paper, table 5 and table B.1, typed again.
+    # From table 5 and table B.1 of the paper.
     entropy = {line["loss.temperature"]: line["paper: contrastive entropy, nats"] for line in by_temperature}
     assert entropy == {"0.05": "1.0", "0.1": "4.5", "0.5": "8.2", "1": "8.3"}
     square = [line["paper: linear probe, square-root rule, top-1 %"] for line in by_batch]
     assert square == ["–", "62.8", "63.8", "64.3", "64.7", "64.5", "64.8"]
-    assert paper_room.TEMPERATURES[0.1].linear == 64.4
+    assert paper_module.TEMPERATURES[0.1].linear == 64.4
 
 
 @pytest.mark.parametrize(
     ("start", "column"),
     [("By linear probe", "linear_top1"), ("By kNN, top", "knn_top1"), ("By kNN on held-out", "held_out_score")],
 )
-def test_the_sentence_says_what_won_and_by_how_much(sweep: Path, start: str, column: str) -> None:
+def test_the_sentences_name_the_best_setting_and_its_lead(sweep: Path, start: str, column: str) -> None:
     (said,) = [line for line in sentences(sweep) if line.startswith(start)]
     groups: dict[str, dict[str, float]] = {}
     for row in finished(sweep):
@@ -210,10 +210,13 @@ def test_the_sentence_says_what_won_and_by_how_much(sweep: Path, start: str, col
     assert ("does not exceed" in said) == (statistics.fmean(differences) <= half)
 
 
-def test_what_was_kept_equal_and_what_failed_is_said(sweep: Path) -> None:
+def test_equal_epochs_and_failed_runs_are_reported(sweep: Path) -> None:
     text = "\n".join(sentences(sweep))
     assert "14 runs, 12 finished." in text
-    assert "Epochs were kept equal, so a larger batch makes fewer steps: 5 epochs, 10 to 40 steps." in text
+    assert (
+        "All runs have the same number of epochs, so a larger batch makes fewer steps: 5 epochs, 10 to 40 steps."
+        in text
+    )
     assert "Learning-rate rule: linear, 0.3 * batch / 256." in text
     assert "- 12_nan: failed. NaN at step 3 | <b>images</b> 1" in text
     assert "- 13_killed: unfinished. no summary.json: it was killed after step 40, or is still running" in text
@@ -224,7 +227,7 @@ def test_what_was_kept_equal_and_what_failed_is_said(sweep: Path) -> None:
 
 
 class Page(HTMLParser):
-    """Checks that elements close in order, and keeps what a page refers to and what its tables say."""
+    """Check that elements are closed in order; collect the references of a page and the cells of its tables."""
 
     VOID = ("meta", "img", "br", "link", "input")
 
@@ -251,7 +254,7 @@ class Page(HTMLParser):
             self.cells[-1] += data
 
 
-def test_the_html_is_whole_and_needs_nothing_else(sweep: Path) -> None:
+def test_the_html_is_valid_and_self_contained(sweep: Path) -> None:
     text = (sweep / "report.html").read_text("utf-8")
     page = Page()
     page.feed(text)
@@ -285,10 +288,10 @@ def test_a_second_report_replaces_the_first(sweep: Path) -> None:
 
 
 def said_of(folder: Path) -> list[str]:
-    """The verdicts and what was kept equal, without drawing."""
+    """Return the paragraphs with the results and the lengths of the runs, without drawing."""
     runs, _ = read_runs(folder)
     keys = swept_keys(runs)
-    parts = [*content.verdicts(settings(runs, keys), keys, runs), *content.kept_equal(runs)]
+    parts = [*content.verdicts(settings(runs, keys), keys, runs), *content.run_lengths(runs)]
     return [part.text for part in parts if isinstance(part, blocks.Paragraph)]
 
 
@@ -297,17 +300,17 @@ def test_one_seed_has_no_interval(tmp_path: Path) -> None:
         make_run(tmp_path / str(tau), f"loss.temperature={tau}", linear_top1=score)
     assert said_of(tmp_path)[0] == (
         "By linear probe, top-1 %, loss.temperature=0.2 won: 62.5 (one seed), 12.50 points above loss.temperature=0.1 "
-        "at 50.0. One seed: no interval, so the difference may be chance."
+        "at 50.0. One seed: no interval, so the difference may be due to chance."
     )
 
 
-def test_other_seeds_are_compared_by_welch(tmp_path: Path) -> None:
+def test_settings_with_different_seeds_are_compared_by_welchs_test(tmp_path: Path) -> None:
     a, b = {1: 0.5, 2: 0.52, 3: 0.57}, {4: 0.40, 5: 0.50}
     for tau, scores in ((0.1, a), (0.2, b)):
         for seed, score in scores.items():
             make_run(tmp_path / f"{tau}_{seed}", f"loss.temperature={tau}", f"seed={seed}", knn_top1=score)
     runs, _ = read_runs(tmp_path)
-    found = compare(settings(runs, ["loss.temperature"]), figures.KNN.read)
+    found = compare(settings(runs, ["loss.temperature"]), metrics.KNN.read)
     assert found is not None
     parts = [statistics.variance(x.values()) / len(x) for x in (a, b)]
     freedom = sum(parts) ** 2 / (parts[0] ** 2 / 2 + parts[1] ** 2 / 1)
@@ -317,32 +320,34 @@ def test_other_seeds_are_compared_by_welch(tmp_path: Path) -> None:
     assert found.test == "Welch's t-test over 3 and 2 runs"
 
 
-def test_welch_with_equal_variances_has_the_freedom_of_both(tmp_path: Path) -> None:
+def test_welchs_test_with_equal_variances_has_the_degrees_of_freedom_of_both(tmp_path: Path) -> None:
     for tau, seed, score in ((0.1, 1, 0.5), (0.1, 2, 0.6), (0.2, 3, 0.2), (0.2, 4, 0.3)):
         make_run(tmp_path / f"{seed}", f"loss.temperature={tau}", f"seed={seed}", knn_top1=score)
     runs, _ = read_runs(tmp_path)
-    found = compare(settings(runs, ["loss.temperature"]), figures.KNN.read)
+    found = compare(settings(runs, ["loss.temperature"]), metrics.KNN.read)
     assert found is not None
     assert found.half == pytest.approx(STUDENT[2] * math.sqrt(0.005 / 2 + 0.005 / 2), rel=1e-5)
 
 
-def test_level_scores_have_no_winner(tmp_path: Path) -> None:
+def test_equal_scores_have_no_winner(tmp_path: Path) -> None:
     for tau in (0.1, 0.2):
         make_run(tmp_path / str(tau), f"loss.temperature={tau}")
     assert said_of(tmp_path)[0].startswith(
-        "By linear probe, top-1 %, loss.temperature=0.1 and loss.temperature=0.2 are"
+        "By linear probe, top-1 %, loss.temperature=0.1 and loss.temperature=0.2 are equal at"
     )
 
 
-def test_steps_kept_equal_and_a_group_as_axis(tmp_path: Path) -> None:
+def test_equal_steps_are_reported_and_a_config_group_can_be_swept(tmp_path: Path) -> None:
     make_run(tmp_path / "a", "model=resnet18", "data.batch_size=32", steps=100, epochs=2.5, linear_top1=0.9)
     make_run(tmp_path / "b", "model=resnet50", "data.batch_size=64", steps=100, epochs=5, linear_top1=0.8)
     first, *_, last = said_of(tmp_path)
     assert "data.batch_size=32, model=resnet18 won" in first
-    assert last.startswith("Steps were kept equal, so a larger batch sees more images: 2.5 to 5 epochs, 100 steps.")
+    assert last.startswith(
+        "All runs have the same number of steps, so a larger batch sees more images: 2.5 to 5 epochs, 100 steps."
+    )
 
 
-def test_without_labels_the_held_out_loss_decides(tmp_path: Path) -> None:
+def test_without_labels_settings_are_compared_by_the_held_out_loss(tmp_path: Path) -> None:
     none = dict.fromkeys(("knn_top1", "linear_top1", "knn_top1_untrained", "knn_top1_pixels"))
     for tau, score in ((0.1, -2.5), (0.2, -2.25)):
         make_run(tmp_path / str(tau), f"loss.temperature={tau}", held_out_score=score, **none)
@@ -366,14 +371,14 @@ def test_axes_are_any_two_swept_keys(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert main(["report", str(tmp_path), "axes=[views.area, optimizer.lr]"]) == 0
     text = LETTERS.sub(r"\1", (tmp_path / "report.md").read_text())
     assert "Scores over views.area and optimizer.lr" in text
-    assert "Each cell is the best over loss.temperature." in text
+    assert "Each cell shows the best setting of loss.temperature." in text
     capsys.readouterr()
     for axes in ("axes=[lr]", "axes=seed", "axes=[loss.temperature,optimizer.lr,views.area]", "axes="):
         assert main(["report", str(tmp_path), axes]) == 1
         assert "optimizer.lr" in capsys.readouterr().err
 
 
-def test_one_run_is_reported_in_its_own_folder(tmp_path: Path) -> None:
+def test_the_report_of_one_run_is_written_into_its_folder(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", "loss.temperature=0.25", linear_top1=0.5, seed=3)
     Image.new("RGB", (300, 300)).save(run / "views.png")
     report = write_report(run)
@@ -425,7 +430,7 @@ def bad(tmp_path: Path) -> Callable[[str], list[str]]:
         ("more", 2, "does not know 'hello'"),
     ],
 )
-def test_bad_input_is_said_in_few_lines(
+def test_bad_input_gives_a_short_message(
     bad: Callable[[str], list[str]], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path, case: str, code: int, says: str,
 ) -> None:  # fmt: skip
@@ -440,12 +445,12 @@ def test_bad_input_is_said_in_few_lines(
     assert not list(tmp_path.rglob("report.*"))
 
 
-def test_help(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_names_the_axes(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["report", "--help"]) == 0
     assert "axes=" in capsys.readouterr().out
 
 
-def test_a_table_cut_off_by_a_kill_is_read_as_far_as_it_goes(tmp_path: Path) -> None:
+def test_the_complete_cells_of_a_truncated_table_are_read(tmp_path: Path) -> None:
     run = make_run(tmp_path / "a")
     with (run / "metrics.csv").open("ab") as file:
         file.write(b"48,5,\xff\xfe,,0.2")
@@ -458,14 +463,14 @@ def test_a_table_cut_off_by_a_kill_is_read_as_far_as_it_goes(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("spoil", "left"),
     [
-        (lambda text: text.removeprefix("step,"), 0),  # every number is another column's
+        (lambda text: text.removeprefix("step,"), 0),  # every number is in the wrong column
         (lambda text: text.partition("\n")[2], 0),
         (lambda text: text[:40], 0),
         (lambda text: text.replace("\n20,", "\n,"), 16),  # the bins of one step of two
         (lambda text: text.replace("0.875,1.0,", "0.875,-1.0,"), 30),
     ],
 )
-def test_an_odd_table_of_similarities_is_drawn_as_far_as_it_goes(
+def test_the_valid_rows_of_a_damaged_similarity_table_are_drawn(
     tmp_path: Path, spoil: Callable[[str], str], left: int
 ) -> None:
     table = make_run(tmp_path / "a", "loss.temperature=0.1") / "similarity.csv"
@@ -483,7 +488,7 @@ def test_an_odd_table_of_similarities_is_drawn_as_far_as_it_goes(
         assert (make(picture) is not None) == picture.exists() == (left > 0 or not axes)  # of finished runs
 
 
-def test_a_damaged_run_does_not_cost_the_others_their_report(tmp_path: Path) -> None:
+def test_a_damaged_run_is_skipped_and_the_others_are_reported(tmp_path: Path) -> None:
     make_run(tmp_path / "good")
     (make_run(tmp_path / "words") / ".hydra/overrides.yaml").write_text("5")
     (make_run(tmp_path / "long") / "metrics.csv").write_text('step\n"' + "x" * 200_000)
