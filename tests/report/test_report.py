@@ -213,10 +213,7 @@ def test_the_sentences_name_the_best_setting_and_its_lead(sweep: Path, start: st
 def test_equal_epochs_and_failed_runs_are_reported(sweep: Path) -> None:
     text = "\n".join(sentences(sweep))
     assert "14 runs, 12 finished." in text
-    assert (
-        "All runs have the same number of epochs, so a larger batch makes fewer steps: 5 epochs, 10 to 40 steps."
-        in text
-    )
+    assert "the same number of epochs, so a larger batch makes fewer steps: 5 epochs, 10 to 40 steps." in text
     assert "Learning-rate rule: linear, 0.3 * batch / 256." in text
     assert "- 12_nan: failed. NaN at step 3 | <b>images</b> 1" in text
     assert "- 13_killed: unfinished. no summary.json: it was killed after step 40, or is still running" in text
@@ -342,9 +339,7 @@ def test_equal_steps_are_reported_and_a_config_group_can_be_swept(tmp_path: Path
     make_run(tmp_path / "b", "model=resnet50", "data.batch_size=64", steps=100, epochs=5, linear_top1=0.8)
     first, *_, last = said_of(tmp_path)
     assert "data.batch_size=32, model=resnet18 won" in first
-    assert last.startswith(
-        "All runs have the same number of steps, so a larger batch sees more images: 2.5 to 5 epochs, 100 steps."
-    )
+    assert "the same number of steps, so a larger batch sees more images: 2.5 to 5 epochs, 100 steps." in last
 
 
 def test_without_labels_settings_are_compared_by_the_held_out_loss(tmp_path: Path) -> None:

@@ -49,7 +49,7 @@ _SHARES: Final = {
     "knn_top1": "kNN on held-out train, top-1 %",
     "linear_top1": "linear probe on held-out train, top-1 %",
     "contrastive_accuracy": "contrastive accuracy on held-out train, %",
-    "neighbour_agreement": "neighbour agreement on held-out train, %",
+    "neighbour_agreement": "neighbor agreement on held-out train, %",
 }
 ACCURACY: Final = Metric("contrastive_accuracy", "contrastive accuracy, %", 100)
 ENTROPY: Final = Metric("contrastive_entropy", "contrastive entropy, nats", digits=2)
