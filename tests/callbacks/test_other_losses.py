@@ -34,7 +34,7 @@ def test_a_loss_without_a_temperature_has_every_other_score_and_no_hardness(
     assert online.score == online.latest["online/knn_top1"]
     assert hardness.latest == {}
     assert not hardness.path.exists()
-    assert capsys.readouterr().err.count("not logged, because the loss CosineDistance has no temperature") == 1
+    assert capsys.readouterr().err.count("the loss CosineDistance is no module with a temperature") == 1
     trainer = small_trainer(tmp_path / "b", extra=[OnlineScore(select="held_out_loss")])
     with pytest.raises(ValueError, match="select=held_out_loss needs a loss with a temperature"):
         trainer.fit(module, datamodule=small_data())

@@ -56,7 +56,7 @@ class Hardness(L.Callback):
         loss = getattr(pl_module, "loss", None)
         self._off = not self.every_n_steps or not (isinstance(loss, nn.Module) and hasattr(loss, "temperature"))
         if self._off and self.every_n_steps and trainer.is_global_zero:
-            warn(f"the hardness of negatives is not logged, because the loss {type(loss).__name__} has no temperature")
+            warn(f"hardness is not logged: the loss {type(loss).__name__} is no module with a temperature")
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Remove the rows after the checkpoint from the file: a resumed run writes them again."""
