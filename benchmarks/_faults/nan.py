@@ -13,7 +13,7 @@ from _faults.child import Failures
 from _harness import quiet_lightning
 from _images import squares
 from simclr_lightning import LARS, NTXent, Projector, Schedule, SimCLR, ViewRecipe, ViewsDataModule, checkpoint, resnet
-from simclr_lightning.callbacks import Checkpoints, Health, NonFiniteError
+from simclr_lightning.callbacks import AtomicCheckpointIO, Checkpoints, Health, NonFiniteError
 from simclr_lightning.data import Splits, TensorImages
 from simclr_lightning.data.images import in_memory
 
@@ -52,7 +52,7 @@ def trainer(run: Path, poison: Poison) -> L.Trainer:
         max_epochs=EPOCHS,
         logger=False,
         callbacks=[poison, Health(), Checkpoints(run / "checkpoints")],
-        plugins=[checkpoint.AtomicCheckpointIO()],
+        plugins=[AtomicCheckpointIO()],
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,

@@ -1,4 +1,4 @@
-"""The moving average of the weights: its formula, what is judged, saved and resumed."""
+"""The moving average of the weights: its formula, evaluation, checkpoints, resume."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from simclr_lightning.callbacks import AveragedWeights, Stopped, averaged
 
 
 class Weights(L.Callback):
-    """Remembers the floats of the module after every step."""
+    """Store the floating-point weights and buffers of the module after every step."""
 
     def __init__(self) -> None:
         self.steps: list[dict[str, torch.Tensor]] = []
@@ -49,7 +49,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, L.Trainer, L.
     return folder, *run(folder)
 
 
-def test_a_checkpoint_holds_the_average_of_the_formula(
+def test_a_checkpoint_holds_the_average_by_the_formula(
     whole: tuple[Path, L.Trainer, L.LightningModule, Weights],
 ) -> None:
     folder, _, _, weights = whole
@@ -65,7 +65,7 @@ def test_a_checkpoint_holds_the_average_of_the_formula(
     assert not torch.allclose(saved["state_dict"]["projector.weight"], weights.steps[-1]["projector.weight"])
 
 
-def test_a_stopped_run_ends_in_the_same_average(
+def test_a_resumed_run_ends_with_the_same_average(
     tmp_path: Path, whole: tuple[Path, L.Trainer, L.LightningModule, Weights]
 ) -> None:
     run(tmp_path, until=5)
@@ -75,7 +75,7 @@ def test_a_stopped_run_ends_in_the_same_average(
         assert all(torch.equal(got[part][name], want[part][name]) for name in want[part]), part
 
 
-def test_the_average_is_judged_and_the_weights_come_back(
+def test_the_module_has_the_average_inside_the_context_and_its_weights_afterwards(
     whole: tuple[Path, L.Trainer, L.LightningModule, Weights],
 ) -> None:
     folder, trainer, module, weights = whole
@@ -89,6 +89,6 @@ def test_the_average_is_judged_and_the_weights_come_back(
 
 
 @pytest.mark.parametrize("decay", [0.0, 1.0, -0.5, float("nan")])
-def test_a_decay_out_of_range(decay: float) -> None:
+def test_a_decay_out_of_range_is_refused(decay: float) -> None:
     with pytest.raises(ValueError, match="ema="):
         AveragedWeights(decay)

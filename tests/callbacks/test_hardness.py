@@ -1,4 +1,4 @@
-"""How hard the negatives are: against a naive float64 computation and closed forms, and what a run logs of it."""
+"""How hard the negatives are: against a naive float64 computation and closed forms, and what a run logs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import torch
 
 from conftest import small_data, small_module, small_splits, small_trainer
 from simclr_lightning.callbacks import Hardness
-from simclr_lightning.callbacks import hardness as room
+from simclr_lightning.callbacks import hardness as hardness_module
 from simclr_lightning.ntxent import hardness, nt_xent
 
 SHARES = ("hardest_1", "hardest_10", "same_class_hardest_1", "same_class_hardest_10", "same_class_all")
@@ -58,7 +58,7 @@ def views(n: int, width: int = 5, seed: int = 0) -> tuple[torch.Tensor, torch.Te
 
 @pytest.mark.parametrize("temperature", [0.005, 0.1, 1.0, 100.0])
 @pytest.mark.parametrize(("n", "rows"), [(2, 256), (13, 256), (60, 256), (90, 50)])
-def test_it_is_the_naive_computation(n: int, rows: int, temperature: float) -> None:
+def test_hardness_equals_the_naive_computation(n: int, rows: int, temperature: float) -> None:
     z_a, z_b = views(n)
     labels = torch.randint(-1, 3, (n,), generator=torch.Generator().manual_seed(n))
     labels[:2] = 0
@@ -78,7 +78,7 @@ def test_it_is_the_naive_computation(n: int, rows: int, temperature: float) -> N
 
 @pytest.mark.parametrize("temperature", [0.01, 0.5])
 @pytest.mark.parametrize("n", [2, 7, 50, 400])
-def test_equal_negatives_share_evenly(n: int, temperature: float) -> None:
+def test_equal_negatives_get_equal_shares(n: int, temperature: float) -> None:
     got = hardness(torch.eye(n), torch.eye(n), temperature, labels=torch.zeros(n, dtype=torch.int64), bins=4)
     assert got.hardest_1.item() == pytest.approx(0.01, rel=1e-5)
     assert got.hardest_10.item() == pytest.approx(0.1, rel=1e-5)
@@ -88,7 +88,7 @@ def test_equal_negatives_share_evenly(n: int, temperature: float) -> None:
     assert got.negatives.tolist() == [0, 0, rows * (2 * n - 2), 0]
 
 
-def test_at_an_infinite_temperature_they_share_evenly_and_at_a_small_one_the_hardest_has_all() -> None:
+def test_a_large_temperature_gives_equal_shares_and_a_small_one_gives_all_to_the_hardest() -> None:
     z_a, z_b = views(101)  # 200 negatives
     soft, hard = hardness(z_a, z_b, 1e6), hardness(z_a, z_b, 1e-4)
     assert [soft.hardest_1.item(), soft.hardest_10.item()] == pytest.approx([0.01, 0.1], rel=1e-4)
@@ -96,8 +96,8 @@ def test_at_an_infinite_temperature_they_share_evenly_and_at_a_small_one_the_har
     assert torch.equal(soft.negatives, hard.negatives)
 
 
-def test_two_near_classes() -> None:
-    """Rows of one class point one way, the other class at a right angle: the hardest are all of the own class."""
+def test_the_hardest_negatives_of_two_separate_classes_are_of_the_own_class() -> None:
+    """All rows of a class are equal, and at a right angle to the other class."""
     labels = torch.arange(40) % 2
     z = torch.eye(2)[labels]
     got = hardness(z, z, 0.5, labels=labels)
@@ -108,7 +108,7 @@ def test_two_near_classes() -> None:
     assert got.hardest_10.item() == pytest.approx(7.8 * math.e**2 / (same * math.e**2 + m - same), rel=1e-5)
 
 
-def test_unknown_labels_and_none() -> None:
+def test_without_labels_the_shares_of_the_same_class_are_nan() -> None:
     z_a, z_b = views(12)
     for labels in (None, torch.full((12,), -1)):
         got = hardness(z_a, z_b, 0.2, labels=labels)
@@ -117,7 +117,7 @@ def test_unknown_labels_and_none() -> None:
 
 
 @pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float32])
-def test_odd_vectors_are_finite_and_one_pair_is_refused(kind: torch.dtype) -> None:
+def test_odd_vectors_give_finite_shares_and_one_pair_is_refused(kind: torch.dtype) -> None:
     z = torch.tensor([[3e4, 1.0], [0.0, 0.0], [-3e4, 5.0], [1e-3, 1e-3]], dtype=kind)
     got = hardness(z, z.flip(1), 0.005)
     assert math.isfinite(got.hardest_1)
@@ -127,7 +127,7 @@ def test_odd_vectors_are_finite_and_one_pair_is_refused(kind: torch.dtype) -> No
 
 
 class Watch(L.Callback):
-    """Keeps what the projector gave, step by step."""
+    """Store the output of the projector at every step."""
 
     def __init__(self) -> None:
         self.z: dict[int, torch.Tensor] = {}
@@ -168,7 +168,7 @@ def fitted(tmp_path: Path, *extra: L.Callback, **data: Any) -> tuple[Any, Rows]:
     return module, rows
 
 
-def test_a_run_logs_what_its_loss_saw_and_is_not_changed_by_it(tmp_path: Path) -> None:
+def test_a_run_logs_the_hardness_of_its_z_and_trains_as_without(tmp_path: Path) -> None:
     watch, path = Watch(), tmp_path / "similarity.csv"
     module, logged = fitted(tmp_path / "a", watch, Hardness(path, every_n_steps=5))
     steps = [step for step, row in logged.rows.items() if "train/hardest_10" in row]
@@ -195,7 +195,7 @@ def test_a_run_logs_what_its_loss_saw_and_is_not_changed_by_it(tmp_path: Path) -
         assert torch.equal(value, module.state_dict()[name]), name
 
 
-def test_it_can_be_turned_off_and_labels_may_be_missing(tmp_path: Path) -> None:
+def test_hardness_can_be_turned_off_and_works_without_labels(tmp_path: Path) -> None:
     path = tmp_path / "similarity.csv"
     _, logged = fitted(tmp_path / "a", Hardness(path, every_n_steps=0))
     assert not any("train/hardest_10" in row for row in logged.rows.values())
@@ -205,15 +205,15 @@ def test_it_can_be_turned_off_and_labels_may_be_missing(tmp_path: Path) -> None:
     assert not any("same_class" in name for name in logged.rows[12])
 
 
-def test_a_resumed_run_cuts_the_rows_after_its_checkpoint(tmp_path: Path) -> None:
+def test_a_resumed_run_removes_the_rows_after_its_checkpoint(tmp_path: Path) -> None:
     path = tmp_path / "similarity.csv"
     z_a, z_b = views(4)
     for step in (5, 10, 15):
-        room._append(path, step, hardness(z_a, z_b, 0.1, bins=3))
+        hardness_module._append(path, step, hardness(z_a, z_b, 0.1, bins=3))
     whole = file_rows(path)
     with path.open("a") as file:
         file.write("20,-1,-0.3")  # killed while writing
-    room._cut(path, 10)
+    hardness_module._cut(path, 10)
     assert file_rows(path) == whole[:6]
-    room._append(path, 15, hardness(z_a, z_b, 0.1, bins=3))
+    hardness_module._append(path, 15, hardness(z_a, z_b, 0.1, bins=3))
     assert file_rows(path) == whole

@@ -1,4 +1,4 @@
-"""Linear layer and fine-tuning by SGD: what is frozen stays so, the rate's closed form, separable features."""
+"""Linear layer and fine-tuning by SGD: the frozen encoder, the learning rate, separable features."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def fitted(encoder: nn.Module, *, frozen: bool, epochs: int = 2, lr: float = 0.5
     return made
 
 
-def test_a_frozen_encoder_stays_as_it_is_to_the_last_bit() -> None:
+def test_a_frozen_encoder_does_not_change_in_a_single_bit() -> None:
     torch.manual_seed(0)
     encoder = SmallEncoder()  # in training mode: BatchNorm would update
     encoder.body[2].eval()
@@ -62,11 +62,11 @@ def test_fine_tuning_trains_a_copy_and_its_batchnorm() -> None:
     assert all(torch.equal(before[name], value) for name, value in encoder.state_dict().items())
     trained = made.body.state_dict()
     assert trained["body.1.num_batches_tracked"] == 8  # 70 images, batches of 16, two epochs
-    del trained["body.0.bias"]  # BatchNorm takes it out again: its gradient is rounding alone
+    del trained["body.0.bias"]  # BatchNorm subtracts it again, so its gradient is only rounding error
     assert all(not torch.equal(before[name], value) for name, value in trained.items())
 
 
-def test_the_rate_follows_its_closed_form_without_warm_up() -> None:
+def test_the_learning_rate_follows_its_closed_form_without_warm_up() -> None:
     rates = []
     images = data()
     labels = images.load().train.labels
@@ -84,8 +84,8 @@ def test_the_rate_follows_its_closed_form_without_warm_up() -> None:
     assert group["initial_lr"] == 0.1
 
 
-def test_the_first_steps_are_nesterovs() -> None:
-    """Against the update written out: v = mu v + g, w -= lr (g + mu v); with the whole set as one batch."""
+def test_the_first_steps_use_nesterov_momentum() -> None:
+    """Compare with v = mu v + g, w -= lr (g + mu v); the whole set is one batch."""
     splits = small_splits(count=32)
     images, labels = data(splits, batch=32), splits.train.labels
     assert labels is not None
@@ -109,7 +109,7 @@ def test_the_first_steps_are_nesterovs() -> None:
 
 
 class Mean(nn.Module):
-    """The mean colour, (b, 3): features that tell colours apart."""
+    """The mean color, (b, 3): features that separate colors."""
 
     feature_dim = 3
 
@@ -132,8 +132,8 @@ def test_separable_features_are_separated_and_shuffled_labels_are_not() -> None:
     assert (predict_classes(wrong, x, device=CPU) == labels).double().mean() < 0.9
 
 
-def test_the_projector_is_left_out() -> None:
-    """h is what the encoder gives, as wide as the encoder says: SimCLR's own forward is the same."""
+def test_the_classifier_uses_h_and_not_the_projector() -> None:
+    """h is the output of the encoder, as of `SimCLR.forward`."""
     encoder, x = SmallEncoder().eval(), torch.rand(4, 3, 8, 8)
     module = SimCLR(encoder, nn.Linear(8, 5), None, None, None, global_batch_size=4)
     made = classifier(encoder, torch.zeros(4, dtype=torch.int64), frozen=True)
@@ -141,7 +141,7 @@ def test_the_projector_is_left_out() -> None:
     torch.testing.assert_close(module(x), extract(made.body, [x]))
 
 
-def test_a_rate_that_diverges_is_said() -> None:
+def test_a_learning_rate_that_diverges_is_named() -> None:
     splits = small_splits(count=32)
     bright = TensorImages(torch.full((32, 3, 12, 12), 255, dtype=torch.uint8), splits.train.labels)
     splits = Splits(bright, None, splits.held_out, splits.class_names, "0")
@@ -156,7 +156,7 @@ def test_a_rate_that_diverges_is_said() -> None:
         fit_classifier(made, data(splits), epochs=1, device=CPU)
 
 
-def test_ctrl_c_comes_out_as_ctrl_c() -> None:
+def test_ctrl_c_raises_keyboard_interrupt() -> None:
     images = data()
     labels = images.load().train.labels
     assert labels is not None

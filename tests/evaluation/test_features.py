@@ -3,7 +3,7 @@ import torch
 from torch import Tensor, nn
 
 from simclr_lightning.evaluation import extract
-from simclr_lightning.evaluation.features import _BATCHES_A_COPY
+from simclr_lightning.evaluation.features import _BATCHES_PER_COPY
 
 
 def small_encoder() -> nn.Sequential:
@@ -21,7 +21,7 @@ def images(count: int) -> Tensor:
 
 
 def naive_features(encoder: nn.Sequential, x: Tensor) -> Tensor:
-    """Convolution, normalisation by the running statistics, pooling: written out, image by image."""
+    """Convolution, normalization by the running statistics and pooling, computed image by image."""
     conv, bn, linear = encoder[0], encoder[1], encoder[6]
     rows = []
     for image in x:
@@ -35,7 +35,7 @@ def naive_features(encoder: nn.Sequential, x: Tensor) -> Tensor:
 
 
 def test_features_are_those_of_the_frozen_network_in_the_order_of_the_images() -> None:
-    encoder, x = small_encoder(), images(2 * _BATCHES_A_COPY * 3 + 5)
+    encoder, x = small_encoder(), images(2 * _BATCHES_PER_COPY * 3 + 5)
     h = extract(encoder, torch.split(x, 3))
     assert h.shape == (len(x), 10)
     assert h.dtype == torch.float32
@@ -43,7 +43,7 @@ def test_features_are_those_of_the_frozen_network_in_the_order_of_the_images() -
     torch.testing.assert_close(h.double(), naive_features(encoder, x), atol=1e-5, rtol=1e-5)
 
 
-def test_nothing_of_the_encoder_changes() -> None:
+def test_the_encoder_does_not_change() -> None:
     encoder = small_encoder().train()
     encoder[1].eval()  # a part that the user froze
     encoder[1].momentum = None
@@ -59,7 +59,7 @@ def test_nothing_of_the_encoder_changes() -> None:
     assert all(p.grad is None and p.requires_grad for p in encoder.parameters())
 
 
-def test_training_flags_come_back_after_an_error() -> None:
+def test_training_flags_are_restored_after_an_error() -> None:
     encoder = small_encoder().train()
     encoder[3].eval()
     with pytest.raises(RuntimeError, match="channels"):
@@ -69,7 +69,7 @@ def test_training_flags_come_back_after_an_error() -> None:
     assert not encoder[3].training
 
 
-def test_a_generator_is_taken_one_batch_at_a_time_outside_inference_mode() -> None:
+def test_a_generator_is_read_one_batch_at_a_time_outside_inference_mode() -> None:
     made: list[bool] = []
     live: list[int] = []
 

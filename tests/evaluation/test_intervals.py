@@ -1,4 +1,4 @@
-"""Intervals of a score, against resampling and SciPy's own; class-balanced subsets."""
+"""Intervals of a score, against resampling and SciPy; class-balanced subsets."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from simclr_lightning.evaluation import balanced_subset, bootstrap_interval, see
 
 
 @pytest.mark.parametrize(("right", "n"), [(83, 100), (5, 30), (400, 500)])
-def test_the_bootstrap_is_what_resampling_approaches(right: int, n: int) -> None:
+def test_the_bootstrap_interval_is_the_limit_of_resampling(right: int, n: int) -> None:
     correct = torch.arange(n) < right
     means = np.random.default_rng(0).choice(correct.numpy(), (20_000, n)).mean(1)
     expected = np.quantile(means, [0.025, 0.975])
@@ -20,14 +20,14 @@ def test_the_bootstrap_is_what_resampling_approaches(right: int, n: int) -> None
     assert wide[0] < narrow[0] < right / n < narrow[1] < wide[1]
 
 
-def test_all_right_and_nothing_to_score() -> None:
+def test_intervals_of_only_correct_only_wrong_and_no_predictions() -> None:
     assert bootstrap_interval(torch.ones(10, dtype=torch.bool)) == (1.0, 1.0)
     assert bootstrap_interval(torch.zeros(10, dtype=torch.bool)) == (0.0, 0.0)
     with pytest.raises(ValueError, match="at least one"):
         bootstrap_interval(torch.ones(0, dtype=torch.bool))
 
 
-def test_seeds_have_students_interval() -> None:
+def test_the_interval_over_seeds_is_students() -> None:
     scores = [0.71, 0.74, 0.70, 0.72]
     error = scipy.stats.sem(scores)
     expected = scipy.stats.t.interval(0.95, 3, loc=np.mean(scores), scale=error)
@@ -48,7 +48,7 @@ def test_a_subset_has_the_same_number_of_every_class(fraction: float, each: int)
     assert not torch.equal(rows, balanced_subset(labels, fraction=fraction, seed=1))
 
 
-def test_uneven_classes_give_the_same_number_and_a_small_one_all_it_has() -> None:
+def test_uneven_classes_give_the_same_number_and_a_small_class_gives_all_its_images() -> None:
     labels = torch.tensor([0] * 500 + [1] * 90 + [2] * 10 + [-1] * 400)
     rows = balanced_subset(labels, fraction=0.1, seed=3)
     assert torch.bincount(labels[rows]).tolist() == [20, 20, 10]
@@ -57,7 +57,7 @@ def test_uneven_classes_give_the_same_number_and_a_small_one_all_it_has() -> Non
 
 
 def test_a_subset_is_drawn_evenly() -> None:
-    """Over many seeds every image of a class comes equally often."""
+    """Over many seeds every image of a class is drawn equally often."""
     labels = torch.arange(40) % 2
     counts = torch.zeros(40)
     for seed in range(600):

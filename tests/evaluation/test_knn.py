@@ -20,8 +20,8 @@ def blobs(classes: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Classes that overlap so much that the votes of many queries are tied."""
     generator = torch.Generator().manual_seed(3)
     y = torch.randint(classes, (1500,), generator=generator)
-    centres = torch.randn(classes, 12, generator=generator, dtype=torch.float64)
-    h = 0.4 * centres[y] + torch.randn(1500, 12, generator=generator, dtype=torch.float64)
+    centers = torch.randn(classes, 12, generator=generator, dtype=torch.float64)
+    h = 0.4 * centers[y] + torch.randn(1500, 12, generator=generator, dtype=torch.float64)
     return h[:1000], y[:1000], h[1000:], y[1000:]
 
 
@@ -53,23 +53,23 @@ def test_of_tied_classes_the_smallest_wins() -> None:
     assert knn_predict(bank, torch.tensor([2, 1, 1, 2]), query, k=1).tolist() == [2]
 
 
-def test_the_temperature_weights_near_neighbours_more() -> None:
+def test_a_temperature_gives_nearer_neighbors_more_votes() -> None:
     bank = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0]])
     labels, query = torch.tensor([0, 1, 1]), torch.tensor([[2.0, 0.1]])
     assert knn_predict(bank, labels, query, k=3).tolist() == [1]
     assert knn_predict(bank, labels, query, k=3, temperature=0.07).tolist() == [0]
     assert knn_predict(bank, labels, query, k=3, temperature=100.0).tolist() == [1]
-    # exp(cosine / 1e-6) overflows for every neighbour: were it taken so, the smaller class would win.
+    # exp(cosine / 1e-6) overflows for every neighbor: computed directly, the smaller class would win.
     assert knn_predict(bank, 1 - labels, query, k=3, temperature=1e-6).tolist() == [1]
 
 
-def test_classes_that_the_bank_lacks_are_never_predicted() -> None:
+def test_classes_without_a_row_in_the_bank_are_never_predicted() -> None:
     bank, bank_y, queries, _ = blobs(3)
     predicted = knn_predict(bank, bank_y, queries, classes=7)
     assert torch.equal(predicted, knn_predict(bank, bank_y, queries))
 
 
-def test_pixels_are_the_raw_values() -> None:
+def test_pixels_are_the_raw_values_over_255() -> None:
     images = torch.arange(2 * 3 * 2 * 2, dtype=torch.uint8).reshape(2, 3, 2, 2)
     h = pixels(images)
     assert h.dtype == torch.float32
@@ -80,7 +80,7 @@ def test_pixels_are_the_raw_values() -> None:
 
 def test_wrong_use_is_refused() -> None:
     bank, labels, queries = torch.eye(4), torch.tensor([0, 1, 2, 1]), torch.eye(4)[:2]
-    with pytest.raises(ValueError, match="k = 20 neighbours"):
+    with pytest.raises(ValueError, match="k = 20 neighbors"):
         knn_predict(bank, labels, queries)
     with pytest.raises(ValueError, match="one label each"):
         knn_predict(bank, labels[:3], queries, k=1)
@@ -91,7 +91,7 @@ def test_wrong_use_is_refused() -> None:
     for temperature in (0.0, -1.0, float("nan")):
         with pytest.raises(ValueError, match="temperature"):
             knn_predict(bank, labels, queries, k=1, temperature=temperature)
-    with pytest.raises(ValueError, match="nothing to score"):
+    with pytest.raises(ValueError, match="got 2 queries and 1 labels"):
         knn_accuracy(bank, labels, queries, torch.tensor([0]), k=1)
 
 

@@ -7,9 +7,9 @@ import torch
 from simclr_lightning.evaluation import (
     alignment,
     effective_rank,
-    judge_views,
     neighbour_agreement,
     rankme,
+    score_views,
     uniformity,
 )
 from simclr_lightning.selection import LABEL_FREE
@@ -24,14 +24,14 @@ def with_singular_values(values: list[float], rows: int, width: int) -> torch.Te
 
 @pytest.mark.parametrize(("rows", "width"), [(40, 12), (12, 40), (12, 12)])
 @pytest.mark.parametrize("scale", [1e-6, 1.0, 1e5])
-def test_is_the_exponential_of_the_entropy_of_the_singular_values(rows: int, width: int, scale: float) -> None:
+def test_effective_rank_is_exp_of_the_entropy_of_the_singular_values(rows: int, width: int, scale: float) -> None:
     values = [8.0, 4.0, 2.0, 1.0, 1.0]
     expected = math.exp(-sum(v / 16 * math.log(v / 16) for v in values))
     h = with_singular_values(values, rows, width) * scale
     assert effective_rank(h) == pytest.approx(expected, rel=1e-6)
 
 
-def test_alike_directions_count_fully_and_a_collapsed_table_is_one() -> None:
+def test_effective_rank_counts_equal_directions_and_is_one_for_collapsed_features() -> None:
     assert effective_rank(torch.eye(7)) == pytest.approx(7)
     assert effective_rank(with_singular_values([3.0] * 5, 30, 9)) == pytest.approx(5, rel=1e-5)
     assert effective_rank(torch.ones(50, 8)) == pytest.approx(1, abs=1e-5)
@@ -39,7 +39,7 @@ def test_alike_directions_count_fully_and_a_collapsed_table_is_one() -> None:
     assert effective_rank(torch.zeros(5, 3)) == 0.0
 
 
-def test_equals_the_definition_on_random_features_in_float32() -> None:
+def test_effective_rank_equals_its_definition_in_float32() -> None:
     h = torch.rand(300, 64, generator=torch.Generator().manual_seed(1))
     share = np.linalg.svd(h.double().numpy(), compute_uv=False)
     share /= share.sum()
@@ -123,10 +123,10 @@ def test_neighbour_agreement_of_equal_and_unrelated_views() -> None:
     assert neighbour_agreement(a, other, 399) == 1  # everyone is a neighbour
 
 
-def test_judge_views_gives_every_score_its_own_tables() -> None:
+def test_score_views_computes_every_score_from_its_own_features() -> None:
     h_a, h_b = random_views(129, 24)
     z_a, z_b = random_views(129, 10, noise=0.3)
-    found = judge_views(h_a, h_b, z_a, z_b, temperature=0.5, k=7)
+    found = score_views(h_a, h_b, z_a, z_b, temperature=0.5, k=7)
     assert found.keys() == LABEL_FREE.keys()
     # In parts of 65 and 64 images, none of which lacks negatives, by the definition, in float64 (paper, algorithm 1).
     losses, right = [], []
@@ -147,11 +147,18 @@ def test_judge_views_gives_every_score_its_own_tables() -> None:
     assert found["neighbour_agreement"] == neighbour_agreement(h_a, h_b, 7)
 
 
+def test_without_a_temperature_only_the_held_out_loss_is_left_out() -> None:
+    views = (*random_views(40, 24), *random_views(40, 10, noise=0.3))
+    found = score_views(*views, temperature=0.1)
+    assert found.pop("held_out_loss") > 0
+    assert score_views(*views, temperature=None) == found
+
+
 def test_few_images_give_the_scores_that_exist() -> None:
     h, z = torch.eye(3), torch.rand(3, 4)
-    assert judge_views(h, h, z, z, temperature=0.5).keys() == LABEL_FREE.keys()
-    assert "neighbour_agreement" not in judge_views(h[:2], h[:2], z[:2], z[:2], temperature=0.5)
-    assert "uniformity" not in judge_views(h[:1], h[:1], z[:1], z[:1], temperature=0.5)
+    assert score_views(h, h, z, z, temperature=0.5).keys() == LABEL_FREE.keys()
+    assert "neighbour_agreement" not in score_views(h[:2], h[:2], z[:2], z[:2], temperature=0.5)
+    assert "uniformity" not in score_views(h[:1], h[:1], z[:1], z[:1], temperature=0.5)
 
 
 def test_wrong_use_of_the_pairwise_scores_is_refused() -> None:

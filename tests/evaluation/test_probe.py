@@ -14,7 +14,7 @@ from simclr_lightning.evaluation import L2_GRID, LinearWeights, accuracy, choose
 
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
-    """These problems are so small that on a busy machine threads cost ten times what they save."""
+    """These problems are so small that on a busy machine threads cost ten times the time that they save."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     with threadpool_limits(1):
@@ -41,13 +41,13 @@ def overlapping(dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor, Ten
 
 
 def peer(h: Tensor, y: Tensor, l2: float) -> LogisticRegression:
-    """scikit-learn's answer in float64, by Newton's method: independent of any gradient tolerance of L-BFGS."""
+    """scikit-learn's solution in float64 by Newton's method: it does not depend on a tolerance of L-BFGS."""
     solver = LogisticRegression(C=1 / (len(h) * l2), solver="newton-cholesky", tol=1e-10, max_iter=1000)
     return solver.fit(h.double().numpy(), y.numpy())
 
 
 def naive_gradient(h: Tensor, y: Tensor, fitted: LinearWeights, l2: float) -> tuple[float, Tensor, Tensor]:
-    """The objective and its gradient by autograd in float64, as the formula says it."""
+    """The objective and its gradient by autograd in float64, from the formula."""
     weight = fitted.weight.double().requires_grad_()
     bias = fitted.bias.double().requires_grad_()
     p = torch.exp(h.double() @ weight.T + bias)
@@ -70,7 +70,7 @@ def test_equals_scikit_learn(data, l2: float) -> None:
     assert accuracy(ours, test_h, test_y) == pytest.approx(score, abs=1e-3)
 
 
-def test_equals_scikit_learn_by_its_own_lbfgs() -> None:
+def test_equals_the_lbfgs_of_scikit_learn() -> None:
     h, y, test_h, _ = overlapping(torch.float64)
     theirs = LogisticRegression(C=1 / (len(h) * 1e-2), tol=1e-10, max_iter=20000).fit(h.numpy(), y.numpy())
     ours = fit_logistic(h, y, l2=1e-2, tolerance=1e-7)
@@ -80,7 +80,7 @@ def test_equals_scikit_learn_by_its_own_lbfgs() -> None:
 
 
 @pytest.mark.parametrize("l2", [1e-5, 1e-2, 10.0])
-def test_the_gradient_of_the_formula_vanishes_at_the_answer(l2: float) -> None:
+def test_the_gradient_of_the_formula_is_zero_at_the_solution(l2: float) -> None:
     h, y, _, _ = overlapping(torch.float64)
     fitted = fit_logistic(h, y, l2=l2, tolerance=1e-6)
     _, weight, bias = naive_gradient(h, y, fitted, l2)
@@ -89,7 +89,7 @@ def test_the_gradient_of_the_formula_vanishes_at_the_answer(l2: float) -> None:
 
 
 @pytest.mark.parametrize("l2", [1e-5, 1e-3, 1.0])
-def test_float32_comes_as_low_as_newtons_method(l2: float) -> None:
+def test_float32_reaches_the_loss_of_newtons_method(l2: float) -> None:
     h, y, _, _ = digits()
     theirs = peer(h, y, l2)
     lowest, _, _ = naive_gradient(h, y, LinearWeights(*map(torch.from_numpy, (theirs.coef_, theirs.intercept_))), l2)
@@ -97,13 +97,13 @@ def test_float32_comes_as_low_as_newtons_method(l2: float) -> None:
     assert -1e-9 < ours - lowest < 1e-6
 
 
-def test_the_bias_is_free_and_the_weights_are_not() -> None:
+def test_l2_penalizes_the_weights_and_not_the_bias() -> None:
     h, y, _, _ = overlapping(torch.float64)
     counts = torch.bincount(y[y != 3][:700] % 5).double()
     keep = torch.arange(len(y))[y != 3][:700]
     fitted = fit_logistic(h[keep], y[keep], l2=1e9, tolerance=1e-6)
     assert fitted.weight.abs().max() < 1e-7
-    # Without weights the best bias gives the classes' shares; class 3 has none and must never win.
+    # Without weights the best bias gives the class frequencies; class 3 has no image and must never win.
     present = counts > 0
     expected = (counts[present] / counts.sum()).log()
     got = torch.log_softmax(fitted.bias, 0)[present]
@@ -124,8 +124,10 @@ def test_a_shift_and_a_constant_feature_change_nothing() -> None:
     assert torch.equal(other.predict(disguised(test_h)), plain.predict(test_h))
 
 
-@pytest.mark.parametrize("attribute", ["_WIDEST_TURN", "_CPU_ROWS"])
-def test_blocks_and_unturned_axes_give_the_same_answer(monkeypatch: pytest.MonkeyPatch, attribute: str) -> None:
+@pytest.mark.parametrize("attribute", ["_WIDEST_ROTATION", "_CPU_ROWS"])
+def test_blocks_and_features_that_are_not_rotated_give_the_same_solution(
+    monkeypatch: pytest.MonkeyPatch, attribute: str
+) -> None:
     h, y, _, _ = overlapping(torch.float64)
     expected = fit_logistic(h, y, l2=1e-3, tolerance=1e-6)
     monkeypatch.setattr(probe, attribute, 39)
@@ -134,12 +136,12 @@ def test_blocks_and_unturned_axes_give_the_same_answer(monkeypatch: pytest.Monke
     torch.testing.assert_close(got.bias, expected.bias, atol=2e-3, rtol=0)
 
 
-def test_a_start_changes_the_way_and_not_the_answer() -> None:
+def test_the_start_does_not_change_the_solution() -> None:
     h, y, _, _ = overlapping(torch.float64)
     cold = fit_logistic(h, y, l2=1e-3, tolerance=1e-6)
     warm = fit_logistic(h, y, l2=1e-3, tolerance=1e-6, start=fit_logistic(h, y, l2=1e-2))
     torch.testing.assert_close(warm.weight, cold.weight, atol=1e-4, rtol=1e-4)
-    # At the answer there is nothing left to do: a single iteration would warn if it were used up.
+    # At the solution there is nothing left to do: an iteration, the only one allowed, would warn.
     again = fit_logistic(h, y, l2=1e-3, start=cold, max_iter=1)
     torch.testing.assert_close(again.weight, cold.weight, atol=1e-8, rtol=1e-8)
 
@@ -150,7 +152,7 @@ def test_the_grid_is_the_papers() -> None:
 
 def test_the_sweep_equals_separate_cold_fits_and_takes_the_best_on_held_out() -> None:
     h, y, held_h, held_y = overlapping()
-    h, y = h[:300], y[:300]  # few images: regularisation matters
+    h, y = h[:300], y[:300]  # few images: regularization matters
     result = choose_l2(h, y, held_h, held_y)
     assert list(result.accuracies) == sorted(L2_GRID, reverse=True)
     for l2 in L2_GRID[4::5]:
@@ -164,7 +166,7 @@ def test_the_sweep_equals_separate_cold_fits_and_takes_the_best_on_held_out() ->
     assert best > result.accuracies[min(L2_GRID)] + 0.02
 
 
-def test_held_out_labels_choose_and_do_not_train() -> None:
+def test_held_out_labels_are_not_trained_on() -> None:
     h, y, held_h, held_y = digits()
     right = choose_l2(h, y, held_h, held_y, l2s=[1e-2])
     wrong = choose_l2(h, y, held_h, (held_y + 1) % 10, l2s=[1e-2])
@@ -181,21 +183,21 @@ def test_works_inside_an_evaluation_loop(mode) -> None:
     torch.testing.assert_close(inside.weight, fit_logistic(h, y, l2=1e-2).weight)
 
 
-def test_separable_classes_and_a_single_class_end_well() -> None:
+def test_separable_classes_and_a_single_class_are_fitted() -> None:
     h = torch.cat([torch.eye(3)] * 20) * 10
     y = torch.arange(3).repeat(20)
     result = choose_l2(h, y, h, y)
     assert result.held_out_accuracy == 1.0
     perfect = [l2 for l2, score in result.accuracies.items() if score == 1.0]
     assert len(perfect) > 1
-    assert result.l2 == max(perfect)  # of equally good ones the strongest
+    assert result.l2 == max(perfect)  # of equal accuracies, the largest l2
     assert torch.isfinite(result.weight).all()
     assert fit_logistic(h, y * 0, l2=1e-3).predict(h).tolist() == [0] * 60
     collapsed = choose_l2(torch.ones(60, 4), y, torch.ones(60, 4), y)
     assert collapsed.held_out_accuracy == pytest.approx(1 / 3)
 
 
-def test_stopping_early_is_said() -> None:
+def test_stopping_early_warns() -> None:
     h, y, _, _ = digits()
     with pytest.warns(RuntimeWarning, match="after 2 iterations"):
         fit_logistic(h, y, l2=1e-5, max_iter=2)
@@ -208,7 +210,7 @@ def test_wrong_use_is_refused() -> None:
             fit_logistic(h, y, l2=l2)
     with pytest.raises(ValueError, match="l2 must be above 0"):
         choose_l2(h, y, held_h, held_y, l2s=[])
-    with pytest.raises(ValueError, match="a label a row"):
+    with pytest.raises(ValueError, match=r"labels \(1199,\) must be"):
         fit_logistic(h, y[:-1], l2=1.0)
     with pytest.raises(ValueError, match="0 to 8"):
         fit_logistic(h, y, l2=1.0, classes=9)

@@ -1,4 +1,4 @@
-"""An export is read back bit for bit, or refused."""
+"""Exports are read back bit by bit; damaged files are refused."""
 
 import json
 import os
@@ -16,7 +16,6 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from simclr_lightning.encoders import Encoder, load_weights, resnet, timm_encoder
-from simclr_lightning.encoders.weights import digest
 from simclr_lightning.export import export_encoder, load_encoder
 
 CARD = {
@@ -29,7 +28,7 @@ CARD = {
 
 
 def _trained(encoder: Encoder) -> Encoder:
-    """Return the encoder with weights and statistics that are nobody's defaults."""
+    """Return the encoder with weights and statistics that no library has as defaults."""
     torch.manual_seed(5)
     with torch.no_grad():
         for p in encoder.parameters():
@@ -83,7 +82,7 @@ def test_a_round_trip_is_bit_equal(encoder: Encoder, tmp_path: Path) -> None:
     assert sorted(p.name for p in path.parent.iterdir()) == ["card.md", "encoder.safetensors"]
 
 
-def test_the_file_is_one_that_torchvision_and_timm_read(tmp_path: Path) -> None:
+def test_torchvision_and_timm_load_the_file(tmp_path: Path) -> None:
     ours = _trained(resnet(18))
     theirs = torchvision.models.resnet18()
     theirs.fc = nn.Identity()
@@ -95,7 +94,7 @@ def test_the_file_is_one_that_torchvision_and_timm_read(tmp_path: Path) -> None:
     assert torch.equal(_outputs(theirs.eval()), _outputs(timms.eval()))
 
 
-def test_weights_start_from_an_export_with_its_normalisation(encoder: Encoder, tmp_path: Path) -> None:
+def test_load_weights_takes_weights_and_normalization_from_an_export(encoder: Encoder, tmp_path: Path) -> None:
     path = export_encoder(encoder, tmp_path / "exported", card=CARD, size=32)
     wanted = _outputs(encoder.eval())
     fresh = encoder.__class__.__name__  # named in the failure
@@ -110,7 +109,7 @@ def test_weights_start_from_an_export_with_its_normalisation(encoder: Encoder, t
         assert other.spec == encoder.spec
 
 
-def test_layouts_wrappers_and_synchronised_batchnorm_export_alike(tmp_path: Path) -> None:
+def test_memory_format_compilation_and_synchronized_batchnorm_do_not_change_the_file(tmp_path: Path) -> None:
     plain = _trained(resnet(10, 0.125, "cifar"))
     wanted = _contents(export_encoder(plain, tmp_path / "plain", card={}, size=32))
     forms = {
@@ -122,12 +121,12 @@ def test_layouts_wrappers_and_synchronised_batchnorm_export_alike(tmp_path: Path
         assert _contents(export_encoder(form, tmp_path / name, card={}, size=32)) == wanted, name
 
 
-def test_the_card_says_what_a_stranger_needs(exported: Path) -> None:
+def test_the_card_describes_data_scores_preparation_and_loading(exported: Path) -> None:
     card = (exported.parent / "card.md").read_text(encoding="utf-8")
     for text in (
         "photos, 5,400 patches", "- temperature: 0.1", "- knn_top1: 0.8123", "- linear_top1: None",
         "Apache-2.0", "## Notes", "- two", "32 x 32", "87.5 %", "load_encoder", "- stem: cifar",
-        "no normalisation",
+        "Normalization, inside the model: none.",
     ):  # fmt: skip
         assert text in card
     positions = [card.index(f"## {title}") for title in ("Data", "Recipe", "Scores", "Licence", "Notes", "How to")]
@@ -169,12 +168,12 @@ def test_a_kill_during_the_write_keeps_the_older_export(exported: Path) -> None:
     assert result.returncode == -9
     assert exported.read_bytes() == before
     assert load_encoder(exported).size == 32
-    # what the kill left is taken up by the next export
+    # the next export removes what the killed one left
     export_encoder(resnet(10, 0.125), exported.parent, card={}, size=64)
     assert sorted(p.name for p in exported.parent.iterdir()) == ["card.md", "encoder.safetensors"]
 
 
-def test_files_are_synced_before_they_take_their_name(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_are_synced_before_they_are_renamed(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[str] = []
     monkeypatch.setattr(os, "fsync", lambda number: seen.append(Path(f"/dev/fd/{number}").resolve().name))
     export_encoder(resnet(10, 0.125), exported.parent, card={}, size=64)
@@ -182,7 +181,7 @@ def test_files_are_synced_before_they_take_their_name(exported: Path, monkeypatc
     assert seen == [temporary[0], "exported", temporary[1], "exported"]
 
 
-def test_whoever_reads_the_older_export_keeps_reading_it(exported: Path) -> None:
+def test_an_open_reader_still_reads_the_older_export(exported: Path) -> None:
     before = exported.read_bytes()
     with exported.open("rb") as reader:
         export_encoder(resnet(10, 0.125), exported.parent, card={}, size=64)
@@ -190,7 +189,7 @@ def test_whoever_reads_the_older_export_keeps_reading_it(exported: Path) -> None
     assert load_encoder(exported).size == 64
 
 
-def test_missing_exports_are_said_so(tmp_path: Path) -> None:
+def test_missing_exports_are_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="does not exist; give an exported encoder"):
         load_encoder(tmp_path / "nothing")
     with pytest.raises(FileNotFoundError, match=r"holds no encoder\.safetensors, nor exported/encoder\.safetensors"):
@@ -203,7 +202,7 @@ def test_flipped_and_missing_bytes_are_refused(exported: Path, tmp_path: Path) -
     content = exported.read_bytes()
     header = 8 + int.from_bytes(content[:8], "little")
     damaged = tmp_path / "damaged.safetensors"
-    # every 7th byte of the header's length and metadata, and some of the tensors; any bit
+    # every 7th byte of the header, some bytes of the tensors; any bit
     places = [*range(0, header, 7), *range(header, len(content), len(content) // 150)]
     for number, place in enumerate(places):
         changed = bytearray(content)
@@ -231,19 +230,21 @@ def test_flipped_and_missing_bytes_are_refused(exported: Path, tmp_path: Path) -
         ({"spec": "[1]"}, "damaged header"),
         (
             {"spec": '{"factory": "resnet", "depth": 152, "width": 64}', "sha256": None},
-            "do not fit its header",
+            "do not match its header",
         ),
-        ({"spec": '{"factory": "resnet", "depth": 18}', "sha256": None}, "do not fit its header"),
+        ({"spec": '{"factory": "resnet", "depth": 18}', "sha256": None}, "do not match its header"),
         ({"spec": '{"factory": "os.system"}', "sha256": None}, "names the factory 'os.system'"),
         ({"spec": '{"factory": "timm", "name": "hf-hub:a/b"}', "sha256": None}, "has no model 'hf-hub:a/b'"),
         ({"sha256": "0"}, "checksum"),
     ],
 )
-def test_headers_that_are_not_ours_are_refused(change: dict[str, Any], match: str, exported: Path) -> None:
+def test_headers_of_other_programs_are_refused(change: dict[str, Any], match: str, exported: Path) -> None:
+    from simclr_lightning.encoders.weights import digest
+
     with safe_open(exported, "pt") as file:
         metadata = {**file.metadata(), **change}
     state = load_file(exported)
-    if metadata["sha256"] is None:  # whoever writes a header can write its checksum
+    if metadata["sha256"] is None:  # a forged header can have a valid checksum
         metadata["sha256"] = digest(state, metadata["spec"], metadata["size"])
     save_file(state, exported, metadata=metadata)
     with pytest.raises(ValueError, match=match) as caught:
@@ -252,7 +253,7 @@ def test_headers_that_are_not_ours_are_refused(change: dict[str, Any], match: st
     assert len(str(caught.value)) < 500
 
 
-def test_weights_without_a_header_are_for_model_weights(tmp_path: Path) -> None:
+def test_weights_without_a_header_are_refused_and_load_weights_is_named(tmp_path: Path) -> None:
     path = tmp_path / "encoder.safetensors"
     save_file(resnet(10, 0.125).state_dict(), path)
     with pytest.raises(ValueError, match=r"load it through model\.weights"):

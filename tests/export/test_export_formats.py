@@ -1,4 +1,4 @@
-"""Every format is read by its own library and gives the same h; what a format cannot hold is refused."""
+"""Every file is loaded by the library of its format and gives the same h; other encoders are refused."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Program = Callable[..., int]
 
 
 def trained(encoder: Encoder, *, size: int = 40) -> Encoder:
-    """Weights and statistics that are nobody's defaults."""
+    """Return the encoder with weights and statistics that no library has as defaults."""
     torch.manual_seed(5)
     with torch.no_grad():
         for p in encoder.parameters():
@@ -56,34 +56,34 @@ def same(found: Tensor, want: Tensor) -> bool:
     return torch.allclose(found, want, rtol=0, atol=1e-5 * max(1.0, want.abs().max().item()))
 
 
-def normalised(x: Tensor) -> Tensor:
+def normalized(x: Tensor) -> Tensor:
     return (x - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
 
 
 def code_of(card: Path) -> str:
-    """The Python of a card's last block, as a reader would run it."""
+    """Return the Python code in the last block of a card."""
     return card.read_text(encoding="utf-8").rpartition("```python\n")[2].partition("```")[0]
 
 
-def test_torchvision_loads_it_strictly(encoders: dict[str, Encoder], tmp_path: Path) -> None:
+def test_torchvision_loads_its_file_strictly(encoders: dict[str, Encoder], tmp_path: Path) -> None:
     path = export_as("torchvision", encoders["resnet18"], tmp_path / "out", force=False)
     model = torchvision.models.resnet18()
     assert not any(model.load_state_dict(torch.load(path, weights_only=True)))
     model.fc = nn.Identity()
-    assert same(h_of(model, normalised(X)), h_of(encoders["resnet18"]))
-    assert f"normalisation: with mean {MEAN} and std {STD}" in (tmp_path / "out" / "card.md").read_text()
+    assert same(h_of(model, normalized(X)), h_of(encoders["resnet18"]))
+    assert f"before the model: mean {MEAN} and std {STD}" in (tmp_path / "out" / "card.md").read_text()
 
 
 @pytest.mark.parametrize("name", ["resnet18", "resnet10", "timm"])
-def test_timm_loads_it_strictly_as_the_card_says(
+def test_the_code_on_the_card_loads_the_file_into_timm(
     name: str, encoders: dict[str, Encoder], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     export_as("timm", encoders[name], tmp_path / "out", force=False)
     monkeypatch.chdir(tmp_path / "out")
-    x = X if name == "resnet10" else normalised(X)
+    x = X if name == "resnet10" else normalized(X)
     found: dict[str, Tensor] = {"images": x}
     with torch.inference_mode():
-        exec(code_of(Path("card.md")), found)  # the card's own words are what is tested
+        exec(code_of(Path("card.md")), found)  # runs the code on the card
     assert same(found["h"], h_of(encoders[name]))
 
 
@@ -111,7 +111,7 @@ def test_a_hub_folder_is_loaded_without_a_network(
     model = timm.create_model(f"local-dir:{folder}", pretrained=True)
     config = timm.data.resolve_model_data_config(model)
     assert (list(config["mean"]), list(config["std"]), config["crop_pct"]) == (MEAN, STD, 0.875)
-    assert same(h_of(model, normalised(X)), want)
+    assert same(h_of(model, normalized(X)), want)
 
 
 def test_the_onnx_file_gives_the_same_h_for_any_number_of_images(encoders: dict[str, Encoder], tmp_path: Path) -> None:
@@ -135,7 +135,7 @@ def test_the_onnx_file_gives_the_same_h_for_any_number_of_images(encoders: dict[
         ("timm", "cifar", "export it as safetensors, onnx or hub"),
     ],
 )
-def test_what_a_format_cannot_express_is_refused(
+def test_an_encoder_that_a_format_cannot_express_is_refused(
     kind: str, name: str, says: str, encoders: dict[str, Encoder], tmp_path: Path
 ) -> None:
     with pytest.raises(ExportError, match=says):
@@ -143,7 +143,7 @@ def test_what_a_format_cannot_express_is_refused(
     assert not list(tmp_path.iterdir())
 
 
-def test_a_file_that_does_not_come_out_equal_is_refused(
+def test_a_file_with_other_outputs_is_not_written(
     encoders: dict[str, Encoder], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = formats.plain_state
@@ -154,7 +154,7 @@ def test_a_file_that_does_not_come_out_equal_is_refused(
         return state
 
     monkeypatch.setattr(formats, "plain_state", changed)
-    with pytest.raises(ExportError, match="gives other outputs"):
+    with pytest.raises(ExportError, match="outputs of the exported file differ"):
         export_as("torchvision", encoders["resnet18"], tmp_path / "out", force=False)
     assert not list(tmp_path.iterdir())
 
@@ -165,7 +165,7 @@ def exported(encoders: dict[str, Encoder], tmp_path: Path) -> Path:
     return export_encoder(encoders["resnet10"], tmp_path / "run" / "exported", card=card, size=40).parent.parent
 
 
-def test_the_command_carries_the_runs_card_over(
+def test_the_command_copies_the_sections_of_the_runs_card(
     exported: Path, encoders: dict[str, Encoder], simclr: Program, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert simclr("export", exported, "out", "--format", "timm", "--licence", "CC-BY-4.0") == 0
@@ -175,7 +175,7 @@ def test_the_command_carries_the_runs_card_over(
     assert "model.safetensors" in capsys.readouterr().out
     modes = {path.stat().st_mode & 0o777 for path in Path("out").iterdir()}
     Path("plain").touch()
-    assert modes == {Path("plain").stat().st_mode & 0o777}  # others may read what is given away
+    assert modes == {Path("plain").stat().st_mode & 0o777}  # other users can read the files
     assert simclr("export", exported, "out") == 1
     assert "out exists" in capsys.readouterr().err
     assert simclr("export", exported, "out", "--force") == 0
@@ -187,7 +187,7 @@ def test_the_command_carries_the_runs_card_over(
 
 
 def content() -> dict[Path, bytes | None]:
-    """All that is in this folder and below it; a file with its bytes."""
+    """Return every path below this folder, files with their bytes."""
     return {path: path.read_bytes() if path.is_file() else None for path in Path().rglob("*")}
 
 
@@ -234,7 +234,7 @@ def test_an_export_that_ends_early_leaves_nothing(
 
     before = content()
     with monkeypatch.context() as patch:
-        patch.setattr(formats, "card_text", stop)  # the model is written by then
+        patch.setattr(formats, "card_text", stop)  # the model is already written
         assert simclr("export", exported, out) == code
         assert content() == before
     assert simclr("export", exported, out) == 0
@@ -253,7 +253,7 @@ def test_any_licence_and_a_damaged_card_give_a_readme_that_a_hub_reads(exported:
     assert yaml.safe_load(Path("out/README.md").read_text().split("---")[1])["license"] == "mine: see #1 'x'"
 
 
-def test_a_full_disk_is_called_one_and_the_older_file_stays(tmp_path: Path) -> None:
+def test_a_full_disk_raises_enospc_and_the_older_file_stays(tmp_path: Path) -> None:
     (tmp_path / "m.safetensors").write_text("older")
 
     def full(path: Path) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 from simclr_lightning import pictures
 from simclr_lightning.pictures import canvas, lines, maps
 
-Colour = tuple[int, int, int]
+Color = tuple[int, int, int]
 BLUE, ORANGE = (0, 114, 178), (213, 94, 0)
 RED, GREEN, TEAL, PINK = (250, 10, 20), (10, 200, 30), (20, 160, 170), (255, 120, 200)
 
@@ -24,38 +24,38 @@ def pixels_of(path: Path) -> np.ndarray:
         return np.asarray(image.convert("RGB"))
 
 
-def count(path: Path, colour: Colour) -> int:
-    return int((pixels_of(path) == colour).all(2).sum())
+def count(path: Path, color: Color) -> int:
+    return int((pixels_of(path) == color).all(2).sum())
 
 
-def centre(path: Path, colour: Colour) -> tuple[float, float]:
-    """Where a colour lies: (row, column) of its centre of mass."""
-    rows, columns = np.nonzero((pixels_of(path) == colour).all(2))
+def center(path: Path, color: Color) -> tuple[float, float]:
+    """Return (row, column) of the center of mass of a color."""
+    rows, columns = np.nonzero((pixels_of(path) == color).all(2))
     assert len(rows) > 1000
     return rows.mean(), columns.mean()
 
 
-def plain(*colours: Colour, side: int = 8) -> Tensor:
-    """One image (3, side, side) uint8 of each colour."""
-    return torch.tensor(colours, dtype=torch.uint8)[:, :, None, None].expand(-1, 3, side, side)
+def plain(*colors: Color, side: int = 8) -> Tensor:
+    """One image (3, side, side) uint8 of each color."""
+    return torch.tensor(colors, dtype=torch.uint8)[:, :, None, None].expand(-1, 3, side, side)
 
 
-def test_view_pairs_stand_above_each_other_one_column_an_image(tmp_path: Path) -> None:
+def test_the_two_views_of_an_image_are_drawn_in_one_column(tmp_path: Path) -> None:
     path = tmp_path / "new folder" / "views.png"
     x_a, x_b = plain(RED, GREEN, BLUE).float() / 255, plain(TEAL, PINK, BLUE).float() / 255
     assert pictures.view_pairs(x_a, x_b, path, count=2) == path
-    where = {colour: centre(path, colour) for colour in (RED, GREEN, TEAL, PINK)}
+    where = {color: center(path, color) for color in (RED, GREEN, TEAL, PINK)}
     assert where[RED][0] == pytest.approx(where[GREEN][0], abs=1)
     assert where[TEAL][0] == pytest.approx(where[PINK][0], abs=1)
     assert where[RED][0] < where[TEAL][0]
     assert where[RED][1] == pytest.approx(where[TEAL][1], abs=1)
     assert where[GREEN][1] == pytest.approx(where[PINK][1], abs=1)
     assert where[RED][1] < where[GREEN][1]
-    assert count(path, BLUE) == 0  # the third image was not asked for
+    assert count(path, BLUE) == 0  # count=2 leaves the third image out
     assert [file.name for file in path.parent.iterdir()] == ["views.png"]
 
 
-def test_neighbours_are_framed_by_their_verdict(tmp_path: Path) -> None:
+def test_the_frame_of_a_neighbor_shows_whether_it_has_the_class_of_the_query(tmp_path: Path) -> None:
     queries, found = plain(RED, GREEN), torch.stack([plain(TEAL, PINK), plain(PINK, TEAL)])
 
     def frames(correct: Tensor | None) -> Counter[str]:
@@ -63,8 +63,8 @@ def test_neighbours_are_framed_by_their_verdict(tmp_path: Path) -> None:
         return Counter(blue=count(path, BLUE), orange=count(path, ORANGE))
 
     path = pictures.neighbours(queries, found, tmp_path / "plain.png")
-    assert centre(path, RED)[1] < centre(path, TEAL)[1]
-    assert centre(path, RED)[0] < centre(path, GREEN)[0]
+    assert center(path, RED)[1] < center(path, TEAL)[1]
+    assert center(path, RED)[0] < center(path, GREEN)[0]
     assert count(path, BLUE) == count(path, ORANGE) == 0
     all_right, all_wrong = frames(torch.ones(2, 2).bool()), frames(torch.zeros(2, 2).bool())
     mixed = frames(torch.tensor([[True, False], [False, True]]))
@@ -74,7 +74,7 @@ def test_neighbours_are_framed_by_their_verdict(tmp_path: Path) -> None:
     assert mixed["orange"] == pytest.approx(all_wrong["orange"] / 2, rel=0.02)
 
 
-def test_a_map_colours_the_classes_and_keeps_them_together(tmp_path: Path) -> None:
+def test_a_map_colors_the_classes_and_keeps_them_together(tmp_path: Path) -> None:
     y = torch.arange(120) % 3
     h = torch.eye(3)[y] * 9 + torch.rand(120, 3, generator=torch.Generator().manual_seed(0))
     xy = maps._tsne(h)
@@ -84,10 +84,10 @@ def test_a_map_colours_the_classes_and_keeps_them_together(tmp_path: Path) -> No
     first = path.read_bytes()
     assert len(np.unique(pixels_of(path).reshape(-1, 3), axis=0)) > 30
     assert pictures.embedding_map(h, y, ["one", "two", "three"], path).read_bytes() == first
-    grey = pixels_of(pictures.embedding_map(h, None, None, path)).astype(int)
-    assert (grey.max(2) == grey.min(2)).all()
-    coloured = pixels_of(pictures.embedding_map(h, y, None, path, method="pca")).astype(int)
-    assert (coloured.max(2) != coloured.min(2)).any()
+    gray = pixels_of(pictures.embedding_map(h, None, None, path)).astype(int)
+    assert (gray.max(2) == gray.min(2)).all()
+    colored = pixels_of(pictures.embedding_map(h, y, None, path, method="pca")).astype(int)
+    assert (colored.max(2) != colored.min(2)).any()
 
 
 def test_principal_axes_are_those_of_largest_variance() -> None:
@@ -99,7 +99,7 @@ def test_principal_axes_are_those_of_largest_variance() -> None:
     assert got.norm(dim=0).tolist() == pytest.approx(singular[:2].tolist(), rel=1e-4)
 
 
-def test_umap_is_asked_for_cosines_and_its_absence_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_umap_gets_cosines_and_its_absence_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[dict[str, object]] = []
 
     class Peer:  # the real one compiles for half a minute
@@ -113,7 +113,7 @@ def test_umap_is_asked_for_cosines_and_its_absence_said(tmp_path: Path, monkeypa
     monkeypatch.setitem(sys.modules, "umap", SimpleNamespace(UMAP=Peer))
     assert torch.equal(maps._umap(h), h[:, [1, 0]])
     pixels_of(pictures.embedding_map(h, None, None, tmp_path / "map.png", method="umap"))
-    pixels_of(pictures.embedding_map(h[:9], None, None, tmp_path / "few.png", method="umap"))  # too few: not asked
+    pixels_of(pictures.embedding_map(h[:9], None, None, tmp_path / "few.png", method="umap"))  # too few for UMAP
     assert [(options["metric"], options["random_state"]) for options in asked] == [("cosine", 0)] * 2
     monkeypatch.setitem(sys.modules, "umap", None)
     with pytest.raises(ValueError, match=r"simclr-lightning\[umap\]"):
@@ -154,18 +154,20 @@ def test_large_sets_are_sampled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         pytest.param(torch.rand(9, 4).half(), torch.arange(9) % 3, None, id="half precision"),
     ],
 )
-def test_a_map_of_anything_is_drawn(tmp_path: Path, h: Tensor, labels: Tensor | None, names: list[str] | None) -> None:
+def test_a_map_of_odd_features_is_drawn(
+    tmp_path: Path, h: Tensor, labels: Tensor | None, names: list[str] | None
+) -> None:
     pixels_of(pictures.embedding_map(h, labels, names, tmp_path / "map.png"))
 
 
-def test_names_have_no_meaning_to_matplotlib() -> None:
+def test_names_have_no_special_characters_of_matplotlib() -> None:
     assert canvas.plain_name("_hidden") == " _hidden"
     assert canvas.plain_name("a$b$") == r"a\$b\$"
     assert canvas.plain_name("two\nlines\udcff") == "two?lines?"
     assert canvas.plain_name("x" * 50) == "x" * 21 + "…"
 
 
-def test_curves_leave_out_what_is_missing(tmp_path: Path) -> None:
+def test_curves_leave_missing_values_out(tmp_path: Path) -> None:
     rows = [
         {"epoch": 0, "loss": 5.0},
         {"epoch": 1, "loss": float("nan"), "knn": 0.5},
@@ -180,7 +182,7 @@ def test_curves_leave_out_what_is_missing(tmp_path: Path) -> None:
         pictures.curves({(): [{"epoch": 1, "loss": None}]}, tmp_path / "none.png")
 
 
-def test_a_failed_picture_leaves_the_old_one_and_no_debris(tmp_path: Path) -> None:
+def test_a_failed_picture_leaves_the_old_file_and_no_other(tmp_path: Path) -> None:
     path = pictures.view_pairs(plain(RED), plain(RED), tmp_path / "v.png")
     before = path.read_bytes()
     with pytest.raises(ValueError, match="finite"):
@@ -195,8 +197,8 @@ def test_a_failed_picture_leaves_the_old_one_and_no_debris(tmp_path: Path) -> No
     assert [file.name for file in tmp_path.iterdir()] == ["v.png"]
 
 
-def test_importing_costs_no_plotting_library_and_drawing_no_pyplot(tmp_path: Path) -> None:
-    # The package's own __init__ stands aside: Lightning, which it imports, may import what it likes.
+def test_importing_pictures_imports_no_plotting_library_and_drawing_no_pyplot(tmp_path: Path) -> None:
+    # An empty module replaces simclr_lightning/__init__.py, which imports Lightning, which imports many packages.
     package = Path(pictures.__file__).parents[1]
     code = f"""
 import sys, types
@@ -212,7 +214,7 @@ assert "matplotlib.pyplot" not in sys.modules, "pyplot"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
 
 
-def test_a_heat_map_frames_its_best_cell_where_it_is(tmp_path: Path) -> None:
+def test_a_heat_map_frames_its_best_cell(tmp_path: Path) -> None:
     cells = {(x, y): (10.0 * i, 1.0) for i, (x, y) in enumerate((x, y) for x in (0.1, 0.5) for y in (64, 256))}
     for best in cells:
         one = pictures.HeatMap("score, %", cells, best)
@@ -231,7 +233,7 @@ def test_heat_maps_of_equal_and_of_missing_cells_are_drawn(tmp_path: Path) -> No
         pixels_of(pictures.heat_maps([one], tmp_path / "m.png", x=[1, 2], y=[1, 2], names=("$x", "_y")))
 
 
-def test_trends_set_their_values_out_in_order(tmp_path: Path) -> None:
+def test_trends_draw_the_values_of_a_setting_in_order(tmp_path: Path) -> None:
     rising = [(0.05, 1.0, 0.1), (0.1, 2.0, None), (1.0, 3.0, 0.2)]
     path = pictures.trends({"a": {(): rising}}, tmp_path / "t.png", x="temperature")
     rows, columns = np.nonzero((pixels_of(path) == BLUE).all(2))
@@ -257,15 +259,15 @@ def test_similarities_show_positives_right_of_negatives(tmp_path: Path) -> None:
         pictures.similarities([[]], tmp_path / "none.png")
 
 
-def test_a_confusion_is_dark_where_images_were_put(tmp_path: Path) -> None:
-    """Row by row: class 0 is always right, half of class 1 is taken for 2, all of class 2 for 0."""
+def test_the_cells_of_a_confusion_matrix_are_dark_where_the_predictions_are(tmp_path: Path) -> None:
+    """Class 0 is always correct, half of class 1 is predicted as 2, all of class 2 as 0."""
     labels = torch.tensor([0] * 10 + [1] * 4 + [2] * 6)
     predicted = torch.tensor([0] * 10 + [1, 1, 2, 2] + [0] * 6)
     path = pictures.confusion(predicted, labels, ["a", "b", "c"], tmp_path / "confusion.png", title="x")
     image = pixels_of(path)
     full, half = (8, 48, 107), (107, 174, 214)  # Matplotlib's Blues at 1 and near a half
     found = (image == full).all(2)
-    found[:, found.any(0).nonzero()[0][-1] - 40 :] = False  # the colour bar's end
+    found[:, found.any(0).nonzero()[0][-1] - 40 :] = False  # the end of the color bar
     rows, columns = np.nonzero(found)
     assert len(rows) > 1000
     middle_row = (rows.min() + rows.max()) / 2
@@ -277,7 +279,7 @@ def test_a_confusion_is_dark_where_images_were_put(tmp_path: Path) -> None:
     assert len(np.unique(close[1][between] > top.mean() + 1.5 * np.ptp(top))) == 2  # two cells of a half in row 1
 
 
-def test_a_bar_is_as_long_as_the_class_is_right(tmp_path: Path) -> None:
+def test_the_length_of_a_bar_is_the_accuracy_of_its_class(tmp_path: Path) -> None:
     labels = torch.tensor([0] * 10 + [1] * 20 + [3] * 5)  # class 2 has no image and no bar
     predicted = torch.cat((torch.zeros(10), torch.tensor([1] * 10 + [0] * 10), torch.tensor([3] + [1] * 4))).long()
     path = pictures.per_class(predicted, labels, ["a", "b", "c", "d"], tmp_path / "bars.png", title="x")

@@ -1,4 +1,4 @@
-"""What is measured before a run: it is right, it changes nothing, and it stops nothing."""
+"""Measurements before a run: they are correct, have no side effects, and do not stop a run."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from simclr_lightning.app.training.preflight import preflight_line
 from simclr_lightning.callbacks import Stopped
 from simclr_lightning.data import ViewsDataModule, folder
 from simclr_lightning.preflight import Rates
-from simclr_lightning.preflight import rates as rates_room
+from simclr_lightning.preflight import rates as rates_module
 from simclr_lightning.preflight.cost import pair_flops
 from simclr_lightning.simclr import SimCLR
 
@@ -30,7 +30,7 @@ CPU = torch.device("cpu")
 
 
 class DropoutEncoder(SmallEncoder):
-    """Draws from the global generator at every forward pass."""
+    """Uses the global random generator in every forward pass."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return nn.functional.dropout(super().forward(x), 0.2, training=self.training)
@@ -40,7 +40,7 @@ def generators() -> tuple[object, ...]:
     return random.getstate(), str(np.random.get_state()), torch.get_rng_state().tolist()
 
 
-def test_nothing_is_left_of_a_measure() -> None:
+def test_measuring_has_no_side_effects() -> None:
     module, data = small_module(), small_data()
     module.encoder = DropoutEncoder()
     data.load()
@@ -69,7 +69,7 @@ def trained(folder: Path, *, measured: bool) -> SimCLR:
     return module
 
 
-def test_weights_are_the_same_bit_for_bit_with_and_without(tmp_path: Path) -> None:
+def test_a_run_has_the_same_weights_with_and_without_measuring(tmp_path: Path) -> None:
     on, off = (trained(tmp_path / str(measured), measured=measured).state_dict() for measured in (True, False))
     assert on.keys() == off.keys()
     assert all(torch.equal(on[name], off[name]) for name in on)
@@ -79,7 +79,9 @@ def cfg(word: str) -> DictConfig:
     return compose(["trainer.accelerator=cpu", f"preflight={word}"])
 
 
-def test_what_goes_wrong_in_it_stops_nothing_but_a_signal_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_signal_in_measuring_stops_the_run_and_an_error_does_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     errors: list[Exception] = [RuntimeError("no memory\nfor this"), Stopped(15)]
 
     def broken(*args: object, **kwargs: object) -> None:
@@ -95,18 +97,18 @@ def test_what_goes_wrong_in_it_stops_nothing_but_a_signal_does(tmp_path: Path, m
         preflight_line(cfg("true"), *parts, devices=1, steps=1)
 
 
-def test_rates_are_those_of_a_clock_that_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every look at the clock costs a second: a batch of 16 takes two (finish) and the loader none."""
+def test_rates_follow_from_a_fake_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each call of the clock advances it by a second, and there are two calls per batch of 16."""
     ticks = iter(range(10_000))
-    monkeypatch.setattr(rates_room, "now", lambda device: float(next(ticks)))
+    monkeypatch.setattr(rates_module, "now", lambda device: float(next(ticks)))
     data = small_data()
     data.load()
     whole, finish = preflight.data_rate(data, batch=16, device=CPU, seconds=5)
-    assert whole == 16 / 2  # two looks a batch
+    assert whole == 16 / 2  # two calls per batch
     assert finish == 16 / 1  # between them
 
 
-def test_workers_are_measured_and_gone(tmp_path: Path) -> None:
+def test_workers_are_measured_and_end(tmp_path: Path) -> None:
     for index, image in enumerate(small_images(24)[0]):
         Image.fromarray(image).save(tmp_path / f"{index:02d}.png")
     data = ViewsDataModule(folder, path=tmp_path, batch_size=16, recipe=SMALL, num_workers=1)
@@ -116,26 +118,26 @@ def test_workers_are_measured_and_gone(tmp_path: Path) -> None:
     assert multiprocessing.active_children() == []
 
 
-def test_the_encoder_is_timed_at_its_batch_within_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_encoder_is_measured_at_its_batch_size_and_within_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[int] = []
 
     def took(module: SimCLR, pairs: int, *rest: object) -> float:
         seen.append(pairs)
         return pairs / 1000
 
-    monkeypatch.setattr(rates_room, "time_step", took)
+    monkeypatch.setattr(rates_module, "time_step", took)
     assert preflight.encoder_rate(small_module(), batch=64, size=8, device=CPU) == 1000
     assert max(seen) == 64
     seen.clear()
     assert preflight.encoder_rate(small_module(), batch=100_000, size=8, device=CPU) == 1000
     assert max(seen) < 1000, "a step as long as the whole budget is never made"
-    assert sum(seen) / 1000 < 2 * rates_room.SECONDS
+    assert sum(seen) / 1000 < 2 * rates_module.SECONDS
 
 
 # -- cost: closed forms -----------------------------------------------------------------------------------------------
 
 
-def test_parameters_bytes_and_state_by_hand() -> None:
+def test_parameters_and_bytes_equal_a_count_by_hand() -> None:
     """SmallEncoder: a convolution 3 -> 8 of 3 x 3 with bias, BatchNorm of 8; projector: 8 x 6 and a bias."""
     cost = preflight.measure_cost(small_module(), size=8, device=CPU)
     encoder, projector = 8 * 3 * 9 + 8 + 2 * 8, 8 * 6 + 6
@@ -150,7 +152,7 @@ def test_parameters_bytes_and_state_by_hand() -> None:
     assert not cost.measured
 
 
-def test_operations_of_resnet18_are_the_published_ones() -> None:
+def test_operations_of_resnet18_equal_the_published_number() -> None:
     """1.8 G multiply-adds forward at 224 (He et al. 2016, table 1); backward twice that, but for the first layer."""
     with torch.device("meta"):
         encoder = resnet(18)
@@ -161,7 +163,7 @@ def test_operations_of_resnet18_are_the_published_ones() -> None:
     assert (counter.get_total_flops() + head) / 2 == pytest.approx(1.8e9, rel=0.02)
 
 
-def test_operations_of_a_pair_by_hand() -> None:
+def test_operations_of_a_pair_equal_a_count_by_hand() -> None:
     """Forward, and backward for weights and for inputs; the images themselves need no gradient."""
     convolution, linear = 2 * (6 * 6) * 8 * 27, 2 * 8 * 6
     assert pair_flops(small_module(), 8, CPU) == 2 * (2 * convolution + 3 * linear)
@@ -176,10 +178,10 @@ def test_the_largest_batch_fits_and_one_more_does_not() -> None:
     assert 0 < preflight.free_bytes(CPU) < 2**50
 
 
-# -- what the figures mean --------------------------------------------------------------------------------------------
+# -- advice -------------------------------------------------------------------------------------------------------
 
 
-def test_the_rate_of_a_step() -> None:
+def test_the_rate_of_a_step_follows_from_its_parts() -> None:
     assert preflight.step_rate(Rates(data=300, finish=300, encoder=150, workers=0)) == pytest.approx(100)
     assert preflight.step_rate(Rates(data=90, finish=600, encoder=300, workers=2)) == 90
     assert preflight.step_rate(Rates(data=500, finish=600, encoder=300, workers=2)) == pytest.approx(200)
@@ -188,21 +190,21 @@ def test_the_rate_of_a_step() -> None:
 @pytest.mark.parametrize(
     ("rates", "in_memory", "cores", "says"),
     [
-        (Rates(9000, 9000, 700, 0), True, 2, "the encoder limits"),
-        (Rates(4000, 9000, 700, 4), False, 8, "the encoder limits"),
-        (Rates(500, 9000, 1000, 0), False, 8, "67% of the encoder's speed: data.num_workers=2"),
+        (Rates(9000, 9000, 700, 0), True, 2, "the encoder limits the run"),
+        (Rates(4000, 9000, 700, 4), False, 8, "the encoder limits the run"),
+        (Rates(500, 9000, 1000, 0), False, 8, "makes the run 67% slower: set data.num_workers=2"),
         (Rates(500, 9000, 1500, 2), False, 8, "data.num_workers=6"),
         (
             Rates(500, 9000, 9000, 2),
             False,
             8,
-            "data.num_workers=8 of 8 cores, and make the files small once: simclr pack IMAGES OUT",
+            "data.num_workers=8 of 8 cores, and make the files smaller once with simclr pack IMAGES OUT",
         ),
-        (Rates(500, 90000, 9000, 8), False, 8, "make the files small once: simclr pack IMAGES OUT"),
-        (Rates(1000, 1000, 1000, 0), True, 2, "data.resident=true"),
+        (Rates(500, 90000, 9000, 8), False, 8, "make the files smaller once with simclr pack IMAGES OUT"),
+        (Rates(1000, 1000, 1000, 0), True, 2, "set data.resident=true to store the images on the device"),
     ],
 )
-def test_what_to_change(rates: Rates, in_memory: bool, cores: int, says: str) -> None:
+def test_the_line_names_the_limit_and_what_to_change(rates: Rates, in_memory: bool, cores: int, says: str) -> None:
     line = preflight.line(rates, processes=1, cores=cores, in_memory=in_memory, resident=False, packable=True)
     assert line.startswith("pre-flight: data ")
     assert line.endswith(says)
@@ -212,13 +214,13 @@ def test_rates_of_all_processes_are_shown() -> None:
     line = preflight.line(
         Rates(4000, 9000, 712, 4), processes=8, cores=8, in_memory=False, resident=False, packable=False
     )
-    assert "data 32,000 images/s with 4 workers a process, encoder 5,700 images/s" in line
+    assert "data 32,000 images/s with 4 workers per process, encoder 5,700 images/s" in line
 
 
 # -- dry_run ----------------------------------------------------------------------------------------------------------
 
 
-def test_a_dry_run_says_what_a_run_would_take(
+def test_a_dry_run_prints_what_a_run_needs(
     simclr: Callable[..., int], npz: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     before = sorted(tmp_path.rglob("*"))

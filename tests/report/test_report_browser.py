@@ -20,8 +20,8 @@ from simclr_lightning.report import write_report
 
 BROWSER = shutil.which("chromium")
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="no chromium on the PATH: apt-get install chromium")
-SCORES = {0.05: 0.5, 0.1: 0.7, 0.5: 0.6, 1.0: None}  # a score that is missing sorts last
-# Clicks on two headings of the settings' table, twice on one, and tells what it then sees.
+SCORES = {0.05: 0.5, 0.1: 0.7, 0.5: 0.6, 1.0: None}  # a missing score is sorted last
+# Clicks the headings of the settings table, and writes the resulting orders into the page.
 PROBE = """
 <script>
 window.addEventListener("load", () => {
@@ -83,6 +83,6 @@ def test_a_screenshot_shows_the_report(folder: Path) -> None:
     with Image.open(shot) as image:
         pixels = np.asarray(image.convert("RGB")).astype(int)
     assert pixels.shape == (2400, 1200, 3)
-    blue = (abs(pixels - (0, 114, 178)).sum(2) < 12).sum()  # of the pictures' lines
+    blue = (abs(pixels - (0, 114, 178)).sum(2) < 12).sum()  # lines in the pictures
     assert blue > 500
     assert 0.01 < (pixels.sum(2) < 300).mean() < 0.5  # text and lines on a light ground

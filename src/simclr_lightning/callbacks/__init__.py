@@ -1,7 +1,8 @@
-"""What happens around the training step: health, scores between epochs, checkpoints, metrics, progress, and
-how hard the negatives are.
+"""Lightning callbacks: ``Trainer(callbacks=[StepMetrics(), Health(), OnlineScore(), ...])``.
 
-Every callback works without the command line: ``Trainer(callbacks=[StepMetrics(), Health(), OnlineScore(), ...])``.
+``metrics`` logs the loss, ``health`` stops on NaN and signals, ``online`` scores the encoder between epochs,
+``hardness`` logs how hard the negatives are, ``averaging`` keeps an average of the weights, ``checkpoints`` saves the
+run, ``progress`` draws a bar; ``rows`` has what they share.
 """
 
 from simclr_lightning.callbacks.averaging import AveragedWeights, averaged

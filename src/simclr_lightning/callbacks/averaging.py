@@ -1,4 +1,4 @@
-"""An exponential moving average of the weights: what is judged, saved as the model and exported."""
+"""Average the weights over the steps (exponential moving average), to evaluate, save and export the average."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from torch import Tensor
 
 
 class AveragedWeights(WeightAveraging):
-    """Keeps average = d * average + (1 - d) * weights after every step, BatchNorm's statistics included.
+    """Set average = d * average + (1 - d) * weights after every optimizer step, BatchNorm statistics included.
 
-    d is ``decay``, in the first steps (1 + step) / (10 + step) where that is smaller, so that the initial weights are
-    soon forgotten. Scores between epochs are the average's (`averaged`); a checkpoint's ``state_dict`` is the average,
-    which makes it what is judged at the end and exported, and its ``current_model_state`` the weights from which
-    training goes on. Comes before `Health` and `Checkpoints`. Nothing waits for the device.
+    d = min(decay, (1 + step) / (10 + step)), so that the initial weights lose their influence in the first steps.
+    `OnlineScore` evaluates the average (see `averaged`). In a checkpoint, ``state_dict`` is the average, which is
+    evaluated at the end and exported, and ``current_model_state`` the weights with which a resumed run continues. Must
+    come before `Health` and `Checkpoints` in the list. No step waits for the device.
 
     Args:
         decay: in (0, 1); 0.999 averages about the last thousand steps.
 
     Raises:
-        ValueError: for another decay.
+        ValueError: the decay is out of range.
     """
 
     def __init__(self, decay: float) -> None:
@@ -34,14 +34,14 @@ class AveragedWeights(WeightAveraging):
         self.decay = decay
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """The average lies where the weights lie: the library makes it before they are moved."""
+        """Move the average to the device of the weights; Lightning creates it before it moves them."""
         assert self._average_model is not None
         self._average_model.to(pl_module.device)
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Move the average; the library's own update reads a counter from the device."""
+        """Update the average; the update of Lightning would wait for the device to read a counter."""
         step = trainer.global_step
         if step <= self._latest_update_step:
             return
@@ -58,11 +58,11 @@ class AveragedWeights(WeightAveraging):
                 average[i].copy_(now[i])
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """The module keeps its own weights: a finished run may go on from its checkpoint."""
+        """Do nothing: Lightning would copy the average into the module, but a finished run can be continued."""
 
     @contextmanager
-    def judged(self, module: L.LightningModule) -> Iterator[None]:
-        """The module has the average's weights inside, and its own again afterwards."""
+    def applied(self, module: L.LightningModule) -> Iterator[None]:
+        """Give the module the averaged weights; restore its own on exit."""
         self._swap_models(module)
         try:
             yield
@@ -71,10 +71,15 @@ class AveragedWeights(WeightAveraging):
 
 
 def averaged(trainer: L.Trainer, module: L.LightningModule) -> AbstractContextManager[None]:
-    """The weights that are judged: the average's inside, where the trainer keeps one."""
+    """Return a context in which the module has its averaged weights, if the trainer has an `AveragedWeights`.
+
+    Args:
+        trainer: whose callbacks are searched.
+        module: has its own weights again after the context.
+    """
     callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]  # Lightning sets it without declaring
     found = next((callback for callback in callbacks if isinstance(callback, AveragedWeights)), None)
-    return nullcontext() if found is None else found.judged(module)
+    return nullcontext() if found is None else found.applied(module)
 
 
 def _tensors(module: torch.nn.Module) -> list[Tensor]:

@@ -1,4 +1,4 @@
-"""When checkpoints are written; how is `simclr_lightning.checkpoint`'s."""
+"""Decide when a run saves checkpoints; `simclr_lightning.checkpoint` writes the files."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from simclr_lightning.callbacks.online import OnlineScore
 
 
 class Checkpoints(L.Callback):
-    """Writes last.ckpt (and previous.ckpt) between epochs and steps, and best.ckpt by the online score.
+    """Write last.ckpt (and previous.ckpt) at the end of epochs and between steps, and best.ckpt by the online score.
 
     Args:
-        folder: the checkpoints' folder.
-        online: the callback whose score picks the best; it must come earlier in the list.
+        folder: where the files are written.
+        online: its score decides which checkpoint is best.ckpt; must come earlier in the list. None: no best.ckpt.
         every_n_epochs: epochs between two saves.
-        every_n_steps: optimiser steps between two saves inside an epoch; None for none.
+        every_n_steps: optimizer steps between two saves inside an epoch; None: none.
     """
 
     def __init__(
@@ -38,11 +38,11 @@ class Checkpoints(L.Callback):
 
     @property
     def last(self) -> Path:
-        """The newest checkpoint's file."""
+        """The path of last.ckpt."""
         return self.folder / files.LAST
 
     def state_dict(self) -> dict[str, Any]:
-        """The best score so far."""
+        """Return the best score so far."""
         return {"best": self.best}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -50,7 +50,7 @@ class Checkpoints(L.Callback):
         self.best = state_dict["best"]
 
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Let the loops go on from the optimiser step alone."""
+        """Set the position of Lightning's loops from the number of optimizer steps."""
         data = trainer.datamodule  # type: ignore[attr-defined]
         batches = data.samples_at(int(checkpoint["global_step"])) // data.batch_size
         files.rewind(checkpoint, batches=batches, steps_per_epoch=data.steps_per_epoch)
@@ -58,12 +58,12 @@ class Checkpoints(L.Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Save inside an epoch; its last batch is left to the epoch's own save."""
+        """Save every ``every_n_steps`` steps, but not at the last batch of an epoch: `on_train_epoch_end` may save."""
         if self.every_n_steps and trainer.global_step % self.every_n_steps == 0 and not trainer.is_last_batch:
             trainer.save_checkpoint(self.last)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Save after the online score, which decides on the best."""
+        """Save last.ckpt, and copy it to best.ckpt if the online score is the highest so far."""
         score = self.online.score if self.online else None
         better = score is not None and (self.best is None or score > self.best)
         if better:
@@ -74,7 +74,7 @@ class Checkpoints(L.Callback):
             files.copy(self.last, self.folder / files.BEST)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """The last state is always on disk when training ends."""
+        """Save the final state."""
         trainer.save_checkpoint(self.last)
 
 
@@ -96,7 +96,7 @@ class AtomicCheckpointIO(CheckpointIO):
 
 
 def save_last(trainer: L.Trainer) -> None:
-    """Save last.ckpt through the trainer's `Checkpoints`, when it has one."""
+    """Save last.ckpt with the `Checkpoints` of the trainer; without one, do nothing."""
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         if isinstance(callback, Checkpoints):
             trainer.save_checkpoint(callback.last)

@@ -1,4 +1,4 @@
-"""What the temperature does, seen: which negatives the gradient falls on, and how similar they are."""
+"""Log how hard the negatives are: which ones get the gradient at this temperature, and how similar they are."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Any
 
 import lightning as L
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from simclr_lightning import distributed
 from simclr_lightning.callbacks.metrics import MeanOverRanks
-from simclr_lightning.callbacks.rows import log_row
+from simclr_lightning.callbacks.rows import log_row, warn
 from simclr_lightning.data import ViewsDataModule
 from simclr_lightning.files import write_text
 from simclr_lightning.ntxent import HardnessOutput, hardness
@@ -24,19 +24,20 @@ COLUMNS = ("step", "low", "high", "positives", "negatives")
 
 
 class Hardness(L.Callback):
-    """Logs how hard the negatives are, every few steps, from the z that the loss itself was given.
+    """Log how hard the negatives are, every few steps, from the z that the loss receives.
 
-    ``train/effective_negatives`` is exp(``entropy_all``) of the whole batch. ``train/hardest_1`` and
-    ``train/hardest_10`` are the shares of the negatives' gradient on the most similar 1 % and 10 % of them;
-    ``train/same_class_hardest_1``, ``..._10`` and ``train/same_class_all`` the shares of the row's own class among
-    these and all negatives, where there are labels: see `hardness`. Histograms of the cosines go to a file with the
-    columns step, low, high, positives, negatives: one row a bin. Between those steps nothing is done. With several
-    processes z is gathered once more at those steps, so all ranks see the same; a loss with ``gather=False`` is
-    followed rank by rank, and the file holds rank 0's histograms.
+    ``train/effective_negatives`` is exp(``entropy_all``) of the whole batch, if the loss returns ``entropy_all``.
+    ``train/hardest_1`` and ``train/hardest_10`` are the shares of the negatives' gradient on the most similar 1 % and
+    10 % of the negatives. With labels, ``train/same_class_hardest_1``, ``train/same_class_hardest_10`` and
+    ``train/same_class_all`` are the shares of negatives of the row's own class among these and among all negatives: see
+    `hardness`. A CSV file gets histograms of the cosines, one row per bin: step, low, high, positives, negatives.
+
+    At these steps, z is gathered over all ranks once more. If ``loss.gather`` is False, each rank uses its own z, and
+    the file has the histograms of rank 0. If the loss has no ``temperature``, nothing is logged: one warning says so.
 
     Args:
-        path: the CSV file of the histograms; None writes none.
-        every_n_steps: optimiser steps between two looks; the run's last step is looked at too. 0 turns it off.
+        path: the CSV file of the histograms; None: no file.
+        every_n_steps: optimizer steps between two logged steps; the last step of the run is always logged. 0: off.
     """
 
     NAMES = ("hardest_1", "hardest_10", "same_class_hardest_1", "same_class_hardest_10", "same_class_all")
@@ -47,10 +48,18 @@ class Hardness(L.Callback):
         self.latest: dict[str, float] = {}
         self._last_step = -1
         self._hook: RemovableHandle | None = None
-        self._seen: tuple[Tensor, Tensor, Tensor] | None = None  # z_a, z_b, entropy_all of this rank
+        self._seen: tuple[Tensor, Tensor, Tensor | None] | None = None  # z_a, z_b, entropy_all of this rank
+        self._off = False
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Warn once if the loss has no temperature, without which the hardness is not defined."""
+        loss = getattr(pl_module, "loss", None)
+        self._off = not self.every_n_steps or not (isinstance(loss, nn.Module) and hasattr(loss, "temperature"))
+        if self._off and self.every_n_steps and trainer.is_global_zero:
+            warn(f"hardness is not logged: the loss {type(loss).__name__} is no module with a temperature")
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """A resumed run will write the rows after its checkpoint again."""
+        """Remove the rows after the checkpoint from the file: a resumed run writes them again."""
         self._last_step = int(trainer.estimated_stepping_batches)
         if self.path is not None and trainer.is_global_zero:
             _cut(self.path, trainer.global_step)
@@ -58,16 +67,16 @@ class Hardness(L.Callback):
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Listen to the loss at the steps that are looked at."""
+        """Register a hook on the loss if this step is logged."""
         step = trainer.global_step + 1
-        if self.every_n_steps and (step % self.every_n_steps == 0 or step == self._last_step):
+        if not self._off and (step % self.every_n_steps == 0 or step == self._last_step):
             assert isinstance(pl_module, SimCLR)
-            self._hook = pl_module.loss.register_forward_hook(self._listen)
+            self._hook = pl_module.loss.register_forward_hook(self._store)
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Look at what was heard; called on every rank alike."""
+        """Compute and log the hardness of what the hook stored; runs on every rank."""
         if self._hook is None:
             return
         self._hook.remove()
@@ -76,26 +85,33 @@ class Hardness(L.Callback):
         assert isinstance(pl_module, SimCLR)
         z_a, z_b, entropy_all = self._seen
         self._seen, loss = None, pl_module.loss
-        z_2ND, indices_N = gather_pairs(torch.stack((z_a, z_b)), batch["indices"], gather=loss.gather)
-        found = hardness(z_2ND[0], z_2ND[1], loss.temperature, labels=_labels(trainer, indices_N))
+        gather = getattr(loss, "gather", True)
+        z_2ND, indices_N = gather_pairs(torch.stack((z_a, z_b)), batch["indices"], gather=gather)
+        found = hardness(z_2ND[0], z_2ND[1], float(loss.temperature), labels=_labels(trainer, indices_N))
         means = MeanOverRanks(1 + len(self.NAMES))
+        entropy_all = z_a.new_full((), math.nan) if entropy_all is None else entropy_all
         means.add(torch.stack([entropy_all.float(), *(value.float() for value in found[: len(self.NAMES)])]))
         entropy, *shares = means.take()
         named = {"effective_negatives": math.exp(entropy), **dict(zip(self.NAMES, shares, strict=True))}
-        self.latest = {
-            f"train/{name}": value for name, value in named.items() if not math.isnan(value)
-        }  # without labels
+        # NaN: without labels, or the loss returns no entropy_all.
+        self.latest = {f"train/{name}": value for name, value in named.items() if not math.isnan(value)}
         log_row(trainer, self.latest)
         if self.path is not None and trainer.is_global_zero:
             _append(self.path, trainer.global_step, found)
 
-    def _listen(self, module: torch.nn.Module, views: tuple[Tensor, ...], output: Any) -> None:
-        z_a, z_b = views
-        self._seen = z_a.detach(), z_b.detach(), output.entropy_all
+    def _store(self, module: nn.Module, arguments: tuple[Tensor, ...], output: Any) -> None:
+        z_a, z_b = arguments[:2]
+        self._seen = z_a.detach(), z_b.detach(), getattr(output, "entropy_all", None)
 
 
 def gather_pairs(z_2nD: Tensor, indices_n: Tensor, *, gather: bool = True) -> tuple[Tensor, Tensor]:
-    """z (2, N, D) and the images' indices (N,) of all ranks in rank order, or of this one alone."""
+    """Return z (2, N, D) and the indices of the images (N,) of all ranks, in the order of the ranks.
+
+    Args:
+        z_2nD: z of both views of the n images of this rank.
+        indices_n: their indices in the data set, int64.
+        gather: False returns the arguments.
+    """
     if not gather or distributed.world_size() == 1:
         return z_2nD, indices_n
     sizes = distributed.gather_sizes(len(indices_n), device=z_2nD.device)
@@ -119,10 +135,10 @@ def _append(path: Path, step: int, found: HardnessOutput) -> None:
 
 
 def _cut(path: Path, step: int) -> None:
-    """Leave the whole rows up to ``step`` alone."""
+    """Remove the rows after ``step``, and incomplete rows."""
     if not path.exists():
         return
     with path.open(newline="", encoding="utf-8") as file:
         rows = [row for row in csv.DictReader(file) if all(row.get(name) for name in COLUMNS)]
-    kept = [",".join(row[name] for name in COLUMNS) for row in rows if int(row["step"]) <= step]
-    write_text(path, "\n".join([",".join(COLUMNS), *kept]) + "\n")
+    lines = [",".join(row[name] for name in COLUMNS) for row in rows if int(row["step"]) <= step]
+    write_text(path, "\n".join([",".join(COLUMNS), *lines]) + "\n")

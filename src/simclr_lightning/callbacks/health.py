@@ -1,4 +1,4 @@
-"""NaN, infinity and signals: no bad update is applied, and all ranks stop together."""
+"""Skip updates with NaN or infinity, and stop all ranks together on them or on a signal."""
 
 from __future__ import annotations
 
@@ -12,15 +12,20 @@ from torch import Tensor
 
 from simclr_lightning.callbacks.checkpoints import save_last
 
-OVERFLOWS_IN_A_ROW = 20  # under the fp16 scaler an overflow is skipped; so many in a row are an error
+_FOUND = "NaN or infinity in loss or gradient at"
+OVERFLOWS_IN_A_ROW = 20  # the fp16 scaler skips a step that overflows; this many in a row are an error
 
 
 class NonFiniteError(ValueError):
-    """NaN or infinity in the loss or the gradient; names the step and the images of the batch."""
+    """NaN or infinity in loss, gradient or weights; the message names the step, and the images or the tensor."""
 
 
 class Stopped(Exception):
-    """The run was asked to stop by a signal and has saved its state."""
+    """A signal stopped the run, which has saved its state.
+
+    Attributes:
+        signum: the number of the signal.
+    """
 
     def __init__(self, signum: int) -> None:
         super().__init__(f"stopped by signal {signum}")
@@ -28,16 +33,21 @@ class Stopped(Exception):
 
 
 class Health(L.Callback):
-    """Masks non-finite updates on the device and stops every rank together, on them or on a signal.
+    """Skip updates with NaN or infinity, and stop all ranks together on them or on a signal.
 
-    The update of a step with NaN or infinity in loss or gradient, on any rank, is masked through the optimiser's
-    ``found_inf``; the host looks every ``every_n_steps`` steps (every step on the CPU, where looking is free) and
-    before every save, which then holds finite numbers only. A signal is agreed on between the ranks at every step, on
-    the host; at an epoch's end `OnlineScore` gives up for it.
+    If loss or gradient of any rank is not finite, the optimizer skips the update (by its ``found_inf``), without
+    waiting for the device. The CPU reads the result every ``every_n_steps`` steps and before every save, and then ends
+    the run, so a checkpoint holds finite numbers only. (The fp16 scaler also skips such updates; there only
+    `OVERFLOWS_IN_A_ROW` skipped steps end the run.) After every step the ranks exchange their signals over the CPU: if
+    one rank has a signal, all ranks save last.ckpt and stop.
 
     Args:
-        stop: returns the number of the signal that asks this process to stop, or 0.
-        every_n_steps: optimiser steps between two looks on an accelerator.
+        stop: returns the number of a signal that this process has received, or 0.
+        every_n_steps: optimizer steps between two reads from an accelerator; a CPU run reads after every step.
+
+    Raises:
+        NonFiniteError: from the hooks, on every rank.
+        Stopped: from the hooks, on every rank.
     """
 
     def __init__(self, *, stop: Callable[[], int] = lambda: 0, every_n_steps: int = 10) -> None:
@@ -49,16 +59,16 @@ class Health(L.Callback):
         self.row = torch.zeros((), dtype=torch.int64)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Counters live on the device, so that counting does not wait for it."""
+        """Move the counters to the device, so that counting does not wait for it."""
         self.first_bad = torch.full_like(self.first_bad, -1, device=pl_module.device)
         self.row = torch.zeros_like(self.row, device=pl_module.device)
 
     def on_before_backward(self, trainer: L.Trainer, pl_module: L.LightningModule, loss: Tensor) -> None:
-        """Remember the loss: it may be NaN where the gradient is not."""
+        """Store the loss, which may be NaN although the gradient is finite."""
         self.loss = loss.detach()
 
     def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Any) -> None:
-        """Find NaN or infinity on any rank and tell the optimiser, all without reading a value."""
+        """Make the optimizer skip the update if any rank has NaN or infinity, without waiting for the device."""
         assert self.loss is not None
         grads = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         total = torch.stack(torch._foreach_norm(grads)).sum() + self.loss
@@ -70,42 +80,42 @@ class Health(L.Callback):
         bad = found > 0
         self.row = torch.where(bad, self.row + 1, 0)
         first = torch.where(bad & (self.first_bad < 0), trainer.global_step, self.first_bad)
-        # Under the scaler an overflow that is followed by a good step is over.
+        # With the fp16 scaler, a finite step ends a row of overflows.
         self.first_bad = first if _scaler(trainer) is None else torch.where(bad, first, -1)
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Look at the counters and the signals at the same steps on every rank, and act together."""
+        """Read the counters and the signals, at the same steps on every rank."""
         self.recent.append((trainer.global_step - 1, batch["indices"]))
-        if _looking_is_free(pl_module.device) or trainer.global_step % self.every_n_steps == 0:
+        if _reading_is_free(pl_module.device) or trainer.global_step % self.every_n_steps == 0:
             self._raise_if_bad(trainer)
         if not trainer.is_last_batch:
             self._stop_if_asked(trainer)
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """A signal of the last epoch's last step."""
+        """Stop on a signal that came at the last step of the epoch before, or while it was scored."""
         self._stop_if_asked(trainer)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Look before anything of the epoch is scored or saved."""
+        """Read the counters before the epoch is scored or saved."""
         self._raise_if_bad(trainer)
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Refuse to save NaN or infinity, whatever put it there: a save reads the device anyway.
+        """Refuse to save NaN or infinity, so that the newest checkpoint is always finite.
 
-        A masked step leaves the weights as they were, but its forward pass has moved BatchNorm's running statistics.
+        All tensors are checked: the forward pass of a skipped step has still changed the BatchNorm statistics.
 
         Raises:
-            NonFiniteError: so that the last finite checkpoint stays the newest.
+            NonFiniteError: a weight, a buffer or a state of the optimizer is not finite.
         """
         self._raise_if_bad(trainer)
         name = _not_finite(checkpoint["state_dict"], trainer.optimizers)
         if name is not None:
             raise NonFiniteError(
-                f"NaN or infinity in {name} at step {trainer.global_step}: it is not saved, and the last finite "
-                "checkpoint is kept. Lower optimizer.lr, lengthen schedule.warmup_epochs, or train with "
-                "trainer.precision=bf16-mixed or 32-true; then ckpt_path=last"
+                f"NaN or infinity in {name} at step {trainer.global_step}: this state was not saved, and the last "
+                "finite checkpoint stays. Lower optimizer.lr, raise schedule.warmup_epochs, or train with "
+                "trainer.precision=bf16-mixed or 32-true; then resume with ckpt_path=last"
             )
 
     def _stop_if_asked(self, trainer: L.Trainer) -> None:
@@ -124,20 +134,20 @@ class Health(L.Callback):
             return
         indices = next((i.tolist() for s, i in self.recent if s == step), [])
         shown = ", ".join(map(str, indices[:16])) + (", ..." if len(indices) > 16 else "")
-        what = f"{OVERFLOWS_IN_A_ROW} overflows in a row since" if scaled else "NaN or infinity in loss or gradient at"
+        found = f"{OVERFLOWS_IN_A_ROW} fp16 overflows in a row since" if scaled else _FOUND
         raise NonFiniteError(
-            f"{what} step {step} (images {shown}); the update was not applied and the last finite checkpoint is kept. "
-            "Lower optimizer.lr, lengthen schedule.warmup_epochs, or look at these images; then ckpt_path=last"
+            f"{found} step {step} (images {shown}): the update was skipped, and the last finite checkpoint stays. "
+            "Lower optimizer.lr, raise schedule.warmup_epochs, or look at these images; then resume with ckpt_path=last"
         )
 
 
-def _looking_is_free(device: torch.device) -> bool:
+def _reading_is_free(device: torch.device) -> bool:
     return device.type == "cpu"
 
 
 def _not_finite(weights: Mapping[str, Any], optimizers: Iterable[torch.optim.Optimizer]) -> str | None:
-    """The name of a tensor that holds NaN or infinity, None where all are finite; the device is read once."""
-    moments = [(f"the optimiser's {k}", v) for o in optimizers for s in o.state.values() for k, v in s.items()]
+    """Return the name of the first tensor with NaN or infinity, None if all are finite; the device is read once."""
+    moments = [(f"the optimizer's {k}", v) for o in optimizers for s in o.state.values() for k, v in s.items()]
     floats = [(k, v) for k, v in (*weights.items(), *moments) if isinstance(v, Tensor) and v.is_floating_point()]
     if not floats:
         return None
@@ -150,7 +160,7 @@ def _scaler(trainer: L.Trainer) -> Any:
 
 
 def _largest(value: int, trainer: L.Trainer) -> int:
-    """The largest value over all ranks, through the CPU's process group: no device is read."""
+    """Return the largest value over all ranks, exchanged over the CPU, so that no device is read."""
     if trainer.world_size == 1:
         return value
     shared = torch.tensor(value)

@@ -1,7 +1,8 @@
-"""Loss and contrastive metrics as rows, exact over ranks and resumes."""
+"""Log loss, contrastive accuracy and contrastive entropy, as exact means over ranks and across a resume."""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import lightning as L
@@ -12,13 +13,13 @@ from simclr_lightning.callbacks.rows import log_row
 
 
 class StepMetrics(L.Callback):
-    """Logs loss, contrastive accuracy and entropy as means over ranks: of every few steps, and of every epoch.
+    """Log the means over ranks of `NAMES`, those that ``training_step`` returns, of every few steps and every epoch.
 
-    Sums stay on the device; they are reduced and read only when they are logged or saved. They are part of the
-    checkpoint, so a resumed run logs the means of an uninterrupted one. Comes before `Health` and `Checkpoints`.
+    The sums stay on the device until they are logged or saved. A checkpoint contains them, so a resumed run logs the
+    same means as an uninterrupted one. Must come before `Health` and `Checkpoints` in the list.
 
     Args:
-        every_n_steps: optimiser steps whose mean makes one row, ``train/loss_step`` and so on, with ``lr``.
+        every_n_steps: optimizer steps in one row of means, named ``train/loss_step`` and so on, with ``lr``.
     """
 
     NAMES = ("train/loss", "train/contrastive_accuracy", "train/contrastive_entropy")
@@ -28,58 +29,67 @@ class StepMetrics(L.Callback):
         self.recent = MeanOverRanks(len(self.NAMES))
         self.epoch = MeanOverRanks(len(self.NAMES))
         self.latest: dict[str, float] = {}
+        self._missing: set[str] = set()
 
     def state_dict(self) -> dict[str, Any]:
-        """The sums so far; called on every rank."""
+        """Return the sums so far; every rank must call it."""
         return {"recent": self.recent.state(), "epoch": self.epoch.state()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on summing."""
+        """Restore the sums."""
         self.recent.restore(state_dict["recent"])
         self.epoch.restore(state_dict["epoch"])
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Add this step, and log when it is time."""
-        values = torch.stack([outputs[name].detach().float() for name in self.NAMES])
+        """Add the values of this step; log the means every ``every_n_steps`` steps."""
+        self._missing = set(self.NAMES) - outputs.keys()  # a loss may return no accuracy or entropy
+        found = [outputs[name] if name in outputs else outputs["loss"] * math.nan for name in self.NAMES]
+        values = torch.stack([value.detach().float() for value in found])
         self.recent.add(values)
         self.epoch.add(values)
         if trainer.global_step % self.every_n_steps == 0:
-            means = self.recent.take()
-            self.latest = {f"{name}_step": value for name, value in zip(self.NAMES, means, strict=True)}
+            self.latest = {f"{name}_step": value for name, value in self._means(self.recent).items()}
             self.latest["lr"] = trainer.optimizers[0].param_groups[0]["lr"]
             log_row(trainer, self.latest)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Log the epoch's means."""
-        log_row(trainer, dict(zip(self.NAMES, self.epoch.take(), strict=True)))
+        """Log the means of the epoch."""
+        log_row(trainer, self._means(self.epoch))
+
+    def _means(self, sums: MeanOverRanks) -> dict[str, float]:
+        return {name: x for name, x in zip(self.NAMES, sums.take(), strict=True) if name not in self._missing}
 
 
 class MeanOverRanks:
-    """Running sums of a few numbers on the device, averaged over steps and ranks when they are read."""
+    """Sum a few numbers on the device; average them over steps and ranks when they are read.
+
+    Args:
+        count: how many numbers.
+    """
 
     def __init__(self, count: int) -> None:
         self.sums = torch.zeros(count)
         self.steps = 0
 
     def add(self, values: Tensor) -> None:
-        """Add one step's values, (count,) float32."""
+        """Add the values of one step, (count,) float32."""
         self.sums = self.sums.to(values.device) + values
         self.steps += 1
 
     def take(self) -> list[float]:
-        """The means since the last time, on every rank alike; called on every rank."""
+        """Return the means since the last call, equal on all ranks; every rank must call it."""
         means = (self._over_ranks() / max(self.steps, 1)).tolist()
         self.sums, self.steps = torch.zeros_like(self.sums), 0
         return [float(mean) for mean in means]
 
     def state(self) -> dict[str, Any]:
-        """Plain values for a checkpoint; called on every rank."""
+        """Return the sums as plain values for a checkpoint; every rank must call it."""
         return {"sums": self._over_ranks().tolist(), "steps": self.steps}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on from `state`."""
+        """Continue from the values that `state` returned."""
         self.sums, self.steps = torch.tensor(state["sums"]), state["steps"]
 
     def _over_ranks(self) -> Tensor:

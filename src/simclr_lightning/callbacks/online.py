@@ -1,4 +1,4 @@
-"""Scores between epochs, on the held-out part of train alone: with its labels where there are any, and without."""
+"""Score the encoder between epochs on the held-out part of train, with its labels if there are any, and without."""
 
 from __future__ import annotations
 
@@ -7,47 +7,46 @@ from collections.abc import Callable, Iterable, Iterator
 
 import lightning as L
 import torch
-from rich.console import Console
 from torch import Tensor
 
 from simclr_lightning.callbacks.averaging import averaged
-from simclr_lightning.callbacks.rows import LOG, log_row
+from simclr_lightning.callbacks.rows import log_row, warn
 from simclr_lightning.data import ViewsDataModule
 from simclr_lightning.data.images import bank_indices
-from simclr_lightning.evaluation import accuracy, extract, fit_logistic, judge_views, knn_predict
+from simclr_lightning.evaluation import accuracy, extract, fit_logistic, knn_predict, score_views
 from simclr_lightning.evaluation.features import evaluation_mode
 from simclr_lightning.selection import LABEL_FREE, LABELED, SELECTABLE, selected
 from simclr_lightning.simclr import SimCLR
 
-QUERIES_AT_MOST = 10_000  # images of the held-out tenth whose classes are predicted between epochs
-PROBE_L2 = 1e-3  # of the online probe, times the features' mean variance
+QUERIES_AT_MOST = 10_000  # held-out images whose classes are predicted between epochs
+PROBE_L2 = 1e-3  # l2 of the online probe, in units of the mean variance of the features
 
 
 class OnlineScore(L.Callback):
-    """Scores the encoder between epochs on the held-out part of train, never on test.
+    """Score the encoder between epochs on the held-out part of train, never on test; log as ``online/NAME``.
 
-    With labels: top-1 of kNN (cosine, majority vote of ``k``) and of a linear probe, both with train without the
-    held-out part as their bank. Always: the label-free scores of `judge_views` on two fixed views of held-out images.
-    Logged as ``online/NAME``.
+    With labels: ``knn_top1`` (cosine, majority vote) and ``linear_top1`` (a linear probe), top-1 in [0, 1] on the
+    held-out part. The rest of train is the bank of kNN and the training set of the probe. With and without labels: the
+    scores of `score_views`, for two fixed views of held-out images. ``held_out_loss`` needs ``loss.temperature``, and
+    is left out if the loss has none.
 
-    The probe is logistic regression on h as `extract` gives it, under ``inference_mode``: its gradient cannot reach the
-    encoder. It is fitted anew to its one optimum each time (l2 is `PROBE_L2` times the mean variance of the features),
-    so it has no state that a checkpoint would have to carry. Its cross-entropy on the held-out part is
-    ``online/linear_loss``.
+    The probe is logistic regression on h under ``inference_mode``, so its gradient cannot reach the encoder. Each time
+    it is fitted from zero to its unique optimum (l2 is `PROBE_L2` times the mean variance of the features), so it has
+    no state to save. Its cross-entropy on the held-out part is logged as ``online/linear_loss``.
 
     Args:
-        every_n_epochs: epochs between two scores; the last epoch has one too. 0 turns them off.
-        k: neighbours that vote, and of the neighbour agreement.
-        bank_at_most: images of the bank, drawn evenly when train has more.
-        views_at_most: held-out images whose two views are compared, drawn evenly.
-        probe: whether the linear probe is fitted, where there are labels.
-        select: the name of the score that counts as the best: one of `SELECTABLE`, or "auto" for kNN where there are
-            labels and the held-out loss elsewhere.
-        stop: returns the number of the signal that asks this process to stop, or 0. A score that is asked to stop is
-            given up, so that a large set does not keep the signal waiting.
+        every_n_epochs: epochs between two scores; the last epoch is always scored. 0: off.
+        k: neighbors of kNN and of the neighbor agreement.
+        bank_at_most: the maximum number of images in the bank, taken at equal distances.
+        views_at_most: the maximum number of held-out images whose two views are compared, taken at equal distances.
+        probe: fit the linear probe, if there are labels.
+        select: the score that decides which checkpoint is best: a name in `SELECTABLE`, or "auto": ``knn_top1`` with
+            labels, ``held_out_loss`` without.
+        stop: returns the number of a signal that this process has received, or 0. On a signal the scores of this epoch
+            are skipped, so that the run can stop soon.
 
     Raises:
-        ValueError: ``select`` is unknown or, when training starts, needs what is not there.
+        ValueError: ``select`` is unknown or, when training starts, names a score that this run cannot have.
     """
 
     def __init__(
@@ -70,32 +69,34 @@ class OnlineScore(L.Callback):
         self.stop = stop
         if select != "auto" and select not in SELECTABLE:
             raise ValueError(f"select={select}: choose auto or one of {', '.join(SELECTABLE)}")
-        self.score: float | None = None  # of the epoch that just ended, higher is better
+        self.score: float | None = None  # the selected score of the last epoch; higher is better
         self.latest: dict[str, float] = {}
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Refuse to select by a score that this run will not have."""
+        """Check that this run can have the selected score."""
         if self.select == "auto":
             return
         if not self.every_n_epochs:
             raise ValueError(f"select={self.select} needs scores: set callbacks.online.every_n_epochs to 1 or more")
-        if self.select in LABELED and not _is_labelled(_data_of(trainer)):
+        if self.select in LABELED and not _is_labeled(_data_of(trainer)):
             raise ValueError(
-                f"select={self.select} needs labels, and these images have none: take auto or one of "
+                f"select={self.select} needs labels, and these images have none: choose auto or one of "
                 f"{', '.join(LABEL_FREE)}"
             )
+        if self.select == "held_out_loss" and _temperature(pl_module) is None:
+            raise ValueError("select=held_out_loss needs a loss with a temperature: choose another score")
         if self.select == "linear_top1" and not self.probe:
             raise ValueError("select=linear_top1 needs the online probe: set callbacks.online.probe=true")
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Score on rank 0, tell every rank."""
+        """Compute the scores on rank 0, and send them to all ranks."""
         self.score = None
         if not self.every_n_epochs or ((trainer.current_epoch + 1) % self.every_n_epochs and not _is_last(trainer)):
             return
         assert isinstance(pl_module, SimCLR)
         found: dict[str, float] = {}
         if trainer.is_global_zero:
-            with contextlib.suppress(_AskedToStop), averaged(trainer, pl_module):
+            with contextlib.suppress(_SignalReceived), averaged(trainer, pl_module):
                 found = self._scores(pl_module, _data_of(trainer))
         found = trainer.strategy.broadcast(found)
         self.latest = {f"online/{name}": value for name, value in found.items()}
@@ -104,19 +105,19 @@ class OnlineScore(L.Callback):
             log_row(trainer, self.latest)
 
     def _scores(self, module: SimCLR, data: ViewsDataModule) -> dict[str, float]:
-        found = self._labelled(module, data) if _is_labelled(data) else {}
-        found |= label_free(module, data, most=self.views_at_most, k=self.k, until_asked=self._until_asked)
+        found = self._labeled_scores(module, data) if _is_labeled(data) else {}
+        found |= label_free(module, data, most=self.views_at_most, k=self.k, wrap=self._until_signal)
         warn_if_collapsed(found["effective_rank"], getattr(module.encoder, "feature_dim", None))
         return found
 
-    def _labelled(self, module: SimCLR, data: ViewsDataModule) -> dict[str, float]:
+    def _labeled_scores(self, module: SimCLR, data: ViewsDataModule) -> dict[str, float]:
         splits = data.load()
         labels = splits.train.labels
         assert labels is not None
         bank = thinned(bank_indices(labels, splits.held_out), self.bank_at_most)
         asked = thinned(splits.held_out, QUERIES_AT_MOST)
         rows = torch.cat((bank, asked))
-        batches = self._until_asked(data.eval_batches(splits.train, rows))
+        batches = self._until_signal(data.eval_batches(splits.train, rows))
         h = extract(module.encoder, batches, device=module.device)
         h_bank, h_asked = h[: len(bank)], h[len(bank) :]
         predicted = knn_predict(h_bank, labels[bank], h_asked, k=min(self.k, len(bank)))
@@ -127,23 +128,33 @@ class OnlineScore(L.Callback):
             found |= probe_scores(h_bank, labels[bank], h_asked, labels[asked])
         return found
 
-    def _until_asked(self, batches: Iterable[Tensor]) -> Iterator[Tensor]:
-        """The batches; gives up when a signal came."""
+    def _until_signal(self, batches: Iterable[Tensor]) -> Iterator[Tensor]:
+        """Yield the batches; raise if the process has received a signal."""
         for batch in batches:
             if self.stop():
-                raise _AskedToStop
+                raise _SignalReceived
             yield batch
 
 
-class _AskedToStop(Exception):
+class _SignalReceived(Exception):
     """A signal came while the encoder was scored."""
 
 
 def probe_scores(h_nF: Tensor, y_n: Tensor, held_h_mF: Tensor, held_y_m: Tensor) -> dict[str, float]:
-    """Accuracy and cross-entropy (nats) on held-out features (m, F) of a linear probe fitted to features (n, F)."""
+    """Fit a linear probe; return its accuracy ``linear_top1`` in [0, 1] and cross-entropy ``linear_loss`` in nats.
+
+    Args:
+        h_nF: features to fit.
+        y_n: their classes, integers from 0.
+        held_h_mF: held-out features, on which both scores are computed.
+        held_y_m: their classes.
+
+    Raises:
+        ValueError: as in `fit_logistic`.
+    """
     classes = int(torch.cat((y_n, held_y_m)).max()) + 1
     l2 = PROBE_L2 * max(h_nF.var(0, correction=0).mean().item(), 1e-12)
-    # Far from the optimum's last digits no prediction changes any more.
+    # A smaller tolerance would hardly change a prediction.
     weights = fit_logistic(h_nF, y_n, l2=l2, classes=classes, tolerance=1e-3)
     logits_mC = held_h_mF @ weights.weight.T + weights.bias
     loss = torch.nn.functional.cross_entropy(logits_mC, held_y_m.to(logits_mC.device))
@@ -151,24 +162,20 @@ def probe_scores(h_nF: Tensor, y_n: Tensor, held_h_mF: Tensor, held_y_m: Tensor)
 
 
 def thinned(indices: Tensor, most: int) -> Tensor:
-    """At most so many of the indices, at even distances."""
+    """Return at most ``most`` of the indices, at equal distances."""
     return indices[:: -(-len(indices) // most) or 1]
 
 
 def warn_if_collapsed(rank: float, width: int | None) -> None:
-    """Warn when the effective rank of h says that the embedding has collapsed.
+    """Warn if the effective rank of h is below 2: all features then have nearly one direction.
 
     Args:
         rank: the effective rank.
-        width: the encoder's feature_dim, for the message.
+        width: feature_dim of the encoder, for the message.
     """
     if rank < 2:
-        text = (
-            f"the embedding has collapsed: effective rank {rank:.2f} of {width}; lower optimizer.lr or raise "
-            "loss.temperature"
-        )
-        LOG.warning(text)
-        Console(stderr=True, soft_wrap=True).print(f"[yellow]warning:[/] {text}", highlight=False)
+        change = "lower optimizer.lr or raise loss.temperature"
+        warn(f"the features have collapsed: effective rank {rank:.2f} of {width}; {change}")
 
 
 @torch.no_grad()
@@ -178,29 +185,34 @@ def label_free(
     *,
     most: int,
     k: int,
-    until_asked: Callable[[Iterable[Tensor]], Iterable[Tensor]] = iter,
+    wrap: Callable[[Iterable[Tensor]], Iterable[Tensor]] = iter,
 ) -> dict[str, float]:
-    """`judge_views` of at most so many held-out images, in evaluation mode; the same two views of each every time.
+    """Return the scores of `score_views` for held-out images, in evaluation mode, with the same two views every time.
 
     Args:
-        module: nothing of it changes.
-        data: its training images; where none is held out, 64 of them are taken.
-        most: images.
-        k: neighbours that are compared.
-        until_asked: passes on the rows of a batch, or raises.
+        module: does not change. If its loss has no ``temperature``, ``held_out_loss`` is left out.
+        data: if it holds no images out, the first 64 training images are used.
+        most: the maximum number of images.
+        k: neighbors of the neighbor agreement.
+        wrap: wraps the iterable of batches of indices, for example to raise an exception on a signal.
     """
     held_out = data.load().held_out
     held_out = thinned(held_out, most) if len(held_out) else torch.arange(min(64, len(data.load().train)))
     h: tuple[list[Tensor], list[Tensor]] = ([], [])
     z: tuple[list[Tensor], list[Tensor]] = ([], [])
     with evaluation_mode(module):
-        for rows in until_asked(held_out.split(256)):
+        for rows in wrap(held_out.split(256)):
             for view, x in enumerate(data.view_pairs(rows)):
                 features = module.encoder(x.to(module.device))
                 h[view].append(features.float())
                 z[view].append(module.projector(features).float())
     h_a, h_b, z_a, z_b = (torch.cat(parts).cpu() for parts in (*h, *z))
-    return judge_views(h_a, h_b, z_a, z_b, temperature=module.loss.temperature, k=k)
+    return score_views(h_a, h_b, z_a, z_b, temperature=_temperature(module), k=k)
+
+
+def _temperature(module: L.LightningModule) -> float | None:
+    value = getattr(module.loss, "temperature", None)
+    return None if value is None else float(value)
 
 
 def _data_of(trainer: L.Trainer) -> ViewsDataModule:
@@ -210,10 +222,10 @@ def _data_of(trainer: L.Trainer) -> ViewsDataModule:
 
 
 def _is_last(trainer: L.Trainer) -> bool:
-    """Whether the epoch that ends is the last of the run."""
+    """Return whether the epoch that ends is the last of the run."""
     return trainer.current_epoch + 1 == trainer.max_epochs or 0 < trainer.max_steps <= trainer.global_step
 
 
-def _is_labelled(data: ViewsDataModule) -> bool:
+def _is_labeled(data: ViewsDataModule) -> bool:
     splits = data.load()
     return splits.train.labels is not None and len(splits.held_out) > 0

@@ -1,4 +1,4 @@
-"""One progress bar for the whole run, and its clock."""
+"""Draw one progress bar for the whole run, and measure its images per second."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from simclr_lightning.callbacks.rows import LOG
 
 
 class RunProgress(L.Callback):
-    """One bar for the whole run with images/s, time left, loss and the online score; plain lines without a terminal.
+    """Show images/s, time left, loss and online scores: in a progress bar, or without a terminal in a line per epoch.
 
-    Also the clock of the run: ``images_per_second`` counts training alone, scores and saves excluded.
+    ``images_per_second`` measures the training steps only, without scores and saves between epochs.
 
     Args:
-        total_steps: optimiser steps of the whole run.
-        metrics: where the latest loss is found; earlier in the list of callbacks.
-        online: where the latest score is found; earlier in the list too.
-        console: where to draw.
+        total_steps: optimizer steps of the whole run.
+        metrics: has the latest loss; must come earlier in the list.
+        online: has the latest scores; must come earlier in the list.
+        console: where to draw; None: stdout.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class RunProgress(L.Callback):
 
     @property
     def images_per_second(self) -> float:
-        """Images a second over all ranks while training, since this process started."""
+        """Images per second of all ranks together, since this process started; 0 before the first step."""
         return self.images / self.seconds if self.seconds else 0.0
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -75,7 +75,7 @@ class RunProgress(L.Callback):
             self.bar.update(self.task, completed=trainer.global_step, description=self._line(trainer))
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """A line an epoch for the log; without a terminal it is printed too."""
+        """Write a line to the log; without a terminal, also print it."""
         if not trainer.is_global_zero:
             return
         images_left = (self.total_steps - trainer.global_step) * self._batch(trainer)
@@ -85,11 +85,11 @@ class RunProgress(L.Callback):
             self.console.print(line, highlight=False)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Take the bar away."""
+        """Remove the bar."""
         self._close()
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        """Take the bar away before anything is said."""
+        """Remove the bar before the error is printed."""
         self._close()
 
     def _close(self) -> None:

@@ -1,6 +1,9 @@
-"""Judging h: features, neighbours, linear probes, intervals, and scores that need no labels.
+"""Evaluate a representation h, with labels and without.
 
-What trains by Lightning is imported from `simclr_lightning.evaluation.classifier`, since that costs seconds.
+``features`` computes h of images, ``neighbours`` finds nearest neighbors, ``knn`` classifies by their votes, ``search``
+finds near-duplicates, ``probe`` fits logistic regression, ``subsets`` draws class-balanced labels, ``intervals``
+computes confidence intervals, ``label_free`` computes scores without labels. ``classifier`` trains by SGD; import it
+from `simclr_lightning.evaluation.classifier`, because it imports Lightning, which takes seconds.
 """
 
 from typing import TYPE_CHECKING
@@ -17,9 +20,9 @@ if TYPE_CHECKING:
     from simclr_lightning.evaluation.knn import pixels as pixels
     from simclr_lightning.evaluation.label_free import alignment as alignment
     from simclr_lightning.evaluation.label_free import effective_rank as effective_rank
-    from simclr_lightning.evaluation.label_free import judge_views as judge_views
     from simclr_lightning.evaluation.label_free import neighbour_agreement as neighbour_agreement
     from simclr_lightning.evaluation.label_free import rankme as rankme
+    from simclr_lightning.evaluation.label_free import score_views as score_views
     from simclr_lightning.evaluation.label_free import uniformity as uniformity
     from simclr_lightning.evaluation.neighbours import nearest as nearest
     from simclr_lightning.evaluation.probe import L2_GRID as L2_GRID

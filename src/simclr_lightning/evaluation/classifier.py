@@ -1,6 +1,6 @@
-"""A linear layer on h, trained by SGD on labels: alone on a frozen encoder, or together with it.
+"""Train a linear layer on h by SGD with labels: alone on a frozen encoder, or together with the encoder.
 
-Shapes: b = images in a batch, S = side in pixels, F = width of h, C = classes, n = training images.
+Shapes: b = images in a batch, S = side of an image in pixels, F = features of h, C = classes, n = training images.
 """
 
 from __future__ import annotations
@@ -19,24 +19,25 @@ from simclr_lightning.optim import Schedule
 
 
 class Diverged(ValueError):
-    """A training that ended in numbers that are none; the message names the rate."""
+    """Raised if the weights became NaN or infinite in training; the message names the learning rate."""
 
 
 class Classifier(L.LightningModule):
-    """Image -> logits, cross-entropy, SGD with Nesterov momentum 0.9, lr * B / 256, cosine to 0, no weight decay.
+    """Classify images by a linear layer on h, trained with cross-entropy.
 
-    The paper's linear evaluation (``frozen``; appendix B.6: no warm-up, BatchNorm in evaluation mode) and its
-    fine-tuning (appendix B.5). The linear layer starts at zero.
+    The optimizer is SGD with Nesterov momentum 0.9 and no weight decay. The learning rate is lr * B / 256, with cosine
+    decay to 0 and no warm-up. The linear layer starts at zero. With ``frozen=True`` this is the paper's linear
+    evaluation (appendix B.6), with ``frozen=False`` its fine-tuning (appendix B.5).
 
     Args:
-        encoder: (b, 3, S, S) in [0, 1] -> h (b, width). Frozen, it is the one given and nothing of it changes;
-            otherwise a copy of it is trained.
+        encoder: maps images (b, 3, S, S) in [0, 1] to h (b, F).
         width: F.
         classes: C.
-        labels: (n,) int64, the class of every training image.
-        frozen: train the linear layer alone.
-        lr: the base rate.
-        batch_size: B, for the linear rule.
+        labels: the class of every training image, (n,) int64.
+        frozen: True trains the linear layer only: the encoder runs in evaluation mode and does not change. False also
+            trains a copy of the encoder.
+        lr: the base learning rate.
+        batch_size: B, images per optimizer step.
     """
 
     labels: Tensor
@@ -56,7 +57,7 @@ class Classifier(L.LightningModule):
         self.frozen = frozen
         self.lr = lr
         self.batch_size = batch_size
-        # A frozen encoder is no submodule: no optimiser, mode or move of this module reaches it.
+        # In a list, a frozen encoder is no submodule: parameters(), train() and to() of this module do not reach it.
         self._frozen = [encoder] if frozen else []
         self.encoder = None if frozen else copy.deepcopy(encoder).train().requires_grad_()
         self.head = nn.Linear(width, classes)
@@ -66,11 +67,11 @@ class Classifier(L.LightningModule):
 
     @property
     def body(self) -> nn.Module:
-        """What makes h: the encoder that was given, or the copy that is trained."""
+        """The encoder in use: the given one if it is frozen, else the copy that is trained."""
         return self._frozen[0] if self.frozen else cast(nn.Module, self.encoder)
 
     def forward(self, x_b3SS: Tensor) -> Tensor:
-        """Images in [0, 1] to logits (b, C)."""
+        """Return logits (b, C) of images (b, 3, S, S) in [0, 1]."""
         if self.frozen:
             with torch.no_grad(), evaluation_mode(self.body):
                 h_bF = self.body(x_b3SS)
@@ -80,11 +81,11 @@ class Classifier(L.LightningModule):
         return logits_bC
 
     def training_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> Tensor:
-        """Cross-entropy of the view ``batch["x_a"]`` of the images ``batch["indices"]``."""
+        """Return the cross-entropy of the views ``batch["x_a"]`` of the images ``batch["indices"]``."""
         return F.cross_entropy(self(batch["x_a"]), self.labels[batch["indices"]])
 
     def configure_optimizers(self) -> Any:
-        """SGD and its per-step cosine."""
+        """Return SGD and its cosine schedule, stepped once per optimizer step."""
         optimizer = torch.optim.SGD(self.parameters(), lr=self.lr, momentum=0.9, nesterov=True)
         total = int(self.trainer.estimated_stepping_batches)
         scheduler = Schedule("linear", warmup_epochs=0)(
@@ -105,28 +106,27 @@ def fit_classifier(
     precision: str = "32-true",
     after_step: Callable[[], None] = lambda: None,
 ) -> None:
-    """Train the classifier, in place.
+    """Train the classifier in place.
 
     Args:
-        classifier: new.
-        data: gives batches with "x_a" (b, 3, S, S) and "indices" (b,), numbers of ``classifier.labels``.
+        classifier: not trained before.
+        data: its batches hold "x_a", views (b, 3, S, S), and "indices" (b,), which index ``classifier.labels``.
         epochs: passes over the data.
         device: where to train.
-        precision: Lightning's name of it.
-        after_step: called after every optimiser step, for a progress bar.
+        precision: Lightning's name, such as "bf16-mixed".
+        after_step: called after every optimizer step, for example by a progress bar.
 
     Raises:
         Diverged: the weights became NaN or infinite.
-        KeyboardInterrupt: Ctrl-C.
+        KeyboardInterrupt: Ctrl-C was pressed.
     """
     classifier.body.to(device)
-    watch = _Watch(after_step)
     trainer = L.Trainer(
         accelerator=device.type,
         devices=[device.index or 0] if device.type == "cuda" else 1,
         precision=cast(Any, precision),
         max_epochs=epochs,
-        callbacks=[watch],
+        callbacks=[_AfterStep(after_step)],
         logger=False,
         use_distributed_sampler=False,
         enable_checkpointing=False,
@@ -136,22 +136,29 @@ def fit_classifier(
     )
     try:
         trainer.fit(classifier, datamodule=data)
-    except SystemExit as stop:  # what Lightning makes of Ctrl-C
+    except SystemExit as stop:  # Lightning turns Ctrl-C into SystemExit
         raise KeyboardInterrupt from stop
     if not torch.stack([p.isfinite().all() for p in classifier.parameters()]).all():
-        raise Diverged(f"the training on labels diverged with lr {classifier.lr}: take a lower one")
+        raise Diverged(f"the training on labels diverged with lr {classifier.lr}: choose a lower lr")
 
 
 def predict_classes(
     classifier: Classifier, batches: Iterable[Tensor], *, device: torch.device, precision: str | None = None
 ) -> Tensor:
-    """Batches (b, 3, S, S) in [0, 1] -> classes (n,) int64; nothing of the classifier changes."""
+    """Return the predicted classes of all images, (n,) int64; the classifier does not change.
+
+    Args:
+        classifier: trained.
+        batches: images (b, 3, S, S) in [0, 1].
+        device: where to compute.
+        precision: as in `extract`.
+    """
     whole = nn.Sequential(classifier.body, classifier.head)
     return extract(whole, batches, device=device, precision=precision).argmax(1)
 
 
-class _Watch(L.Callback):
-    """Tells a progress bar of every step."""
+class _AfterStep(L.Callback):
+    """Calls a function after every optimizer step."""
 
     def __init__(self, after_step: Callable[[], None]) -> None:
         self.after_step = after_step

@@ -1,6 +1,6 @@
-"""Images -> h with a frozen encoder.
+"""Compute the features h of images with a frozen encoder.
 
-Shapes: b = images in one batch, S = side in pixels, n = images in all, F = the encoder's feature_dim.
+Shapes: b = images in one batch, S = side of an image in pixels, n = images of all batches, F = encoder.feature_dim.
 """
 
 from collections.abc import Iterable, Iterator
@@ -9,9 +9,8 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 import torch
 from torch import Tensor, nn
 
-# Features wait on the device and travel to the host together: the host waits for the device once in so
-# many batches instead of after each.
-_BATCHES_A_COPY = 32
+# Features are copied from the device to the CPU once in this many batches, because each copy waits for the device.
+_BATCHES_PER_COPY = 32
 
 _AUTOCAST_DTYPES = {"bf16": torch.bfloat16, "16": torch.float16}
 
@@ -23,21 +22,24 @@ def extract(
     device: torch.device | str | None = None,
     precision: str | None = None,
 ) -> Tensor:
-    """Batches (b, 3, S, S) float in [0, 1] -> h (n, F) float32 on the CPU, in the order of the batches.
+    """Return h of all images, (n, F) float32 on the CPU, in the order of the batches.
 
-    The encoder is judged, never changed: it runs in evaluation mode and without gradients, so its
-    BatchNorm statistics stay as they are to the last bit, and every submodule gets its own training flag
-    back afterwards, also after an error.
+    The encoder runs in evaluation mode and without gradients, so its weights and BatchNorm statistics do not change.
+    Afterwards, also after an error, every submodule has the training flag that it had before.
 
     Args:
-        encoder: takes a batch, returns (b, F). It is moved to `device` when it lies elsewhere.
-        batches: any iterable; taken one at a time, so a generator keeps memory small.
-        device: where to compute; None is where the encoder's parameters lie.
-        precision: None or "32-true" computes in float32; "bf16-mixed" and "16-mixed" run the encoder under
-            autocast (Lightning's names; a bare "bf16" or "16" is the same). h is float32 either way.
+        encoder: maps a batch to (b, F). It is moved to `device`.
+        batches: float images (b, 3, S, S) in [0, 1]. Batches are read one at a time, so a generator keeps memory small.
+        device: where to compute; None: the device of the encoder's parameters.
+        precision: Lightning's name. None or "32-true" computes in float32; "bf16-mixed" and "16-mixed" (or "bf16" and
+            "16") run the encoder under autocast. The returned h is float32 in every case.
 
     Raises:
-        ValueError: there are no batches, or the precision is unknown.
+        ValueError: `batches` is empty, or `precision` is unknown.
+
+    Example:
+        >>> extract(nn.Flatten(), [torch.zeros(2, 3, 4, 4), torch.zeros(1, 3, 4, 4)]).shape
+        torch.Size([3, 48])
     """
     device = _device_of(encoder) if device is None else torch.device(device)
     encoder.to(device)
@@ -45,10 +47,10 @@ def extract(
     waiting: list[Tensor] = []
     with evaluation_mode(encoder):
         for x_b3SS in batches:
-            # Only the encoder is under inference_mode: what the iterable makes or keeps stays ordinary.
+            # Only the encoder runs under inference_mode, so tensors that the iterable makes stay ordinary tensors.
             with torch.inference_mode(), _autocast(device, precision):
                 waiting.append(encoder(x_b3SS.to(device, non_blocking=True)))
-            if len(waiting) == _BATCHES_A_COPY:
+            if len(waiting) == _BATCHES_PER_COPY:
                 parts.append(_to_host(waiting))
                 waiting.clear()
     if waiting:
@@ -59,7 +61,7 @@ def extract(
 
 
 def _to_host(h: list[Tensor]) -> Tensor:
-    # Outside inference_mode, so that the result is an ordinary tensor that a probe may train on.
+    # Runs outside inference_mode, so that the result is an ordinary tensor, which a probe can train on.
     return torch.cat([part.float() for part in h]).cpu()
 
 
@@ -70,7 +72,7 @@ def _device_of(encoder: nn.Module) -> torch.device:
 
 @contextmanager
 def evaluation_mode(module: nn.Module) -> Iterator[None]:
-    """Evaluation mode inside; afterwards each submodule's own flag again (a frozen part may differ)."""
+    """Put a module into evaluation mode; on exit, restore the training flag of each submodule."""
     flags = [(part, part.training) for part in module.modules()]
     module.eval()
     try:
@@ -85,5 +87,5 @@ def _autocast(device: torch.device, precision: str | None) -> AbstractContextMan
         return nullcontext()
     dtype = _AUTOCAST_DTYPES.get(precision.removesuffix("-mixed"))
     if dtype is None:
-        raise ValueError(f"precision {precision!r} is not known for features: take 32-true, bf16-mixed or 16-mixed")
+        raise ValueError(f"precision {precision!r} is unknown for features: choose 32-true, bf16-mixed or 16-mixed")
     return torch.autocast(device.type, dtype=dtype)

@@ -1,4 +1,4 @@
-"""How sure a score is: intervals over test images, and over seeds."""
+"""Confidence intervals of a score: over test images, and over seeds."""
 
 import math
 from collections.abc import Sequence
@@ -7,17 +7,22 @@ from torch import Tensor
 
 
 def bootstrap_interval(correct_n: Tensor, *, level: float = 0.95) -> tuple[float, float]:
-    """The percentile bootstrap's interval of a top-1 over its test images, (low, high) in [0, 1].
+    """Return the percentile bootstrap interval of a top-1 accuracy over test images, (low, high) in [0, 1].
 
-    A resample of n images that are each right or wrong has a binomial number of right ones, so the quantiles
-    that resampling would approach are known without it (Efron & Tibshirani 1993, chapter 13).
+    The number of correct images in a resample is binomial, so its quantiles are computed exactly and no resampling is
+    needed (Efron & Tibshirani 1993, chapter 13).
 
     Args:
-        correct_n: whether each test image was right, (n,) bool.
-        level: the interval's coverage.
+        correct_n: whether the prediction of each test image is correct, (n,) bool.
+        level: coverage of the interval, in (0, 1).
 
     Raises:
-        ValueError: there are no images.
+        ValueError: n is 0.
+
+    Example:
+        >>> import torch
+        >>> bootstrap_interval(torch.arange(100) < 80)
+        (0.72, 0.88)
     """
     n = len(correct_n)
     if n == 0:
@@ -30,14 +35,18 @@ def bootstrap_interval(correct_n: Tensor, *, level: float = 0.95) -> tuple[float
 
 
 def seeds_interval(scores: Sequence[float], *, level: float = 0.95) -> tuple[float, float]:
-    """Student's interval of the mean of scores of several seeds, (low, high), cut to [0, 1].
+    """Return Student's t interval of the mean score of several seeds, (low, high), clipped to [0, 1].
+
+    Args:
+        scores: one score in [0, 1] for each seed.
+        level: coverage of the interval, in (0, 1).
 
     Raises:
-        ValueError: fewer than two scores.
+        ValueError: there are fewer than two scores.
     """
     n = len(scores)
     if n < 2:
-        raise ValueError("an interval over seeds needs at least two of them")
+        raise ValueError("an interval over seeds needs the scores of at least two seeds")
     from scipy.stats import t
 
     mean = sum(scores) / n

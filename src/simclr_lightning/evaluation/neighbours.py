@@ -1,25 +1,35 @@
-"""Exact nearest neighbours by cosine, in blocks that bound the memory.
+"""Find exact nearest neighbors by cosine, in blocks that bound the memory.
 
-Shapes: m = queries, n = bank rows, F = features, k = neighbours, q = queries in a block.
+Shapes: m = queries, n = rows of the bank, F = features, k = neighbors, q = queries of one block.
 """
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# A block of similarities holds 64 MB in float32: enough for the full speed of the matrix product, little
-# enough for a small machine.
+# One block of similarities takes 64 MB in float32: large enough for the full speed of the matrix product.
 _BLOCK_ROWS, _BLOCK_COLUMNS = 512, 32768
 
 
 def nearest(queries_mF: Tensor, bank_nF: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The k bank rows with the largest cosine to each query: similarities (m, k), indices (m, k) int64.
+    """Return the k rows of the bank with the largest cosine to each query, most similar first.
 
-    Most similar first. Rows may have any norm; a zero row has cosine 0 to everything. Computed where the
-    bank lies, in the bank's floating type (half types in float32), exactly: no index structure.
+    The search is exact. It runs on the bank's device, in float64 for a float64 bank and in float32 for all others.
+
+    Args:
+        queries_mF: any norm; a zero row has cosine 0 to every row.
+        bank_nF: any norm.
+        k: from 1 to n.
+
+    Returns:
+        Cosines (m, k) and row numbers (m, k) int64.
 
     Raises:
-        ValueError: k is below 1 or above n, the widths differ, or a feature is not finite.
+        ValueError: k is out of range, the numbers of features differ, or a feature is not finite.
+
+    Example:
+        >>> nearest(torch.tensor([[2.0, 0.0]]), torch.tensor([[0.0, 1.0], [3.0, 0.0]]), k=2)
+        (tensor([[1., 0.]]), tensor([[1, 0]]))
     """
     _check(queries_mF, bank_nF, k)
     bank_nF = unit_rows(bank_nF)
@@ -29,7 +39,7 @@ def nearest(queries_mF: Tensor, bank_nF: Tensor, k: int) -> tuple[Tensor, Tensor
 
 
 def unit_rows(h_nF: Tensor) -> Tensor:
-    """Rows (n, F) divided by their norms, in float32 or float64; a zero row stays zero."""
+    """Return rows (n, F) divided by their L2 norms, float64 for float64 and float32 for others; zero rows stay zero."""
     h_nF = h_nF if h_nF.dtype == torch.float64 else h_nF.float()
     return F.normalize(h_nF, dim=1, eps=1e-12)
 
@@ -54,11 +64,11 @@ def _nearest_of_block(block_qF: Tensor, bank_nF: Tensor, k: int) -> tuple[Tensor
 def _check(queries_mF: Tensor, bank_nF: Tensor, k: int) -> None:
     if queries_mF.ndim != 2 or bank_nF.ndim != 2 or queries_mF.shape[1] != bank_nF.shape[1]:
         raise ValueError(
-            f"queries {tuple(queries_mF.shape)} and bank {tuple(bank_nF.shape)} must be two tables with the "
+            f"queries {tuple(queries_mF.shape)} and bank {tuple(bank_nF.shape)} must be two-dimensional, with the "
             "same number of features"
         )
     if not 1 <= k <= len(bank_nF):
-        raise ValueError(f"k = {k} neighbours asked of a bank of {len(bank_nF)}: take k from 1 to its size")
+        raise ValueError(f"k = {k} neighbors of a bank of {len(bank_nF)} rows: choose k from 1 to the number of rows")
     for name, table in (("queries", queries_mF), ("bank", bank_nF)):
         if not torch.isfinite(table).all():
-            raise ValueError(f"the {name} hold features that are not finite: nothing is near to NaN")
+            raise ValueError(f"the features of the {name} must be finite: these hold NaN or infinity")

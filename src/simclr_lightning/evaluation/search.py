@@ -1,9 +1,9 @@
-"""Which images are alike: near-duplicates of a set, and the nearest neighbours where a set outgrows the memory.
+"""Find near-duplicate images by the cosine of h, and nearest neighbors in sets that are larger than the memory.
 
-The exact nearest neighbours are `nearest`'s. FAISS (the extra ``faiss``) keeps h in a byte a number and looks into a
-part of the set; what it finds is measured again with the exact h.
+`near_duplicates` and `exact` compare every pair. `faiss_index` (extra ``faiss``) stores one byte per feature and
+searches a part of the set; the cosines of the rows that it finds are computed again from the exact h.
 
-Shapes: m = queries, n = images, F = features, k = neighbours, p = pairs.
+Shapes: m = queries, n = images, F = features, k = neighbors, p = pairs, c = candidates of a query.
 """
 
 from collections.abc import Callable
@@ -14,20 +14,24 @@ from torch import Tensor
 
 from simclr_lightning.evaluation.neighbours import nearest, unit_rows
 
-_BLOCK, _COLUMNS = 2048, 16_384  # rows and columns of the similarities that are formed at once: 128 MB
-_ROUNDING = 1e-6  # of a cosine in float32: equal images must reach a threshold of 1
-_ROWS_AT_ONCE = 65_536  # rows of the bank that an index is given at a time
-_SMALLEST_PARTED = 40_000  # images from which an index is parted into lists
-_PARTNERS = 32  # neighbours that an index is asked for, of which pairs are made
+_BLOCK, _COLUMNS = 2048, 16_384  # rows and columns of one block of similarities: 128 MB
+_ROUNDING = 1e-6  # error of a cosine in float32: equal images must reach a threshold of 1
+_ROWS_AT_ONCE = 65_536  # rows of the bank that are added to an index at a time
+_SMALLEST_PARTED = 40_000  # from this number of images on, an index has inverted lists
+_PARTNERS = 32  # neighbors of an image, itself included, that are requested from an index to form pairs
 
 Finder = Callable[[Tensor, int], tuple[Tensor, Tensor]]
-"""(queries (m, F), k) -> similarities (m, k), row numbers (m, k): as `nearest` of one bank."""
+"""Maps queries (m, F) and k to cosines (m, k) and row numbers (m, k) int64, like `nearest` with a fixed bank."""
 
 
 class Pairs(NamedTuple):
-    """Pairs of images, most similar first: row numbers (p,) with first < second, cosines (p,), and how many there were.
+    """Pairs of similar images, most similar first.
 
-    ``total`` is larger than p when only the most similar were kept.
+    Attributes:
+        first: row numbers (p,) int64.
+        second: row numbers (p,) int64, larger than ``first``.
+        similarity: cosines (p,) float32.
+        total: the number of pairs found; above p if only the most similar pairs were kept.
     """
 
     first: Tensor
@@ -37,50 +41,65 @@ class Pairs(NamedTuple):
 
 
 def near_duplicates(h_nF: Tensor, threshold: float, *, most: int = 100_000) -> Pairs:
-    """All pairs of rows whose cosine is at least `threshold`, exactly, in blocks that bound the memory.
+    """Return all pairs of rows whose cosine is at least the threshold; exact, in blocks that bound the memory.
 
     Args:
-        h_nF: features, any norm; a zero row has cosine 0 to everything.
-        threshold: above 0, at most 1; equal rows reach 1 whatever float32 rounds.
-        most: of more pairs the most similar are kept.
+        h_nF: any norm; a zero row has cosine 0 to every row.
+        threshold: in (0, 1]; equal rows reach 1, because a rounding error of 1e-6 is allowed.
+        most: the maximum number of pairs to return, the most similar ones.
 
     Raises:
         ValueError: the threshold is out of range, there are fewer than two rows, or a feature is not finite.
+
+    Example:
+        >>> near_duplicates(torch.tensor([[1.0, 0.0], [0.0, 1.0], [2.0, 0.0]]), 0.9)[:2]
+        (tensor([0]), tensor([2]))
     """
     _check(h_nF, threshold)
     unit_nF = unit_rows(h_nF)
-    kept = _Kept(most)
+    top = _TopPairs(most)
     for start in range(0, len(unit_nF), _BLOCK):
         for column in range(start, len(unit_nF), _COLUMNS):
             similarity = unit_nF[start : start + _BLOCK] @ unit_nF[column : column + _COLUMNS].T
             alike = (similarity >= threshold - _ROUNDING).triu(start - column + 1)  # each pair once
             first, second = alike.nonzero(as_tuple=True)
-            kept.add(first + start, second + column, similarity[first, second])
-    return kept.pairs()
+            top.add(first + start, second + column, similarity[first, second])
+    return top.pairs()
 
 
 def near_duplicates_by(find: Finder, h_nF: Tensor, threshold: float, *, most: int = 100_000) -> Pairs:
-    """`near_duplicates` among the 31 nearest images of each, as an index finds them: for sets beyond the memory.
+    """Return near-duplicate pairs among the 31 nearest images of each image, for sets that are larger than the memory.
+
+    Args:
+        find: a search in ``h_nF``, such as `faiss_index` returns.
+        h_nF: as in `near_duplicates`; it may be memory-mapped, and is read one block at a time.
+        threshold: in (0, 1].
+        most: the maximum number of pairs to return, the most similar ones.
 
     Raises:
-        ValueError: as `near_duplicates`.
+        ValueError: as in `near_duplicates`; only the first two rows are checked for finite features.
     """
     _check(h_nF[:2], threshold)
-    kept = _Kept(most)
+    top = _TopPairs(most)
     for start in range(0, len(h_nF), _BLOCK):
         similarity, index = find(h_nF[start : start + _BLOCK], min(_PARTNERS, len(h_nF)))
         row = torch.arange(start, start + len(index))[:, None].expand_as(index)
-        # Each pair is met from one of its sides at least: as (i, j), as (j, i), or both.
+        # A pair is found as (i, j), as (j, i), or as both; `_TopPairs` removes the second one.
         chosen = (similarity >= threshold - _ROUNDING) & (row != index)
         low, high = torch.minimum(row, index)[chosen], torch.maximum(row, index)[chosen]
-        kept.add(low, high, similarity[chosen])
-    return kept.pairs()
+        top.add(low, high, similarity[chosen])
+    return top.pairs()
 
 
 def groups(pairs: Pairs, count: int) -> Tensor:
-    """The group of each of `count` images (count,) int64, pairs joined: -1 for one without a pair, 0 for the largest.
+    """Return the group of each image, (count,) int64: images that pairs connect are in one group.
 
-    Groups are numbered by falling size, then by their first image.
+    Group 0 is the largest; groups of equal size are in the order of their first images. An image without a pair has
+    group -1.
+
+    Args:
+        pairs: of images 0 to count - 1.
+        count: number of images.
     """
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
@@ -98,15 +117,16 @@ def groups(pairs: Pairs, count: int) -> Tensor:
 
 
 def exact(bank_nF: Tensor) -> Finder:
-    """`nearest` in this bank."""
+    """Return a `Finder` that searches a bank (n, F) exactly with `nearest`."""
     return lambda queries_mF, k: nearest(queries_mF, bank_nF, k)
 
 
 def faiss_index(bank_nF: Tensor) -> Finder:
-    """An approximate finder for banks that do not fit in memory: reads the (memory-mapped) bank a part at a time.
+    """Return an approximate `Finder` for a bank (n, F) that does not fit into memory.
 
-    8 bits a number; from 40,000 images on parted into 4 sqrt(n) lists of which a sixteenth is looked into. The
-    similarities that it gives are exact, of the rows that it found.
+    The index stores 8 bits per feature. From 40,000 images on it has 4 sqrt(n) inverted lists, and a query searches one
+    sixteenth of them. It may miss neighbors; the cosines of the rows that it finds are exact. The bank may be
+    memory-mapped: it is read one part at a time.
 
     Raises:
         ValueError: FAISS is not installed.
@@ -115,7 +135,7 @@ def faiss_index(bank_nF: Tensor) -> Finder:
         import faiss
     except ImportError:
         raise ValueError(
-            "an index for large sets comes from FAISS, which is missing: pip install 'simclr-lightning[faiss]'"
+            "an index for large sets needs FAISS, which is not installed: pip install 'simclr-lightning[faiss]'"
         ) from None
     n, width = bank_nF.shape
     lists = int(4 * n**0.5)
@@ -131,18 +151,18 @@ def faiss_index(bank_nF: Tensor) -> Finder:
 
 
 def _rescored(index: Any, queries_mF: Tensor, bank_nF: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Twice as many candidates as asked for, measured exactly and put in order."""
+    """Return the k best of about 2k candidates from the index, sorted by their exact cosines."""
     _, found = index.search(queries_mF.numpy(), min(2 * k + 8, len(bank_nF)))
     index_mc = torch.from_numpy(found)
-    missing_mc = index_mc < 0  # an index that looks into few lists may find fewer
+    missing_mc = index_mc < 0  # FAISS returns -1 where the searched lists hold too few rows
     candidates_mcF = unit_rows(bank_nF[index_mc.clamp(min=0).flatten()]).view(*index_mc.shape, -1)
     similarity_mc = torch.einsum("mcf,mf->mc", candidates_mcF, queries_mF).masked_fill_(missing_mc, -torch.inf)
     values_mk, place_mk = similarity_mc.topk(k, dim=1)
     return values_mk, index_mc.gather(1, place_mk)
 
 
-class _Kept:
-    """The most similar pairs so far; each once."""
+class _TopPairs:
+    """Collects pairs and drops the least similar and the repeated ones."""
 
     def __init__(self, most: int) -> None:
         self.most = most
@@ -161,7 +181,7 @@ class _Kept:
         return Pairs(first, second, similarity.clamp(-1, 1), self.total)
 
     def _trim(self) -> None:
-        """Keep the most similar, each once."""
+        """Keep the ``most`` most similar pairs, each once."""
         first, second, similarity = (torch.cat(parts) for parts in zip(*self.parts, strict=True))
         rows = torch.stack((first, second), 1)
         unique, inverse = torch.unique(rows, dim=0, return_inverse=True)
@@ -173,8 +193,8 @@ class _Kept:
 
 def _check(h_nF: Tensor, threshold: float) -> None:
     if not 0 < threshold <= 1:
-        raise ValueError(f"the threshold of similarity is {threshold}: it must be above 0 and at most 1")
+        raise ValueError(f"the similarity threshold is {threshold}: it must be above 0 and at most 1")
     if h_nF.ndim != 2 or len(h_nF) < 2:
-        raise ValueError(f"duplicates are pairs: there must be two images at least, not {len(h_nF)}")
+        raise ValueError(f"a search for duplicates needs at least two images, got {len(h_nF)}")
     if not torch.isfinite(h_nF).all():
-        raise ValueError("the features hold NaN or infinity: nothing is like NaN")
+        raise ValueError("the features hold NaN or infinity, so they cannot be compared")

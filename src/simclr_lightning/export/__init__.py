@@ -1,4 +1,7 @@
-"""The encoder for others: this library's safetensors, torchvision, timm, ONNX, a hub's folder, each with its card."""
+"""Export an encoder as safetensors, torchvision, timm, ONNX or Hugging Face hub files, each with a card.
+
+``own`` writes and reads the format of this library, ``formats`` writes those of other libraries, ``card`` the card.
+"""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,4 @@
-"""The card of an encoder: what it is, from what it came, how to prepare images and how to load it."""
+"""Write the card of an encoder: architecture, data, scores, how to prepare images and how to load the file."""
 
 import re
 from collections.abc import Mapping
@@ -18,17 +18,25 @@ h = encoder(images)  # images (N, 3, {size}, {size}) -> h (N, {width})
 
 
 def sections(card: Mapping[str, Any]) -> dict[str, str]:
-    """Title -> Markdown of what a card says: the four that every card has first, then the others.
+    """Return the sections of a card as {title: Markdown}: data, recipe, scores and licence first, then the others.
 
     Args:
-        card: plain values, each a text, a number, a list or a mapping.
+        card: plain values by title, each a string, a number, a list or a mapping. A missing one is "not stated".
+
+    Example:
+        >>> sections({"data": "photos", "scores": {"knn_top1": 0.81234}})["Scores"]
+        '- knn_top1: 0.8123'
     """
     titles = [*_SECTIONS, *(key for key in card if key not in _SECTIONS)]
     return {title.capitalize(): "\n".join(_entries(card.get(title, _NOT_STATED))) for title in titles}
 
 
 def read_sections(text: str) -> dict[str, str]:
-    """The same from a written card: everything before how to prepare images."""
+    """Return the sections of a written card as `sections` does, up to "How to prepare images".
+
+    Args:
+        text: content of card.md; "" gives sections that are not stated.
+    """
     about = text.partition(f"## {_PREPARE}\n")[0]
     parts = re.split(r"^## (.+)\n", about, flags=re.MULTILINE)[1:]
     found = {title: body.strip() for title, body in zip(parts[::2], parts[1::2], strict=True)}
@@ -36,21 +44,21 @@ def read_sections(text: str) -> dict[str, str]:
 
 
 def card_text(
-    encoder: Encoder, about: Mapping[str, str], size: int, *, code: str = OWN_CODE, normalises: bool = True
+    encoder: Encoder, about: Mapping[str, str], size: int, *, code: str = OWN_CODE, normalizes: bool = True
 ) -> str:
-    """The whole card.
+    """Return the whole card as Markdown.
 
     Args:
-        encoder: whose card it is.
+        encoder: which the card describes.
         about: from `sections` or `read_sections`.
         size: side in pixels of the evaluation crop.
-        code: Python that loads the file; ``{size}`` and ``{width}`` in it are filled in.
-        normalises: whether the normalisation of the input happens inside the file's model.
+        code: Python that loads the file; ``{size}`` and ``{width}`` are replaced by numbers.
+        normalizes: whether the model in the file normalizes its input itself.
     """
     lines = [f"# {title_of(encoder)}", "", f"Image -> h of {encoder.feature_dim} numbers.", ""]
     for title, body in about.items():
         lines += [f"## {title}", "", body, ""]
-    lines += [f"## {_PREPARE}", "", _preparation(encoder, size, normalises=normalises), ""]
+    lines += [f"## {_PREPARE}", "", _preparation(encoder, size, normalizes=normalizes), ""]
     lines += ["## How to load", "", "```python"]
     lines += [*code.replace("{size}", str(size)).replace("{width}", str(encoder.feature_dim)).splitlines(), "```", ""]
     lines += ["The architecture, in the file's header as `spec`:", "", *_entries(encoder.spec), ""]
@@ -58,24 +66,24 @@ def card_text(
 
 
 def title_of(encoder: Encoder) -> str:
-    """One line: what it is."""
+    """Return the title of the card, such as "ResNet-18, pretrained with SimCLR"."""
     spec = encoder.spec
     name = f"ResNet-{spec['depth']}" if spec["factory"] == "resnet" else spec["name"]
     return f"{name}, pretrained with SimCLR"
 
 
-def _preparation(encoder: Encoder, size: int, *, normalises: bool) -> str:
+def _preparation(encoder: Encoder, size: int, *, normalizes: bool) -> str:
     mean, std = encoder.spec.get("mean"), encoder.spec.get("std")
-    values = f"with mean {mean} and std {std}" if mean is not None else "no normalisation"
-    inside = "Normalisation happens inside" if normalises else "Then, outside the model, normalisation"
+    values = f"mean {mean} and std {std}" if mean is not None else "none"
+    inside = "Normalization, inside the model" if normalizes else "Normalization, before the model"
     return (
-        f"RGB, upright; the centre 87.5 % resized to {size} x {size} (bicubic, antialiased), "
-        f"images of up to 32 pixels whole; floats in [0, 1]. {inside}: {values}."
+        f"RGB, upright. The central 87.5 % of each side (images of up to 32 pixels: the whole image), resized to "
+        f"{size} x {size} (bicubic, antialiased). Floats in [0, 1]. {inside}: {values}."
     )
 
 
 def _entries(value: Any) -> list[str]:
-    """Return a value as Markdown lines: a mapping or a list as bullets, anything else as one line."""
+    """Return a value as lines of Markdown: a mapping or a list as bullets, other values as one line."""
     if isinstance(value, Mapping):
         return [f"- {key}: {_number(entry)}" for key, entry in value.items()] or ["none"]
     if isinstance(value, list | tuple):

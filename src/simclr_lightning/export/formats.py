@@ -1,6 +1,8 @@
-"""An encoder in other libraries' formats, each tried in its own library before it counts as written.
+"""Export an encoder in the formats of other libraries; each file is loaded by its library and its outputs compared.
 
-What a format cannot express is refused, naming the formats that can. Legend: F = feature_dim, S = side in pixels.
+An encoder that a format cannot express is refused, with the names of the formats that can.
+
+Shapes: N = images, F = feature_dim, S = side in pixels.
 """
 
 import json
@@ -21,16 +23,16 @@ from simclr_lightning.encoders import Encoder
 from simclr_lightning.export.card import card_text, sections, title_of
 from simclr_lightning.export.own import CARD_NAME, load_encoder, plain_state, write, write_encoder
 
-_TOLERANCE: Final = 1e-5  # of the outputs, relative to the largest where that is above 1
+_TOLERANCE: Final = 1e-5  # maximum difference of the outputs; relative to the largest one if that is above 1
 
 
 class ExportError(ValueError):
-    """An encoder that a format cannot express, a missing package, or a file that did not come out equal."""
+    """The format cannot express the encoder, OUT exists, a package is missing, or the file gives other outputs."""
 
 
 @dataclass(frozen=True)
 class Target:
-    """Where an export goes: its folder, the name of the model's file in it and of the card's."""
+    """The folder of an export, and the names of its model file and its card."""
 
     folder: Path
     name: str
@@ -38,13 +40,19 @@ class Target:
 
     @property
     def model(self) -> Path:
-        """The model's file."""
+        """The path of the model file."""
         return self.folder / self.name
 
 
 @dataclass(frozen=True)
 class Format:
-    """One format: the usual names of its files (the model's and the card's first), the suffixes of one, its writer."""
+    """One format.
+
+    Attributes:
+        names: of its files in a folder: model, card, others.
+        suffixes: of the model file, if the model is a single file.
+        write: writes all files; takes the encoder, the target, the sections of the card and the size.
+    """
 
     names: tuple[str, ...]
     suffixes: tuple[str, ...]
@@ -52,18 +60,19 @@ class Format:
 
 
 def export_as(kind: str, encoder: Encoder, out: Path, *, about: Mapping[str, str] | None = None, force: bool) -> Path:
-    """Write the encoder and its card in one of `FORMATS`; return the model's file.
+    """Write the encoder and its card in one of `FORMATS`; return the path of the model file.
 
     Args:
-        kind: the format's name.
+        kind: name of the format.
         encoder: in evaluation mode, with its ``size``.
-        out: a folder, made if it is not there; or, for formats of one file, that file (its card then lies beside it).
-        about: the card's sections, title -> Markdown; None states nothing.
-        force: write over files that are there.
+        out: a folder, created if it does not exist; or a model file with a suffix of the format, next to which
+            NAME.card.md is written.
+        about: sections of the card, {title: Markdown}; None: all are "not stated".
+        force: replace existing files.
 
     Raises:
-        ExportError: something is there and not ``force``, the format cannot express the encoder, a package is missing,
-            or what was written does not give the same outputs to 1e-5 in its own library. Nothing is left then.
+        ExportError: a file exists without ``force``, the format cannot express the encoder, a package is missing, or
+            the outputs of the written file differ by more than 1e-5. No file is written then.
     """
     made = FORMATS[kind]
     as_file = out.suffix.lower() in made.suffixes and not out.is_dir()
@@ -86,7 +95,7 @@ def export_as(kind: str, encoder: Encoder, out: Path, *, about: Mapping[str, str
 
 
 def timm_name(encoder: Encoder) -> tuple[str, dict[str, Any]] | None:
-    """timm's name and arguments of the same architecture; None when timm has none."""
+    """Return timm's name and arguments for the architecture of the encoder; None if timm does not have it."""
     spec = encoder.spec
     if spec["factory"] == "timm":
         options = {k: v for k, v in spec.items() if k not in ("factory", "name", "mean", "std", "pretrained")}
@@ -111,7 +120,7 @@ def _torchvision(encoder: Encoder, target: Target, about: Mapping[str, str], siz
             f"export it as {_possible(encoder)}"
         )
     model = torchvision.models.get_model(f"resnet{spec['depth']}", weights=None)
-    # A strict load wants a classifier: this one is zero, and is taken off again for h.
+    # A strict load needs a classifier: this one is zero, and is removed again to get h.
     state = plain_state(encoder) | {
         key: torch.zeros_like(value) for key, value in model.fc.state_dict(prefix="fc.").items()
     }
@@ -124,10 +133,10 @@ import torch, torchvision
 
 model = torchvision.models.resnet{spec["depth"]}()
 model.load_state_dict(torch.load("{target.name}", weights_only=True))  # strict
-model.fc = torch.nn.Identity()  # the file's classifier is zero: only there for the strict load
+model.fc = torch.nn.Identity()  # the classifier in the file is zero; strict loading needs it
 h = model.eval()(images)  # images (N, 3, {{size}}, {{size}}) -> h (N, {{width}})
 """
-    files.write_text(target.folder / target.card, card_text(encoder, about, size, code=code, normalises=False))
+    files.write_text(target.folder / target.card, card_text(encoder, about, size, code=code, normalizes=False))
 
 
 def _timm(encoder: Encoder, target: Target, about: Mapping[str, str], size: int) -> None:
@@ -139,20 +148,20 @@ def _timm(encoder: Encoder, target: Target, about: Mapping[str, str], size: int)
 import timm
 from safetensors.torch import load_file
 
-model = timm.create_model("{name}", num_classes=0{arguments})  # without a classifier: it gives h
+model = timm.create_model("{name}", num_classes=0{arguments})  # without a classifier, so it returns h
 model.load_state_dict(load_file("{target.name}"))  # strict
 h = model.eval()(images)  # images (N, 3, {{size}}, {{size}}) -> h (N, {{width}})
 """
-    files.write_text(target.folder / target.card, card_text(encoder, about, size, code=code, normalises=False))
+    files.write_text(target.folder / target.card, card_text(encoder, about, size, code=code, normalizes=False))
 
 
 def _hub(encoder: Encoder, target: Target, about: Mapping[str, str], size: int) -> None:
-    """config.json, model.safetensors and README.md: timm's layout where timm knows the architecture."""
+    """Write config.json, model.safetensors and README.md, in timm's layout if timm has the architecture."""
     write_encoder(encoder, target.model, size=size)
     found = timm_name(encoder)
     config: dict[str, Any] = {"simclr_lightning": encoder.spec | {"size": size}, "num_features": encoder.feature_dim}
     own = f'from simclr_lightning import load_encoder\n\nencoder = load_encoder("this/folder/{target.name}")\n'
-    code, normalises = f"{own}h = encoder(images)  # images (N, 3, {{size}}, {{size}}) -> h (N, {{width}})\n", True
+    code, normalizes = f"{own}h = encoder(images)  # images (N, 3, {{size}}, {{size}}) -> h (N, {{width}})\n", True
     if found is not None:
         name, options = found
         config |= {
@@ -161,16 +170,16 @@ def _hub(encoder: Encoder, target: Target, about: Mapping[str, str], size: int) 
             "model_args": options,
             "pretrained_cfg": _pretrained(encoder, size),
         }
-        code, normalises = _HUB_CODE, False
+        code, normalizes = _HUB_CODE, False
     files.write_text(target.folder / "config.json", json.dumps(config, indent=2) + "\n")
-    text = card_text(encoder, about, size, code=code, normalises=normalises)
+    text = card_text(encoder, about, size, code=code, normalizes=normalizes)
     files.write_text(target.folder / target.card, _front_matter(about, in_timm=found is not None) + text)
 
 
 _HUB_CODE: Final = """\
 import timm
 
-model = timm.create_model("hf-hub:USER/NAME", pretrained=True)  # or "local-dir:this/folder"; gives h
+model = timm.create_model("hf-hub:USER/NAME", pretrained=True)  # or "local-dir:this/folder"; returns h
 transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))
 h = model.eval()(images)  # images (N, 3, {size}, {size}) -> h (N, {width})
 """
@@ -179,15 +188,15 @@ h = model.eval()(images)  # images (N, 3, {size}, {size}) -> h (N, {width})
 def _onnx(encoder: Encoder, target: Target, about: Mapping[str, str], size: int) -> None:
     try:
         import onnxruntime
-        import onnxscript  # noqa: F401  # torch's exporter needs it, and says so in many lines
+        import onnxscript  # noqa: F401  # torch's exporter needs it, and without it prints a long error
     except ImportError:
-        raise ExportError("ONNX needs packages: pip install 'simclr-lightning[onnx]'") from None
+        raise ExportError("the onnx format needs packages: pip install 'simclr-lightning[onnx]'") from None
     x_2SS = torch.rand(2, 3, size, size)
     batch = torch.export.Dim("batch", min=1)
 
     def fill(path: Path) -> None:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of torch's exporter about its own parts
+            warnings.simplefilter("ignore")  # torch's exporter warns about its own code
             torch.onnx.export(
                 encoder, (x_2SS,), path, dynamo=True, external_data=False, verbose=False, input_names=["images"],
                 output_names=["h"], dynamic_shapes=({0: batch},),
@@ -212,11 +221,11 @@ FORMATS: Final[dict[str, Format]] = {
     "onnx": Format(("encoder.onnx", CARD_NAME), (".onnx",), _onnx),
     "hub": Format(("model.safetensors", "README.md", "config.json"), (), _hub),
 }
-"""The formats by name."""
+"""All formats by name."""
 
 
 def _check(encoder: Encoder, other: Callable[[Tensor], Tensor], size: int) -> None:
-    """Raise unless the two give the same h of random images, three at a time (not the number that was traced)."""
+    """Raise if the two give different h for three random images (the model was traced with two)."""
     x_NCSS = torch.rand(3, 3, size, size, generator=torch.Generator().manual_seed(0))
     if isinstance(other, nn.Module):
         other.eval()
@@ -224,7 +233,7 @@ def _check(encoder: Encoder, other: Callable[[Tensor], Tensor], size: int) -> No
         h_NF, found_NF = encoder(x_NCSS), other(x_NCSS)
     difference = (h_NF - found_NF).abs().max().item()
     if not difference <= _TOLERANCE * max(1.0, h_NF.abs().max().item()):
-        raise ExportError(f"the exported file gives other outputs, by {difference:.2g}; nothing of it is to be used")
+        raise ExportError(f"the outputs of the exported file differ by {difference:.2g}, so it was not written")
 
 
 def _in_timm(encoder: Encoder) -> tuple[str, dict[str, Any]]:
@@ -238,19 +247,19 @@ def _in_timm(encoder: Encoder) -> tuple[str, dict[str, Any]]:
 
 
 def _made_by_timm(encoder: Encoder) -> nn.Module:
-    """timm's own model with the encoder's weights, loaded strictly."""
+    """Return timm's model with the weights of the encoder, loaded strictly."""
     name, options = _in_timm(encoder)
     try:
         import timm
     except ImportError:
-        raise ExportError("this format is tried in timm first: pip install 'simclr-lightning[timm]'") from None
+        raise ExportError("the timm format needs timm: pip install 'simclr-lightning[timm]'") from None
     model: nn.Module = timm.create_model(name, num_classes=0, **options)
     model.load_state_dict(plain_state(encoder), strict=True)
     return model
 
 
 def _pretrained(encoder: Encoder, size: int) -> dict[str, Any]:
-    """What timm's transforms read: the normalisation is outside the model there."""
+    """Return the values that timm's transforms read; in timm the normalization is outside the model."""
     return {
         "input_size": [3, size, size], "fixed_input_size": False, "interpolation": "bicubic",
         "crop_pct": 1.0 if size <= 32 else 0.875, "crop_mode": "center", "num_classes": 0,
@@ -259,10 +268,10 @@ def _pretrained(encoder: Encoder, size: int) -> dict[str, Any]:
 
 
 def _front_matter(about: Mapping[str, str], *, in_timm: bool) -> str:
-    """The hub's metadata at the head of the README."""
-    licence = about["Licence"].strip().splitlines()[0].lower()
-    plain = re.fullmatch("[a-z0-9.+-]+", licence) is not None  # else YAML may read something else into it
-    named = [] if licence == "not stated" else [f"license: {licence if plain else json.dumps(licence)}"]
+    """Return the metadata of the hub for the head of README.md."""
+    name = about["Licence"].strip().splitlines()[0].lower()
+    plain = re.fullmatch("[a-z0-9.+-]+", name) is not None  # other names are quoted for YAML
+    named = [] if name == "not stated" else [f"license: {name if plain else json.dumps(name)}"]
     library = "timm" if in_timm else "simclr-lightning"
     tags = ["tags:", "- simclr", "- self-supervised", "- image-feature-extraction", f"library_name: {library}"]
     return "\n".join(["---", *named, *tags, "pipeline_tag: image-feature-extraction", "---", "", ""])

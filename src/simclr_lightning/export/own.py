@@ -1,4 +1,4 @@
-"""The encoder as a folder for this library: safetensors that know their architecture, and a card."""
+"""Write and read an exported encoder: a safetensors file with the architecture in its header, and a card."""
 
 import errno
 import json
@@ -19,29 +19,28 @@ from simclr_lightning.encoders.weights import FILE_NAME, FORMAT, FORMAT_VERSION,
 from simclr_lightning.export.card import card_text, sections
 
 CARD_NAME: Final = "card.md"
-_FULL: Final = 1 << 20  # free bytes below which a disk is full
+_FULL: Final = 1 << 20  # free bytes below which a disk counts as full
 
 
 def export_encoder(encoder: Encoder, folder: Path, *, card: Mapping[str, Any], size: int) -> Path:
-    """Write ``folder/encoder.safetensors`` and ``folder/card.md``; return the former's path.
+    """Write ``folder/encoder.safetensors`` and ``folder/card.md``; return the path of the first.
 
-    Each file appears whole or not at all, and the encoder is left as it is. One process may export to a
-    folder at a time.
+    Each file is written atomically, and the encoder does not change. Only one process may export to a folder at a time.
 
     Args:
-        encoder: from ``resnet``, ``timm_encoder`` or ``build`` (compiled, or with synchronised BatchNorm).
-        folder: made if it is not there.
-        card: plain values for the card, under ``data``, ``recipe``, ``scores``, ``licence`` and any further
-            titles; each a text, a number, a list or a mapping.
-        size: side in pixels of the evaluation crop.
+        encoder: from ``resnet``, ``timm_encoder`` or ``build``; it may be compiled or have synchronized BatchNorm.
+        folder: created if it does not exist.
+        card: plain values for the card by title: ``data``, ``recipe``, ``scores``, ``licence`` and others. Each is a
+            string, a number, a list or a mapping.
+        size: side in pixels of the evaluation crop, which `load_encoder` returns as ``encoder.size``.
 
     Raises:
         ValueError: size is below 1.
         OSError: the folder cannot be written.
     """
     if size < 1:
-        raise ValueError(f"size is {size}; it must be at least 1 pixel")
-    encoder = getattr(encoder, "_orig_mod", encoder)  # torch.compile's wrapper
+        raise ValueError(f"size is {size}: it must be at least 1 pixel")
+    encoder = getattr(encoder, "_orig_mod", encoder)  # removes the wrapper of torch.compile
     folder = Path(folder)
     path = folder / FILE_NAME
     write_encoder(encoder, path, size=size)
@@ -50,7 +49,7 @@ def export_encoder(encoder: Encoder, folder: Path, *, card: Mapping[str, Any], s
 
 
 def write_encoder(encoder: Encoder, path: Path, *, size: int) -> None:
-    """Write the safetensors file with its header, whole or not at all; its keys are torchvision's and timm's own."""
+    """Write the safetensors file with its header atomically; its keys are those of torchvision or timm."""
     state = plain_state(encoder)
     spec = json.dumps(encoder.spec)
     metadata = {
@@ -64,7 +63,7 @@ def write_encoder(encoder: Encoder, path: Path, *, size: int) -> None:
 
 
 def plain_state(encoder: Encoder) -> dict[str, Tensor]:
-    """The body's state dict as plain copies on the CPU: safetensors takes neither channels_last nor shared memory."""
+    """Return the state dict of ``encoder.body`` on the CPU, copied: safetensors needs contiguous, unshared tensors."""
     return {
         key: value.detach().to("cpu").clone(memory_format=torch.contiguous_format)
         for key, value in encoder.body.state_dict().items()
@@ -72,21 +71,21 @@ def plain_state(encoder: Encoder) -> dict[str, Tensor]:
 
 
 def load_encoder(folder_or_file: str | Path) -> Encoder:
-    """Return an exported encoder with its weights, in eval mode, its ``size`` the evaluation crop's side.
+    """Load an exported encoder; return it in evaluation mode, its ``size`` the side of the evaluation crop in pixels.
 
     Args:
-        folder_or_file: an exported folder, its ``encoder.safetensors``, or a run's folder.
+        folder_or_file: an exported folder, its ``encoder.safetensors``, or the folder of a run.
 
     Raises:
-        FileNotFoundError: there is no export.
-        ValueError: the file is damaged or not an export, or this version cannot make its encoder.
+        FileNotFoundError: there is no exported encoder.
+        ValueError: the file is damaged or not an export, or this version cannot build its encoder.
     """
     path = find_export(folder_or_file)
     state, header = read_export(path)
     assert header is not None
     try:
         if header.spec.get("factory") == "resnet":
-            # shapes are compared before a damaged header can ask for more memory than there is
+            # Shapes are compared without memory first: a damaged header may describe a huge network.
             with torch.device("meta"):
                 _check_fit(state, build(header.spec))
         encoder = build(header.spec)
@@ -103,20 +102,24 @@ def _check_fit(state: Mapping[str, Tensor], encoder: Encoder) -> None:
     found = {key: value.shape for key, value in state.items()}
     if expected != found:
         wrong = sorted(key for key in expected.keys() | found.keys() if expected.get(key) != found.get(key))
-        raise ValueError(f"its weights do not fit its header, first at {wrong[0]}")
+        raise ValueError(f"its weights do not match its header, first at {wrong[0]}")
 
 
 def write(path: Path, fill: Callable[[Path], object]) -> None:
-    """Let ``fill`` fill a file that appears whole or not at all; its folder is made.
+    """Write a file atomically; its folder is created.
+
+    Args:
+        path: the file.
+        fill: writes the content to the path that it is given.
 
     Raises:
-        OSError: the folder cannot be written, or the disk is full, which safetensors and torch say otherwise.
+        OSError: the folder cannot be written, or the disk is full (for which safetensors and torch raise other errors).
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         with files.whole(path) as fresh:
             fill(fresh)
-            fresh.chmod(0o666 & ~_umask())  # safetensors leaves its files to their owner alone
+            fresh.chmod(0o666 & ~_umask())  # safetensors makes files that only the owner can read
     except (SafetensorError, RuntimeError) as error:
         if shutil.disk_usage(path.parent).free < _FULL or "No space left" in str(error):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
@@ -124,7 +127,7 @@ def write(path: Path, fill: Callable[[Path], object]) -> None:
 
 
 def _umask() -> int:
-    """The process's mask of permissions, which can only be read by setting it."""
+    """Return the umask of the process; it can only be read by setting it."""
     mask = os.umask(0o077)
     os.umask(mask)
     return mask

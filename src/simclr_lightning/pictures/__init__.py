@@ -1,8 +1,10 @@
-"""Numbers -> PNG: view pairs, nearest neighbours, a map of the embedding, curves, heat maps, classes.
+"""Draw PNG files: images, maps of features, curves, heat maps and results for each class.
 
-Every picture is drawn with Matplotlib's objects on an off-screen canvas: no window, no global state. The colours (Okabe
-& Ito's, and Tol's muted set for classes) are told apart by colour-blind readers too; right and wrong also differ by a
-sign.
+``images`` draws view pairs and nearest neighbors, ``maps`` features in the plane, ``lines`` curves and trends,
+``sweeps`` heat maps and histograms, ``classes`` confusion matrices and accuracies; ``canvas`` has what they share.
+
+Matplotlib draws on an off-screen canvas: no window, no pyplot, no global state. Color-blind readers can distinguish the
+colors (by Okabe & Ito, and Tol's muted set for classes); correct and wrong also differ by a sign.
 """
 
 from typing import TYPE_CHECKING

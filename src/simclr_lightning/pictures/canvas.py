@@ -1,4 +1,4 @@
-"""What all pictures share: an off-screen canvas, colours, whole files, and names that mean nothing to Matplotlib."""
+"""Shared by all pictures: an off-screen canvas, colors, atomic PNG files, and names without special characters."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from simclr_lightning import files
 
-# Matplotlib takes a second to import: only those who draw wait for it.
+# Importing Matplotlib takes a second, so the functions that draw import it.
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 DPI = 150
 RIGHT, WRONG, PLAIN = "#0072B2", "#D55E00", "#666666"
-CLASS_COLOURS = (
+CLASS_COLORS = (
     "#332288", "#88CCEE", "#117733", "#DDCC77", "#CC6677",
     "#AA4499", "#44AA99", "#882255", "#999933", "#888888",
 )  # fmt: skip
 
 
 def figure(width: float, height: float, *, layout: Literal["constrained"] | None = "constrained") -> Figure:
-    """An empty figure, its sides in inches."""
+    """Return an empty figure; width and height in inches."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure as Canvas
 
@@ -31,31 +31,31 @@ def figure(width: float, height: float, *, layout: Literal["constrained"] | None
 
 
 def save(figure: Figure, path: Path) -> Path:
-    """Write a picture as PNG, whole or not at all; its folder is made."""
+    """Write a figure as PNG, atomically; return the path. The folder is created."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with files.whole(path) as fresh, warnings.catch_warnings():
-        # Letters for which no font is installed are drawn as boxes: no reason to stop or to talk.
+        # Matplotlib draws a box for a character that no installed font has; its warning is not shown.
         warnings.filterwarnings("ignore", message="Glyph")
         figure.savefig(fresh, format="png", dpi=DPI)
     return path
 
 
 def plain_name(name: str, most: int = 22) -> str:
-    """A name from a folder as text to draw: short, printable, and without a meaning to Matplotlib."""
+    """Return a name as text to draw: at most ``most`` printable characters, none of them special to Matplotlib."""
     name = "".join(letter if letter.isprintable() else "?" for letter in name)
     name = name if len(name) <= most else f"{name[: most - 1]}…"
-    # "$" would begin a formula, and a leading "_" would leave the class out of the legend.
+    # Matplotlib reads "$" as the start of a formula, and leaves a label with a leading "_" out of the legend.
     return f"{' ' if name.startswith('_') else ''}{name}".replace("$", r"\$")
 
 
 def short(value: Any) -> str:
-    """A setting's value as few letters."""
+    """Return the value of a setting as short text; a dash for None."""
     return f"{value:g}" if isinstance(value, float) else "–" if value is None else str(value)
 
 
 def shades(count: int) -> list[Any]:
-    """Colours in order, dark to light, told apart by colour-blind readers too; one alone is blue."""
+    """Return colors from dark to light, which color-blind readers can distinguish; a single color is blue."""
     if count == 1:
         return [RIGHT]
     from matplotlib import colormaps

@@ -1,6 +1,6 @@
-"""Images as they are: view pairs, and nearest neighbours.
+"""Draw images: view pairs, and nearest neighbors.
 
-Shapes: m = queries, k = neighbours, n = images, S, H, W = sides in pixels.
+Shapes: m = queries, k = neighbors, n = images, S, H, W = sides in pixels.
 """
 
 from __future__ import annotations
@@ -20,22 +20,25 @@ if TYPE_CHECKING:
 
 
 def view_pairs(x_a: Tensor, x_b: Tensor, path: Path, *, count: int = 8) -> Path:
-    """Draw the two views of the first `count` images, as the network sees them: one column an image.
+    """Draw the two views of the first ``count`` images, one column for each image.
 
     Args:
         x_a: first views (n, 3, S, S), float in [0, 1] or uint8.
-        x_b: second views, the same shape and order.
-        path: the PNG to write; its folder is made.
-        count: columns at most.
+        x_b: second views, in the same shape and order.
+        path: the PNG file to write; its folder is created.
+        count: the maximum number of columns.
+
+    Returns:
+        The path.
     """
     count = min(count, len(x_a))
-    assert count >= 1, "a picture of view pairs needs a pair"
+    assert count >= 1, "a picture of view pairs needs at least one pair"
     figure, axes = _image_grid(2, count, height_over_width=x_a.shape[-2] / x_a.shape[-1], left=0.35, bottom=0.1)
     for row, (name, views) in enumerate((("first view", x_a), ("second view", x_b))):
         for column in range(count):
             _show(axes[row][column], views[column])
         axes[row][0].set_ylabel(name, fontsize=9)
-    title = "Two views of each image: the network learns that they belong together"
+    title = "Two views of each image; training makes their features similar"
     axes[0][0].set_title(title, fontsize=10, loc="left")
     return canvas.save(figure, path)
 
@@ -48,14 +51,17 @@ def neighbours(
     correct: Tensor | None = None,
     query_names: Sequence[str] | None = None,
 ) -> Path:
-    """Draw each query at the left and its nearest images, nearest first, at its right.
+    """Draw each query at the left and its nearest images next to it, nearest first.
 
     Args:
         queries: (m, 3, H, W), float in [0, 1] or uint8.
         neighbours: (m, k, 3, H, W).
-        path: the PNG to write; its folder is made.
-        correct: (m, k) bool, whether a neighbour is of the query's class; None where there are no labels.
-        query_names: a line at the left of each query, such as its class.
+        path: the PNG file to write; its folder is created.
+        correct: (m, k) bool, whether a neighbor has the class of its query; None without labels.
+        query_names: text at the left of each query, such as its class.
+
+    Returns:
+        The path.
     """
     m, k = neighbours.shape[:2]
     names = [canvas.plain_name(name) for name in query_names or ()]
@@ -75,7 +81,7 @@ def neighbours(
     axes[0][1].set_title("most similar images, nearest first", fontsize=10, loc="left")
     if correct is not None:
         share = correct.double().mean().item()
-        key = f"✓ blue: same class as the query    ✗ orange: another class    ({share:.0%} the same)"
+        key = f"✓ blue: same class as the query    ✗ orange: another class    ({share:.0%} same class)"
         figure.text(axes[-1][0].get_position().x0, 0.14 / figure.get_figheight(), key, fontsize=9)
     return canvas.save(figure, path)
 
@@ -87,13 +93,16 @@ def image_rows(
     titles: tuple[str, str],
     names: Sequence[str] | None = None,
 ) -> Path:
-    """Draw rows of images of one size, each with a short caption in its corner; a row's first stands a little apart.
+    """Draw rows of images of one size, each with a short caption in its corner; a gap follows the first column.
 
     Args:
-        rows: for each row, (image (3, H, W) float in [0, 1] or uint8, caption) from left to right; any lengths above 0.
-        path: the PNG to write; its folder is made.
-        titles: above the first column, and above the others.
-        names: a line at the left of each row.
+        rows: for each row, at least one pair (image (3, H, W), float in [0, 1] or uint8; caption), from left to right.
+        path: the PNG file to write; its folder is created.
+        titles: above the first column, and above the other columns.
+        names: text at the left of each row.
+
+    Returns:
+        The path.
     """
     left = [canvas.plain_name(name) for name in names or ()]
     first = rows[0][0][0]
@@ -124,11 +133,11 @@ def _image_grid(
     bottom: float,
     first_gap: float = 0.08,
 ) -> tuple[Figure, list[list[Axes]]]:
-    """A figure with places for rows x columns images, `first_gap` after column 0; lengths in inches."""
+    """Return a figure with rows x columns axes, ``first_gap`` after the first column; lengths in inches."""
     cell, gap, top, right = 0.95, 0.08, 0.35, 0.1
     tall = cell * height_over_width
     starts = [left] + [left + first_gap - gap + column * (cell + gap) for column in range(1, columns)]
-    # Titles and the key need some width even over few columns.
+    # The titles and the legend need this width even if there are few columns.
     width = max(starts[-1] + cell + right, left + 5.2)
     height = top + rows * (tall + gap) - gap + bottom
     figure = canvas.figure(width, height, layout=None)
@@ -140,23 +149,23 @@ def _image_grid(
 
 
 def _show(axes: Axes, image_3HW: Tensor, verdict: bool | None = None) -> None:
-    """One image without ticks; a verdict frames it and puts a sign into its corner."""
+    """Draw one image without ticks; a verdict adds a colored frame and a sign in the corner."""
     image = image_3HW.detach().cpu()
     image = image if image.dtype == torch.uint8 else (image.float().clamp(0, 1) * 255).round().byte()
-    # Small images are shown as they are, pixel by pixel; large ones are reduced smoothly.
+    # Small images are drawn pixel by pixel; large images are scaled down with antialiasing.
     smoothing = "nearest" if image.shape[-1] < 100 else "antialiased"
     axes.imshow(image.permute(1, 2, 0).numpy(), interpolation=smoothing)
     axes.set_xticks([])
     axes.set_yticks([])
-    colour = "#BBBBBB" if verdict is None else (canvas.RIGHT if verdict else canvas.WRONG)
+    color = "#BBBBBB" if verdict is None else (canvas.RIGHT if verdict else canvas.WRONG)
     for spine in axes.spines.values():
-        spine.set(color=colour, linewidth=0.8 if verdict is None else 2.5)
+        spine.set(color=color, linewidth=0.8 if verdict is None else 2.5)
     if verdict is not None:
-        _caption(axes, "✓" if verdict else "✗", colour)
+        _caption(axes, "✓" if verdict else "✗", color)
 
 
-def _caption(axes: Axes, text: str, colour: str) -> None:
+def _caption(axes: Axes, text: str, color: str) -> None:
     axes.text(
         0.97, 0.04, text, transform=axes.transAxes, ha="right", va="bottom", color="white", fontsize=8,
-        bbox={"boxstyle": "square,pad=0.15", "facecolor": colour, "linewidth": 0},
+        bbox={"boxstyle": "square,pad=0.15", "facecolor": color, "linewidth": 0},
     )  # fmt: skip

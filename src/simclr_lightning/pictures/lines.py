@@ -1,4 +1,4 @@
-"""Curves over the epochs, and trends over a setting with their spread."""
+"""Draw curves over epochs or steps, and trends over a setting with their spread."""
 
 from __future__ import annotations
 
@@ -14,22 +14,25 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _DASHES = ("-", "--", ":", "-.")
-_MOST_LINES, _LEGEND_COLUMNS = 24, 4  # of a legend
+_MOST_LINES, _LEGEND_COLUMNS = 24, 4  # limits of a legend
 
 
 def curves(
     runs: Mapping[tuple[str, ...], Sequence[Mapping[str, float | None]]], path: Path, *, x: str = "epoch"
 ) -> Path:
-    """Draw every column of the rows over one of them, one panel a column; missing values are left out.
+    """Draw every column of the rows over the column ``x``, one panel for each column.
 
     Args:
-        runs: the rows of each line, such as {"epoch": 3, "loss": 4.1, "kNN": 0.6}, by its name: lines whose names
-            begin alike share a colour, and differ by their dashes. A value that is None or not finite is missing.
-        path: the PNG to write; its folder is made.
-        x: the column to draw over.
+        runs: name of each line -> its rows, such as {"epoch": 3, "loss": 4.1, "kNN": 0.6}. Lines with the same first
+            part of the name have one color, and different dashes. Values that are None or not finite are left out.
+        path: the PNG file to write; its folder is created.
+        x: the column on the horizontal axis.
+
+    Returns:
+        The path.
 
     Raises:
-        ValueError: the rows hold nothing to draw.
+        ValueError: no row has ``x`` and another finite value.
     """
     from matplotlib.ticker import MaxNLocator
 
@@ -37,7 +40,7 @@ def curves(
     lines = {name: {key: line for key, rows in runs.items() if (line := _points(rows, x, name))} for name in names}
     lines = {name: found for name, found in lines.items() if found}
     if not lines:
-        raise ValueError(f"there is nothing to draw: no row has {x} and a finite value beside it")
+        raise ValueError(f"there is nothing to draw: no row has {x} and another finite value")
     styles = _styles(list(runs))
     figure, panels = _panels(len(lines), width=4.2, names=list(runs))
     for panel, (name, found) in zip(panels, lines.items(), strict=True):
@@ -52,18 +55,22 @@ def curves(
 def trends(
     panels: Mapping[str, Mapping[tuple[str, ...], Sequence[tuple[Any, float, float | None]]]], path: Path, *, x: str
 ) -> Path:
-    """Draw means with their spread over a setting, one panel a figure.
+    """Draw means with error bars over the values of a setting, one panel for each score.
 
     Args:
-        panels: by title, then by line: (value of the setting, mean, standard deviation or None) in order.
-        path: the PNG to write.
-        x: the setting's name. Its values are set out evenly, as they were chosen.
+        panels: title of each panel -> name of each line -> its points (value of the setting, mean, standard deviation
+            or None), in order.
+        path: the PNG file to write; its folder is created.
+        x: name of the setting. Its values are drawn at equal distances.
+
+    Returns:
+        The path.
 
     Raises:
         ValueError: there are no panels.
     """
     if not panels:
-        raise ValueError("there is nothing to draw: no figure is known of any setting")
+        raise ValueError("there is nothing to draw: no setting has a score")
     names = list(dict.fromkeys(key for lines in panels.values() for key in lines))
     values = sorted({point[0] for lines in panels.values() for line in lines.values() for point in line}, key=_order)
     place = {value: i for i, value in enumerate(values)}
@@ -85,10 +92,10 @@ def trends(
 def _styles(names: Sequence[tuple[str, ...]]) -> dict[tuple[str, ...], dict[str, Any]]:
     firsts = list(dict.fromkeys(name[:1] for name in names))
     rests = list(dict.fromkeys(name[1:] for name in names))
-    colours = canvas.shades(len(firsts))
+    colors = canvas.shades(len(firsts))
     return {
         name: {
-            "color": colours[firsts.index(name[:1])],
+            "color": colors[firsts.index(name[:1])],
             "linestyle": _DASHES[rests.index(name[1:]) % len(_DASHES)],
             "label": _label(name) or None,
         }
@@ -97,11 +104,11 @@ def _styles(names: Sequence[tuple[str, ...]]) -> dict[tuple[str, ...], dict[str,
 
 
 def _panels(count: int, *, width: float, names: Sequence[tuple[str, ...]]) -> tuple[Figure, list[Axes]]:
-    """A figure with so many panels, at most three beside each other so that a page can be read."""
+    """Return a figure with ``count`` panels, at most three in a row so that the text stays readable."""
     columns = min(count, 2 if count in (2, 4) else 3)
     rows = math.ceil(count / columns)
-    beside = _legend_columns(names, width * columns)
-    legend = 0.28 * math.ceil(min(len(names), _MOST_LINES) / beside) if len(names) > 1 else 0
+    entries = _legend_columns(names, width * columns)
+    legend = 0.28 * math.ceil(min(len(names), _MOST_LINES) / entries) if len(names) > 1 else 0
     figure = canvas.figure(width * columns, 3.1 * rows + 0.1 + legend)
     panels = list(figure.subplots(rows, columns, squeeze=False).flat)
     for panel in panels[count:]:
@@ -110,7 +117,7 @@ def _panels(count: int, *, width: float, names: Sequence[tuple[str, ...]]) -> tu
 
 
 def _legend_columns(names: Any, inches: float) -> int:
-    """How many entries of a legend fit beside each other."""
+    """Return how many entries of a legend fit into one row."""
     longest = max((len(_label(name)) for name in names), default=0)
     return max(1, min(_LEGEND_COLUMNS, len(names), int(inches / (0.55 + 0.075 * longest))))
 

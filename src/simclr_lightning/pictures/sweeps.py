@@ -1,4 +1,4 @@
-"""Two settings at once: heat maps of a score, and the similarities of positives and negatives side by side."""
+"""Draw two settings of a sweep: heat maps of a score, and histograms of the cosines of positives and negatives."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ _MOST_CELLS_WRITTEN = 100
 
 @dataclass(frozen=True)
 class HeatMap:
-    """One score over two settings.
+    """One score over the values of two settings.
 
     Attributes:
-        title: what it is, with its unit.
-        cells: (mean, standard deviation or None) by (x, y); places without a run are missing.
-        best: the place to mark.
+        title: the score with its unit.
+        cells: (x, y) -> (mean, standard deviation or None); combinations without a run are missing.
+        best: the (x, y) to mark.
     """
 
     title: str
@@ -33,17 +33,20 @@ class HeatMap:
 def heat_maps(
     maps: Sequence[HeatMap], path: Path, *, x: Sequence[Any], y: Sequence[Any], names: tuple[str, str]
 ) -> Path:
-    """Draw scores as heat maps side by side, each cell with its mean and spread, the best one framed and starred.
+    """Draw one heat map for each score, with mean and spread in the cells and a frame and a star at the best cell.
 
     Args:
-        maps: one panel each.
-        path: the PNG to write.
+        maps: one for each panel.
+        path: the PNG file to write; its folder is created.
         x: values of the first setting, from left to right.
-        y: values of the second, from bottom to top.
+        y: values of the second setting, from bottom to top.
         names: of the two settings.
 
+    Returns:
+        The path.
+
     Raises:
-        ValueError: there is nothing to draw.
+        ValueError: ``maps`` is empty.
     """
     if not maps:
         raise ValueError("there is nothing to draw: no setting has a score")
@@ -62,7 +65,7 @@ def heat_maps(
 def _heat_map(panel: Axes, one: HeatMap, x: Sequence[Any], y: Sequence[Any], *, written: bool) -> None:
     table = [[one.cells.get((a, b), (float("nan"), None))[0] for a in x] for b in y]
     low, high = min(mean for mean, _ in one.cells.values()), max(mean for mean, _ in one.cells.values())
-    if high - low < 1e-9:  # one colour, with room for it in the bar
+    if high - low < 1e-9:  # all means are equal: widen the range, so that the color bar is valid
         low, high = low - 1, high + 1
     image = panel.imshow(table, origin="lower", aspect="auto", cmap="viridis", vmin=low, vmax=high)
     panel.figure.colorbar(image, ax=panel, shrink=0.9).ax.tick_params(labelsize=8)
@@ -85,13 +88,13 @@ def _frame(at: tuple[int, int]) -> Any:
 
 @dataclass(frozen=True)
 class Histogram:
-    """Cosines of positives and of negatives in even bins.
+    """Counts of the cosines of positives and of negatives, in bins of equal width.
 
     Attributes:
-        title: which setting or step.
-        edges: (bins + 1) of the bins.
-        positives: counts (bins).
-        negatives: counts (bins).
+        title: the setting or the step.
+        edges: of the bins, (bins + 1).
+        positives: counts, (bins).
+        negatives: counts, (bins).
     """
 
     title: str
@@ -101,13 +104,20 @@ class Histogram:
 
 
 def similarities(rows: Sequence[Sequence[Histogram]], path: Path) -> Path:
-    """Draw histograms of cosines in rows and columns, each of area 1 so that batches of any size compare.
+    """Draw histograms of cosines in rows and columns, each with area 1, so that batches of any size are comparable.
+
+    Args:
+        rows: histograms of each row, from left to right.
+        path: the PNG file to write; its folder is created.
+
+    Returns:
+        The path.
 
     Raises:
-        ValueError: there are none.
+        ValueError: there are no histograms.
     """
     if not any(rows):
-        raise ValueError("there is nothing to draw: no run has a similarity.csv")
+        raise ValueError("there is nothing to draw: there are no histograms of cosines")
     columns = max(len(row) for row in rows)
     figure = canvas.figure(3.0 * columns, 2.3 * len(rows) + 0.5)
     panels = figure.subplots(len(rows), columns, squeeze=False, sharex=True)
@@ -123,12 +133,12 @@ def similarities(rows: Sequence[Sequence[Histogram]], path: Path) -> Path:
 
 def _histogram(panel: Axes, one: Histogram) -> None:
     kinds = (("negatives", one.negatives, canvas.WRONG), ("positives", one.positives, canvas.RIGHT))
-    for name, counts, colour in kinds:
+    for name, counts, color in kinds:
         widths = [high - low for low, high in zip(one.edges[:-1], one.edges[1:], strict=True)]
         total = sum(counts) or 1
         density = [count / total / width for count, width in zip(counts, widths, strict=True)]
-        panel.stairs(density, one.edges, fill=True, color=colour, alpha=0.45, label=name)
-        panel.stairs(density, one.edges, color=colour, linewidth=1)
+        panel.stairs(density, one.edges, fill=True, color=color, alpha=0.45, label=name)
+        panel.stairs(density, one.edges, color=color, linewidth=1)
     panel.set_title(canvas.plain_name(one.title, 60), fontsize=9)
     panel.set_xlim(-1, 1)
     panel.set_yticks([])

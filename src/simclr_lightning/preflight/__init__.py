@@ -1,7 +1,8 @@
-"""What a run will cost, measured before it starts: images a second of the data path and of the encoder, and memory.
+"""Measure before a run starts: images per second of the data path and of the encoder, and memory.
 
-Everything is measured on copies: the module's weights and BatchNorm statistics, the data module's position and every
-global random number generator are afterwards what they were.
+``rates`` measures images per second, ``cost`` memory and floating-point operations, ``verdict`` turns both into advice;
+``copies`` has what they share. All measurements use copies: they change no weight or BatchNorm statistic of the module,
+no position of the data module, and no global random number generator.
 """
 
 from simclr_lightning.preflight.cost import Cost, free_bytes, largest_batch, measure_cost

@@ -1,4 +1,4 @@
-"""Measuring without leaving a trace: copies, generators put back, a clock that waits for the device."""
+"""Measure without side effects: copies of a module, restored random generators, a clock that waits for the device."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from simclr_lightning.simclr import SimCLR
 
 @contextmanager
 def untouched(device: torch.device) -> Iterator[None]:
-    """Put the global generators of Python, NumPy, torch and ``device`` back to where they were."""
+    """On exit, restore the global random generators of Python, NumPy, torch and ``device``."""
     python, numpy = random.getstate(), np.random.get_state()
     try:
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
@@ -28,7 +28,7 @@ def untouched(device: torch.device) -> Iterator[None]:
 
 
 def trial(module: SimCLR, device: torch.device) -> SimCLR:
-    """A copy of the module on ``device`` in training mode, whose loss asks no other process for anything."""
+    """Return a copy of the module on ``device`` in training mode, with ``loss.gather=False`` so that no rank waits."""
     twin = copy.deepcopy(module).to(device).train()
     if hasattr(twin.loss, "gather"):
         twin.loss.gather = False
@@ -36,14 +36,14 @@ def trial(module: SimCLR, device: torch.device) -> SimCLR:
 
 
 def views(pairs: int, size: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Two synthetic views, each (pairs, 3, size, size) float32 in [0, 1]; no global generator is used."""
+    """Return two random views, each (pairs, 3, size, size) float32 in [0, 1], without a global random generator."""
     draw = torch.Generator(device).manual_seed(0)
     x_a, x_b = (torch.rand(pairs, 3, size, size, generator=draw, device=device) for _ in range(2))
     return x_a, x_b
 
 
 def now(device: torch.device) -> float:
-    """Seconds on a clock, once the device has done all it was given."""
+    """Wait until the device has finished its work; return the time in seconds."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()

@@ -1,4 +1,4 @@
-"""What a step takes: parameters, floating-point operations and memory."""
+"""Measure what a training step needs: parameters, floating-point operations and memory."""
 
 from __future__ import annotations
 
@@ -18,25 +18,26 @@ from simclr_lightning.preflight.copies import trial, untouched, views
 from simclr_lightning.preflight.rates import Context, time_step
 from simclr_lightning.simclr import SimCLR
 
-# Images whose memory is counted: it is linear in them. An allocator's blocks blur a few images.
+# Memory is linear in the number of images, so it is measured for two numbers of images: if autograd's tensors are
+# counted, and if the allocator of a GPU, which rounds up to blocks, is read.
 COUNTED, ALLOCATED = (2, 4), (16, 32)
-USABLE = 0.9  # share of the free memory that a run can count on
+USABLE = 0.9  # share of the free memory that a run may use
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What a step of one process takes; bytes and operations.
+    """What a training step of one process needs.
 
     Attributes:
-        encoder_parameters: numbers that the encoder learns.
-        projector_parameters: numbers that the projector learns.
-        flops: a pair's operations, forward and backward of both views; a multiplication and an addition are two.
+        encoder_parameters: number of parameters of the encoder.
+        projector_parameters: number of parameters of the projector.
+        flops: operations of forward and backward for both views of an image; a multiply-add counts as two.
         weights: bytes of parameters and buffers.
-        gradients: bytes.
-        optimizer: bytes of its state.
-        per_pair: bytes that every further image of this process takes: its views and activations.
-        constant: bytes that do not grow with the batch: the loss's blocks at most, and what else was found.
-        measured: whether the device's own allocator was asked; else activations are counted as autograd saves them.
+        gradients: bytes of the gradients.
+        optimizer: bytes of the state of the optimizer.
+        per_pair: bytes for each image of this process: its two views and their activations.
+        constant: bytes that do not grow with the batch, mainly the blocks of the loss.
+        measured: True: bytes read from the allocator of the GPU. False: bytes of the tensors that autograd saves.
     """
 
     encoder_parameters: int
@@ -50,18 +51,18 @@ class Cost:
     measured: bool
 
     def bytes(self, pairs: int) -> float:
-        """The most that a step of ``pairs`` images of this process holds at once."""
+        """Return the peak memory in bytes of a step with ``pairs`` images in this process."""
         return self.weights + self.gradients + self.optimizer + self.constant + pairs * self.per_pair
 
 
 def measure_cost(module: SimCLR, *, size: int, device: torch.device, context: Context = nullcontext) -> Cost:
-    """Count on a copy, with steps of a few synthetic images.
+    """Return what a training step needs, measured on a copy with a few random images.
 
     Args:
-        module: copied, never changed.
-        size: side S of a view.
-        device: where training will run; on CUDA the allocator's peak is measured.
-        context: the precision's autocast.
+        module: copied; it does not change.
+        size: side of a view in pixels.
+        device: where training will run; on CUDA the peak of the allocator is measured.
+        context: makes the autocast context of the precision.
     """
     with untouched(device):
         twin = trial(module, device)
@@ -89,9 +90,9 @@ def measure_cost(module: SimCLR, *, size: int, device: torch.device, context: Co
 
 
 def pair_flops(module: SimCLR, size: int, device: torch.device, context: Context = nullcontext) -> float:
-    """Operations of forward and backward for one image's two views, the loss's products left out.
+    """Return the operations of forward and backward for both views of one image, without those of the loss.
 
-    Matrix products and convolutions are counted, as shapes give them; the gradients stay in the module.
+    Matrix products and convolutions are counted, from their shapes. The gradients stay in the module.
     """
     with FlopCounterMode(display=False) as counter:
         time_step(module, COUNTED[0], size, device, context)
@@ -99,13 +100,13 @@ def pair_flops(module: SimCLR, size: int, device: torch.device, context: Context
 
 
 def largest_batch(cost: Cost, free: float) -> int:
-    """The most images of one process in a step that fit into `USABLE` of ``free`` bytes; 0 when not even the rest."""
-    room = USABLE * free - cost.bytes(0)
-    return max(0, int(room / cost.per_pair))
+    """Return how many images per step and process fit into `USABLE` of ``free`` bytes; 0 if not even the weights do."""
+    left = USABLE * free - cost.bytes(0)
+    return max(0, int(left / cost.per_pair))
 
 
 def free_bytes(device: torch.device) -> int:
-    """Memory that a new process could take: of the device, or of this machine within its container's limit."""
+    """Return the free memory in bytes: of a GPU, or for a CPU of this machine within the limit of its container."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     available = _available()
@@ -116,14 +117,14 @@ def free_bytes(device: torch.device) -> int:
 
 
 def _available() -> int:
-    """What Linux says that new processes can take; elsewhere half of what is built in."""
+    """Return Linux's MemAvailable in bytes; on other systems half of the machine's memory."""
     table = Path("/proc/meminfo")
     if table.exists():
         return next(int(line.split()[1]) * 1024 for line in table.read_text().splitlines() if "MemAvailable" in line)
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
 
 
-# A container's limit and use: control groups of version 2, and of version 1.
+# Files with limit and usage of a container: control groups version 2, and version 1.
 _CONTAINERS = (
     (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")),
     (Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"), Path("/sys/fs/cgroup/memory/memory.usage_in_bytes")),
@@ -131,7 +132,7 @@ _CONTAINERS = (
 
 
 def _saved_bytes(module: SimCLR, pairs: int, size: int, device: torch.device, context: Context) -> float:
-    """Views, and what autograd saves of a forward pass for the backward pass; parameters and buffers left out."""
+    """Return the bytes of the views and of all tensors that autograd saves, without parameters and buffers."""
     own = {x.untyped_storage().data_ptr() for x in (*module.parameters(), *module.buffers())}
     saved: dict[int, int] = {}
 
@@ -139,7 +140,7 @@ def _saved_bytes(module: SimCLR, pairs: int, size: int, device: torch.device, co
         storage = x.untyped_storage()
         if storage.data_ptr() not in own:
             saved[storage.data_ptr()] = storage.nbytes()
-        return x.detach()  # shares the storage, so that no address is used twice
+        return x.detach()  # shares the storage, so that its address is not used again
 
     x_a, x_b = views(pairs, size, device)
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x), context():
@@ -149,7 +150,7 @@ def _saved_bytes(module: SimCLR, pairs: int, size: int, device: torch.device, co
 
 
 def _peak_bytes(module: SimCLR, pairs: int, size: int, device: torch.device, context: Context) -> float:
-    """The allocator's peak in a forward and backward pass beyond what was there before."""
+    """Return by how many bytes the peak of the allocator in forward and backward exceeds the memory before."""
     module.zero_grad(set_to_none=True)
     before = torch.cuda.memory_allocated(device)
     torch.cuda.reset_peak_memory_stats(device)

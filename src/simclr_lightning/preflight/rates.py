@@ -1,4 +1,4 @@
-"""Images a second: of the data path, and of the encoder with projector and loss, each measured alone for a moment."""
+"""Measure images per second of the data path, and of the encoder with projector and loss, each alone for a second."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from simclr_lightning.simclr import SimCLR
 
 Context = Callable[[], AbstractContextManager[Any]]
 
-SECONDS = 0.8  # for the data path, and again for the encoder
-SHARE = 0.02  # ... and the data path takes no more than this share of the run
-STEPS = 3  # training steps that the encoder is timed for, after its warm-up
-PROBE = 32  # images a batch from disk: small ones come soon, and cost a worker the same an image
+SECONDS = 0.8  # time to measure the data path, and again to measure the encoder
+SHARE = 0.02  # the maximum share of the time of the run in which the data path is measured
+STEPS = 3  # training steps whose time is measured, after the warm-up
+PROBE = 32  # images in a batch from disk: small batches are ready sooner, and take the same time per image
 
 
 @dataclass(frozen=True)
 class Rates:
-    """Images a second of one process.
+    """Images per second of one process.
 
     Attributes:
-        data: views that the data path gives, loading and finishing together.
-        finish: what is made on the training device alone, between the steps; part of ``data``.
-        encoder: forward and backward of encoder, projector and loss on views that are there.
-        workers: processes that load beside the training; 0 when the process does it itself, between the steps.
+        data: of the whole data path: loading, and finishing the views on the device.
+        finish: of finishing the views on the training device, which happens between the steps.
+        encoder: of forward and backward of encoder, projector and loss.
+        workers: processes that load images during the steps; 0: the training process loads between the steps.
     """
 
     data: float
@@ -51,15 +51,15 @@ def measure_rates(
     images: float = float("inf"),
     context: Context = nullcontext,
 ) -> Rates:
-    """Measure both, in about two seconds and the start of the workers.
+    """Measure data path and encoder, in about two seconds plus the start of the workers.
 
     Args:
         module: copied; it may be on any device.
         data: copied; its images must be loaded.
-        batch: images of this process in a step.
+        batch: images per step of this process.
         device: where training will run.
-        images: images that this process will train on; a short run is measured for a short time.
-        context: the precision's autocast.
+        images: images of the whole run in this process; a short run is measured for a shorter time.
+        context: makes the autocast context of the precision.
     """
     encoder = encoder_rate(module, batch=batch, size=data.recipe.size, device=device, context=context)
     data_per_second, finish = data_rate(data, batch=batch, device=device, seconds=SHARE * images / encoder)
@@ -76,22 +76,22 @@ def encoder_rate(
     context: Context = nullcontext,
     seconds: float = SECONDS,
 ) -> float:
-    """Images a second of forward and backward of encoder, projector and loss on a synthetic batch.
+    """Return images per second of forward and backward of encoder, projector and loss on random images.
 
-    The batch grows from 2 images until it is ``batch``, or until a step takes so long that a larger one would be no
-    more telling; then a few steps are timed and the median counts.
+    The batch grows from 2 images until it has ``batch`` images or a step takes an eighth of ``seconds``. The result is
+    from the median time of a few steps.
 
     Args:
-        module: copied, never changed.
-        batch: images of this process in a step.
-        size: side S of a view.
-        device: where.
-        context: the precision's autocast.
-        seconds: about how long.
+        module: copied; it does not change.
+        batch: images per step of this process.
+        size: side of a view in pixels.
+        device: where to measure.
+        context: makes the autocast context of the precision.
+        seconds: about how long to measure.
     """
     with untouched(device):
         twin = trial(module, device)
-        time_step(twin, 2, size, device, context)  # memory and kernels are found at the first call
+        time_step(twin, 2, size, device, context)  # the first call allocates memory and chooses kernels
         pairs, took = 2, time_step(twin, 2, size, device, context)
         while pairs < batch and took < seconds / 8:
             pairs = min(4 * pairs, batch)
@@ -103,7 +103,7 @@ def encoder_rate(
 
 
 def time_step(module: SimCLR, pairs: int, size: int, device: torch.device, context: Context) -> float:
-    """Seconds of one forward and backward of ``pairs`` images; gradients are dropped before."""
+    """Return the seconds of one forward and backward for ``pairs`` random images; old gradients are removed before."""
     x_a, x_b = views(pairs, size, device)
     module.zero_grad(set_to_none=True)
     start = now(device)
@@ -116,22 +116,22 @@ def time_step(module: SimCLR, pairs: int, size: int, device: torch.device, conte
 def data_rate(
     data: ViewsDataModule, *, batch: int, device: torch.device, seconds: float = SECONDS
 ) -> tuple[float, float]:
-    """Images a second of the data path, and of its part on the device: loader, workers, transfer and views.
+    """Return images per second of the whole data path, and of finishing the views on the device.
 
-    The batches that workers prepare while all of them start are left out.
+    The first batches, which the workers prepare while they start, are not counted.
 
     Args:
-        data: its images must be loaded; the order and the position of its training are not touched.
-        batch: images of this process in a step.
+        data: copied; its images must be loaded.
+        batch: images per step of this process.
         device: where the views are finished.
-        seconds: about how long, at most `SECONDS`; at least two batches are made.
+        seconds: about how long to measure, at most `SECONDS`; at least two batches are made.
     """
     in_memory = data.load().train.tensor is not None
     size = batch if in_memory else min(batch, PROBE)
-    ahead = 1 if in_memory else max(1, 2 * data.num_workers)  # the loader's own look-ahead is 2 batches a worker
+    ahead = 1 if in_memory else max(1, 2 * data.num_workers)  # a DataLoader prefetches 2 batches per worker
     probe = copy.copy(data)
     probe.batch_size = size * distributed.world_size()
-    probe.lazy = False  # what would be made when asked for is made here
+    probe.lazy = False  # make the views at once, not in `SimCLR.training_step`
     limit = min(seconds, SECONDS)
     stamps: list[float] = []
     finishing: list[float] = []
@@ -150,6 +150,6 @@ def data_rate(
 
 
 def _forever(data: ViewsDataModule) -> Iterator[Any]:
-    """The batches of the epoch, again and again: a small set may have only one."""
+    """Repeat the batches of the epoch without end, because a small data set may have only one."""
     loader = data.train_dataloader()
     return itertools.chain.from_iterable(itertools.repeat(loader))

@@ -1,6 +1,8 @@
-"""Finished runs -> tables and pictures: read runs, group them into settings, say and draw what they came to.
+"""Report on finished runs in tables and pictures: `write_report`.
 
-``write_report(folder)`` does all of it; ``read_runs``, ``swept_keys``, ``settings`` and ``compare`` are its pure parts.
+``runs`` reads the folders of runs, ``settings`` groups and compares them, ``metrics`` lists the numbers that are
+reported, ``paper`` has the paper's tables, ``content`` makes the sentences and tables, ``draw`` makes the pictures,
+``blocks`` makes Markdown and HTML, ``write`` writes the files.
 """
 
 from typing import TYPE_CHECKING

@@ -1,4 +1,4 @@
-"""A report as a list of blocks, and the two ways to write it: Markdown, and one HTML file that needs nothing else."""
+"""Convert a report, a list of blocks, to Markdown or to one self-contained HTML file."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Heading:
-    """A section's title."""
+    """The title of a section."""
 
     text: str
 
 
 @dataclass(frozen=True)
 class Paragraph:
-    """Plain sentences; strong ones are what a reader came for."""
+    """Plain sentences; ``strong`` for the main result."""
 
     text: str
     strong: bool = False
@@ -26,14 +26,14 @@ class Paragraph:
 
 @dataclass(frozen=True)
 class Bullets:
-    """A list of lines."""
+    """A bulleted list, one string per item."""
 
     items: Sequence[str]
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A table's cell: what is shown, and the number that it sorts by where it is one."""
+    """A cell of a table: its text, and the number by which it is sorted (None: sorted as text)."""
 
     text: str
     value: float | None = None
@@ -49,7 +49,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Picture:
-    """A PNG in the report's folder."""
+    """A PNG file in the folder of the report, with its caption."""
 
     file: str
     caption: str
@@ -59,12 +59,18 @@ Block = Heading | Paragraph | Bullets | Table | Picture
 
 
 def markdown(title: str, blocks: Sequence[Block]) -> str:
-    """The report as Markdown, its pictures as links to files beside it."""
+    """Return the report as Markdown; pictures are links to PNG files in the same folder."""
     return "\n\n".join([f"# {_escaped(title)}", *map(_markdown, blocks)]) + "\n"
 
 
 def html(title: str, blocks: Sequence[Block], folder: Path) -> str:
-    """The report as one HTML file: pictures inside it, tables that sort by a click on a heading, no address used."""
+    """Return the report as one HTML page: embedded pictures, tables that a click on a heading sorts, no external links.
+
+    Args:
+        title: of the page.
+        blocks: its content.
+        folder: contains the PNG files of the pictures.
+    """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
@@ -100,7 +106,7 @@ def _markdown(block: Block) -> str:
 
 
 def _escaped(text: str) -> str:
-    """Text that Markdown shows as it is, on one line."""
+    """Return text on one line, with the special characters of Markdown escaped."""
     text = " ".join(text.split())
     for letter in "\\`*_[]|<":
         text = text.replace(letter, f"\\{letter}")

@@ -1,4 +1,4 @@
-"""From runs to settings: which keys were swept, means and spreads over seeds, and what won."""
+"""Group runs into settings: find the swept keys, compute means over seeds, and compare the best two settings."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from simclr_lightning.overrides import key_of
 from simclr_lightning.report.runs import ReportError, Run
 from simclr_lightning.run_folder import as_number
 
-# The paper's two, in its order, come first on the axes of a picture.
+# These keys, which the paper sweeps, come first on the axes of a picture.
 _FIRST = ("loss.temperature", "data.batch_size")
-_NO_AXIS = ("seed", "logger")  # repeats, and where the numbers go
+_NO_AXIS = ("seed", "logger")  # they do not define a setting
 
 
 @dataclass(frozen=True)
 class Spread:
-    """The mean of some runs, with their standard deviation (None for one run)."""
+    """Mean, sample standard deviation (None for one run) and number of runs."""
 
     mean: float
     deviation: float | None
@@ -28,28 +28,31 @@ class Spread:
 
 @dataclass(frozen=True)
 class Setting:
-    """The finished runs that differ in their seed alone.
+    """Finished runs that differ only in their seed.
 
     Attributes:
-        values: what the swept keys are, in their order.
+        values: the values of the swept keys, in the order of the keys.
         runs: at least one.
     """
 
     values: tuple[Any, ...]
     runs: tuple[Run, ...]
 
-    def of(self, read: Callable[[Run], float | None]) -> Spread | None:
-        """Mean and sample standard deviation over the runs that have the number; None where none has."""
+    def spread(self, read: Callable[[Run], float | None]) -> Spread | None:
+        """Return mean and standard deviation over the runs that have the number; None if no run has it."""
         return spread([value for value in map(read, self.runs) if value is not None])
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """The best setting beside the second best, by one score.
+    """The best and the second best setting by one score.
 
     Attributes:
-        half: half the width of the 95 % interval of the difference; None where a setting has one seed.
-        test: how the interval was made.
+        best: the setting with the highest mean.
+        second: the setting with the second highest mean.
+        difference: of their means.
+        half: half the width of the 95 % interval of the difference; None if a setting has only one seed.
+        test: how the interval was computed.
     """
 
     best: Setting
@@ -60,30 +63,37 @@ class Comparison:
 
 
 def swept_keys(runs: Sequence[Run]) -> list[str]:
-    """Keys of the command line whose value differs between runs, the seed left out: temperature and batch first."""
+    """Return the keys given on the command line whose values differ between runs, without the seed.
+
+    ``loss.temperature`` and ``data.batch_size`` come first, the others in the order in which they were given.
+    """
     keys = dict.fromkeys(key_of(override) for run in runs for override in run.overrides)
-    told = [key for key in keys if key.partition(".")[0] not in _NO_AXIS]
-    found = [key for key in told if len({repr(run.value(key)) for run in runs}) > 1]
+    candidates = [key for key in keys if key.partition(".")[0] not in _NO_AXIS]
+    found = [key for key in candidates if len({repr(run.value(key)) for run in runs}) > 1]
     return sorted(found, key=lambda key: _FIRST.index(key) if key in _FIRST else len(_FIRST))
 
 
 def choose_axes(swept: Sequence[str], asked: Sequence[str] | None) -> list[str]:
-    """The one or two keys that span the pictures.
+    """Return the one or two keys on the axes of the pictures.
+
+    Args:
+        swept: from `swept_keys`.
+        asked: the keys that the user chose; None: the first two swept keys.
 
     Raises:
-        ReportError: an asked key was not swept, or more than two are asked for.
+        ReportError: a chosen key was not swept, or not one or two keys were chosen.
     """
     if asked is None:
         return list(swept[:2])
     unknown = [key for key in asked if key not in swept]
     if unknown or not 1 <= len(asked) <= 2 or len(set(asked)) < len(asked):
         there = ", ".join(swept) or "none"
-        raise ReportError(f"axes=[{','.join(asked)}]: give one or two of the swept keys, which are {there}")
+        raise ReportError(f"axes=[{','.join(asked)}]: give one or two of the swept keys: {there}")
     return list(asked)
 
 
 def settings(runs: Sequence[Run], keys: Sequence[str]) -> list[Setting]:
-    """Finished runs grouped by what the keys are, in the order of their values."""
+    """Return the finished runs grouped by their values of the keys, sorted by these values."""
     groups: dict[tuple[str, ...], list[Run]] = {}
     for run in runs:
         if run.finished:
@@ -93,7 +103,7 @@ def settings(runs: Sequence[Run], keys: Sequence[str]) -> list[Setting]:
 
 
 def order(value: Any) -> tuple[int, float, str]:
-    """Sorts numbers as numbers, before texts, before what is missing."""
+    """Return a key to sort values: numbers first, then strings, None last."""
     number = as_number(value)
     if number is not None:
         return 0, number, ""
@@ -101,18 +111,27 @@ def order(value: Any) -> tuple[int, float, str]:
 
 
 def spread(values: Sequence[float]) -> Spread | None:
-    """Mean and sample standard deviation."""
+    """Return mean and sample standard deviation of numbers; None if there are none.
+
+    Example:
+        >>> spread([1.0, 2.0, 3.0])
+        Spread(mean=2.0, deviation=1.0, count=3)
+    """
     if not values:
         return None
     return Spread(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None, len(values))
 
 
 def compare(candidates: Sequence[Setting], read: Callable[[Run], float | None]) -> Comparison | None:
-    """The setting with the highest mean beside the next one; None where fewer than two have the score.
+    """Compare the settings with the two highest means; return None if fewer than two have the score.
 
-    The interval is of the paired t-test where both settings ran the same seeds, each once, else of Welch's.
+    The interval is that of the paired t-test if both settings have the same seeds, each once; else of Welch's t-test.
+
+    Args:
+        candidates: from `settings`.
+        read: returns the score of a run, or None.
     """
-    scored = [(found.mean, setting) for setting in candidates if (found := setting.of(read)) is not None]
+    scored = [(found.mean, setting) for setting in candidates if (found := setting.spread(read)) is not None]
     scored.sort(key=lambda pair: -pair[0])
     if len(scored) < 2:
         return None
@@ -142,7 +161,7 @@ def _interval(best: list[tuple[Any, float]], second: list[tuple[Any, float]]) ->
 
 
 def _quantile(freedom: float) -> float:
-    """The 97.5 % quantile of Student's t."""
+    """Return the 97.5 % quantile of Student's t distribution."""
     from scipy import stats
 
     return float(stats.t.ppf(0.975, freedom))

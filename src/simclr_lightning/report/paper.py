@@ -1,4 +1,4 @@
-"""The paper's own tables, to stand beside a sweep's: A Simple Framework for Contrastive Learning, arXiv 2002.05709.
+"""Tables of the paper (A Simple Framework for Contrastive Learning, arXiv 2002.05709), to compare a sweep with.
 
 ImageNet, ResNet-50, 100 epochs, linear evaluation; scores are top-1 in percent.
 """
@@ -11,16 +11,16 @@ SOURCE: Final = "Chen, Kornblith, Norouzi, Hinton 2020, arXiv 2002.05709: ImageN
 
 
 class AtTemperature(NamedTuple):
-    """Table 5 with the l2 norm, batch 4096."""
+    """A row of table 5, with l2 normalization and batch size 4096."""
 
     linear: float
     contrastive_accuracy: float
     entropy: float
-    """In nats, over the candidates of the other view: at most ln 4096 = 8.3."""
+    """In nats, over the candidates in the other view: at most ln 4096 = 8.3."""
 
 
 class AtBatch(NamedTuple):
-    """Table B.1, at 100 epochs, for the two learning-rate rules."""
+    """A row of table B.1 at 100 epochs, for the two learning-rate rules."""
 
     linear_rule: float
     sqrt_rule: float

@@ -1,4 +1,4 @@
-"""From a folder of runs to report.md, report.html, runs.csv and their pictures, written directly in it."""
+"""Write report.md, report.html, runs.csv and PNG files into a folder of runs."""
 
 from __future__ import annotations
 
@@ -9,23 +9,28 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from simclr_lightning.files import write_text
 from simclr_lightning.report import blocks, content, draw
 from simclr_lightning.report.grouping import Setting, choose_axes, settings, swept_keys
 from simclr_lightning.report.runs import ReportError, Run, read_runs
 
-_OF_THE_RUN = ("views.png", "neighbours.png", "embedding.png")
-_CAPTIONS = ("Two views of each image.", "Nearest neighbours of test images.", "Map of the representation of test.")
+# Pictures that a run itself has drawn.
+_CAPTIONS = {
+    "views.png": "Two views of each image.",
+    "neighbours.png": "Nearest neighbors of test images.",
+    "embedding.png": "Map of the features of test images.",
+}
 
 
 @dataclass(frozen=True)
 class Report:
-    """What was written.
+    """A written report.
 
     Attributes:
-        folder: where.
-        files: names of the files in it.
-        headline: the sentence that says what won.
-        notes: what was skipped.
+        folder: contains the report.
+        files: names of the written files.
+        headline: the sentence with the main result.
+        notes: one sentence for each folder that was skipped.
     """
 
     folder: Path
@@ -35,30 +40,29 @@ class Report:
 
 
 def write_report(folder: Path, axes: Sequence[str] | None = None) -> Report:
-    """Report on the run or the sweep in a folder; files of an earlier report are replaced.
+    """Write a report on the run or the sweep in a folder; files of an earlier report are replaced.
 
     Args:
-        folder: of a run, or with runs anywhere below it.
-        axes: one or two swept keys for the pictures; None takes loss.temperature and data.batch_size where they were
-            swept, else the first keys that were.
+        folder: the folder of a run, or a folder that contains runs at any depth.
+        axes: one or two swept keys for the axes of the pictures; None: the first two swept keys (loss.temperature and
+            data.batch_size come first).
 
     Raises:
-        ReportError: there is no run that can be read, the axes were not swept, or the folder cannot be written.
+        ReportError: no run can be read, an axis was not swept, or the folder is not writable.
     """
     runs, notes = read_runs(folder)
     if not os.access(folder, os.W_OK | os.X_OK):
-        raise ReportError(f"{folder} cannot be written, and the report is written into it; copy the runs elsewhere")
+        raise ReportError(f"{folder} cannot be written, and the report goes into it: copy the runs to another folder")
     keys = swept_keys(runs)
     chosen = choose_axes(keys, axes)
     groups = settings(runs, keys)
     drawn = {name: make(folder / name) for name, make in draw.all_pictures(runs, groups, keys, chosen).items()}
     for name, picture in drawn.items():
-        if picture is None:  # of an earlier report
+        if picture is None:  # remove the file of an earlier report
             (folder / name).unlink(missing_ok=True)
     shown = [picture for picture in drawn.values() if picture is not None]
     if len(runs) == 1:
-        own = zip(_OF_THE_RUN, _CAPTIONS, strict=True)
-        shown += [blocks.Picture(name, caption) for name, caption in own if (folder / name).is_file()]
+        shown += [blocks.Picture(name, text) for name, text in _CAPTIONS.items() if (folder / name).is_file()]
     title = f"Report of {folder.absolute().name}"
     verdicts = content.verdicts(groups, keys, runs)
     body = [*_head(verdicts, runs), *_pictures(shown), *_tables(runs, groups, keys, notes)]
@@ -67,8 +71,6 @@ def write_report(folder: Path, axes: Sequence[str] | None = None) -> Report:
         "report.md": blocks.markdown(title, body),
         "report.html": blocks.html(title, body, folder),
     }
-    from simclr_lightning.files import write_text
-
     for name, text in texts.items():
         write_text(folder / name, text)
     headline = next((block.text for block in verdicts if isinstance(block, blocks.Paragraph)), "")
@@ -77,11 +79,11 @@ def write_report(folder: Path, axes: Sequence[str] | None = None) -> Report:
 
 
 def runs_csv(runs: Sequence[Run], keys: Sequence[str]) -> str:
-    """One row a run: its words, the swept keys, all of summary.json, and the last value of each metric.
+    """Return runs.csv, one row for each run: overrides, swept keys, fields of summary.json, last value of each metric.
 
-    Columns of metrics hold a slash, apart from lr, and so meet no field of the summary.
+    Names of metrics contain a slash, except lr, so they differ from the fields of summary.json.
     """
-    own = ("run", "status", "reason", "seed", "overrides")  # known of every run, finished or not
+    own = ("run", "status", "reason", "seed", "overrides")  # every run has these, finished or not
     fields = list(dict.fromkeys(field for run in runs for field in run.summary if field not in own))
     metrics = list(dict.fromkeys(name for run in runs for row in run.metrics for name in row))
     metrics = [name for name in metrics if name not in ("step", "epoch", *fields)]
@@ -102,8 +104,8 @@ def runs_csv(runs: Sequence[Run], keys: Sequence[str]) -> str:
 
 def _head(verdicts: list[blocks.Block], runs: list[Run]) -> list[blocks.Block]:
     finished = sum(run.finished for run in runs)
-    says = blocks.Paragraph(f"{len(runs)} run{'s' if len(runs) > 1 else ''}, {finished} finished.")
-    return [*verdicts, says, *content.kept_equal(runs)]
+    count = blocks.Paragraph(f"{len(runs)} run{'s' if len(runs) > 1 else ''}, {finished} finished.")
+    return [*verdicts, count, *content.run_lengths(runs)]
 
 
 def _pictures(shown: list[blocks.Picture]) -> list[blocks.Block]:
@@ -113,7 +115,7 @@ def _pictures(shown: list[blocks.Picture]) -> list[blocks.Block]:
 def _tables(runs: list[Run], groups: list[Setting], keys: list[str], notes: list[str]) -> list[blocks.Block]:
     return [
         *content.settings_table(groups, keys),
-        *content.beside_the_paper(groups, keys),
+        *content.paper_tables(groups, keys),
         *content.runs_table(runs, keys),
         *content.unfinished(runs, notes),
     ]

@@ -152,7 +152,7 @@ class Counted(L.Callback):
 @pytest.mark.parametrize("how", ["plain", "cached", "averaged", "adamw", "looks", "logs"])
 def test_no_step_reads_a_value_from_the_device(how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The proxy of a GPU without one: between two logs nothing becomes a number. The last two show what is counted."""
-    monkeypatch.setattr(health_room, "_looking_is_free", lambda device: how == "looks")
+    monkeypatch.setattr(health_room, "_reading_is_free", lambda device: how == "looks")
     counted, module = Counted(), small_module()
     monkeypatch.setattr(torch.Tensor, "tolist", lambda tensor: counted.mode.listed(tensor))
     metrics = StepMetrics(every_n_steps=1 if how == "logs" else 10)
