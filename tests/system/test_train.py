@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -124,7 +125,7 @@ def test_resuming_with_another_configuration_or_other_images_is_refused(
     simclr: Program, npz: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert simclr("train", *WORDS, f"data.path={npz}", "hydra.run.dir=run", "trainer.max_steps=2") == 0
-    for word in ("data.batch_size=8", "seed=1", "loss.temperature=0.3", "model=resnet18"):
+    for word in ("data.batch_size=8", "seed=1", "loss.temperature=0.3", "schedule.rule=sqrt"):
         assert simclr("train", "ckpt_path=run", word) != 0
         said = capsys.readouterr().err
         assert "another configuration" in said, said
@@ -135,16 +136,53 @@ def test_resuming_with_another_configuration_or_other_images_is_refused(
         part.pop(key)  # as a run that was saved before there were such keys
     OmegaConf.save(older, saved)
     assert locate_checked(["ckpt_path=run", "trainer.max_steps=4"]).cfg.callbacks.hardness.every_n_steps == 50
-    for word in ("ema=0.9", "tf32=false", "callbacks.hardness.every_n_steps=7", "seed=1", "optimizer=sgd"):
+    for word in ("ema=0.9", "tf32=false", "seed=1", "optimizer.lr=0.5"):
         with pytest.raises(UserError, match="another configuration"):
             locate_checked(["ckpt_path=run", word])
+    for override in ("callbacks.hardness.every_n_steps=7", "data.num_workers=1", "logger=csv", "data.resident=false"):
+        locate_checked(["ckpt_path=run", "trainer.max_steps=4", override])  # changes no mathematics
+    for override in ("optimizer=sgd", "model.encoder.width=0.25", "model=resnet18"):
+        with pytest.raises(UserError, match=r"model\.weights="):
+            locate_checked(["ckpt_path=run", "force=all", override])
     import numpy as np
 
     arrays = dict(np.load(npz))
     arrays["train_images"][0] ^= 1
     np.savez(npz, **arrays)
-    assert simclr("train", "ckpt_path=run", "trainer.max_steps=4") != 0
-    assert "images differ" in capsys.readouterr().err
+    for force in ("false", "true"):
+        assert simclr("train", "ckpt_path=run", "trainer.max_steps=4", f"force={force}") != 0
+        assert "images differ" in capsys.readouterr().err
+    assert simclr("train", "ckpt_path=run", "trainer.max_steps=4", "force=images") == 0
+
+
+def test_changed_numbers_of_optimizer_and_schedule_take_effect_and_are_recorded(simclr: Program, npz: Path) -> None:
+    words = (*WORDS, f"data.path={npz}", "hydra.run.dir=run", "schedule.rule=constant", "schedule.warmup_epochs=0")
+    assert simclr("train", *words, "optimizer=sgd", "optimizer.lr=0.001", "callbacks.metrics.every_n_steps=1") == 0
+    more = ("optimizer.lr=0.01", "optimizer.momentum=0.5", "optimizer.weight_decay=0.125", "trainer.max_epochs=4")
+    assert simclr("train", "ckpt_path=run", *more, "force=true") == 0
+    with Path("run/metrics.csv").open() as file:
+        rates = {int(row["step"]): float(row["lr"]) for row in csv.DictReader(file) if row.get("lr")}
+    total = summary(Path("run"))["steps"]
+    for step in range(total // 2 + 1, total + 1):  # the rate of the next step: a cosine from 0.01 over the whole run
+        assert rates[step] == pytest.approx(0.01 * (1 + math.cos(math.pi * step / total)) / 2, rel=1e-5), step
+    saved = checkpoint.load(Path("run/checkpoints/last.ckpt"))
+    groups = saved["optimizer_states"][0]["param_groups"]
+    assert {(group["momentum"], group["initial_lr"]) for group in groups} == {(0.5, 0.01)}
+    assert {group["weight_decay"] for group in groups} == {0.0, 0.125}  # BatchNorm and biases have none
+    assert set(saved["lr_schedulers"][0]["base_lrs"]) == {0.01}
+    assert OmegaConf.load("run/.hydra/config.yaml").optimizer.momentum == 0.5
+
+
+def test_keys_of_the_runs_own_groups_can_be_given_at_resume(simclr: Program, tmp_path: Path) -> None:
+    from PIL import Image
+
+    for number in range(40):
+        Image.new("RGB", (12, 12), (6 * number, 0, 0)).save(tmp_path / f"{number:02}.png")
+    folder = ("data=folder", f"data.path={tmp_path}", "data.num_workers=0", *WORDS[1:], "hydra.run.dir=../run")
+    assert simclr("train", *folder, "trainer.max_steps=2") == 0
+    assert simclr("train", "ckpt_path=../run", "data.dataset.on_corrupt=skip", "trainer.max_steps=3") == 0
+    assert OmegaConf.load("../run/.hydra/config.yaml").data.dataset.on_corrupt == "skip"
+    assert OmegaConf.load("../run/.hydra/config.yaml").data.batch_size == 16
 
 
 def test_the_exact_number_of_steps_even_below_an_epoch(simclr: Program, npz: Path) -> None:

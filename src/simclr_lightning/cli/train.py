@@ -60,11 +60,11 @@ def _single(run: Run, started: float, known: list[Path]) -> int:
             return 0
         if devices == 1:
             return training.run_process(
-                run.folder, run.cfg, checkpoint=run.checkpoint, force=run.force, started=started
+                run.folder, run.cfg, checkpoint=run.checkpoint, any_images=run.any_images, started=started
             )
         debug = flag(run.overrides, "debug")
         try:
-            return run_ranks(run.folder, devices, checkpoint=run.checkpoint, force=run.force, debug=debug)
+            return run_ranks(run.folder, devices, checkpoint=run.checkpoint, any_images=run.any_images, debug=debug)
         finally:
             if "status" not in read_summary(run.folder):  # ranks that were killed wrote none
                 write_summary(run.folder, training.blank_summary(run.cfg))

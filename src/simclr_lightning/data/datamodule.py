@@ -129,7 +129,7 @@ class ViewsDataModule(L.LightningDataModule):
                 f"the images differ from those the checkpoint was trained on (fingerprint "
                 f"{self.load().fingerprint[:12]}, checkpoint {state_dict['fingerprint'][:12]}): "
                 "files were added, removed or changed; restore them, start a new run with model.weights=, or add "
-                "force=true to go on all the same"
+                "force=images to go on all the same"
             )
         # The trainer's own step is restored later, and workers that fetch ahead ask for the position before that.
         self._restored = state_dict["steps"]

@@ -51,7 +51,7 @@ RULES: Final[dict[str, Rule]] = {
     "tf32": one_of("auto", True, False),
     "ema": number("above 0 and below 1", lambda v: 0 < v < 1).or_(None),
     "ckpt_path": PATH,
-    "force": SWITCH,
+    "force": one_of(False, True, "images", "all"),
     "dry_run": SWITCH,
     "preflight": one_of("auto", True, False),
     "debug": SWITCH,

@@ -25,7 +25,7 @@ SECONDS_TO_STOP = 20  # after which a rank that does not answer is killed
 _PR_SET_PDEATHSIG = 1
 
 
-def run_ranks(folder: Path, devices: int, *, checkpoint: Path | None, force: bool, debug: bool) -> int:
+def run_ranks(folder: Path, devices: int, *, checkpoint: Path | None, any_images: bool, debug: bool) -> int:
     """Start one process a device, wait for all of them and return the run's exit code.
 
     The ranks are killed together: when one dies, the others are gone within `SECONDS_TO_STOP` seconds and the dead one
@@ -35,7 +35,7 @@ def run_ranks(folder: Path, devices: int, *, checkpoint: Path | None, force: boo
         folder: the run's folder, with .hydra/config.yaml written.
         devices: processes to start.
         checkpoint: where to go on from.
-        force: go on although the images differ.
+        any_images: go on although the images differ.
         debug: ranks print their tracebacks.
     """
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
@@ -48,7 +48,7 @@ def run_ranks(folder: Path, devices: int, *, checkpoint: Path | None, force: boo
     for old in reports.glob("*.json"):
         old.unlink()
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // devices)))
-    words = [str(folder), str(checkpoint or ""), *(["force"] if force else []), *(["debug"] if debug else [])]
+    words = [str(folder), str(checkpoint or ""), *(["any_images"] if any_images else []), *(["debug"] if debug else [])]
     with tempfile.TemporaryDirectory(prefix="simclr_ranks_") as logs:
         launch = LaunchConfig(
             min_nodes=1,
@@ -72,7 +72,7 @@ def run_ranks(folder: Path, devices: int, *, checkpoint: Path | None, force: boo
 
 
 def rank_main(words: Sequence[str]) -> int:
-    """Entry of one rank: ``rank FOLDER CHECKPOINT [force] [debug]``, started by `run_ranks`."""
+    """Entry of one rank: ``rank FOLDER CHECKPOINT [any_images] [debug]``, started by `run_ranks`."""
     if len(words) < 2 or "RANK" not in os.environ:
         print(
             "error: rank is the program's own; a run on several devices is simclr train trainer.devices=2",
@@ -84,7 +84,9 @@ def rank_main(words: Sequence[str]) -> int:
     rank = int(os.environ["RANK"])
     report = folder / ".ranks" / f"{rank}.json"
     try:
-        return training.run_process(folder, read_config(folder), checkpoint=checkpoint, force="force" in words[2:])
+        return training.run_process(
+            folder, read_config(folder), checkpoint=checkpoint, any_images="any_images" in words[2:]
+        )
     except Exception as error:
         # Only the parent speaks: it knows which rank was first.
         message, code = errors.describe(error, log=folder / "train.log")
@@ -177,4 +179,6 @@ def run_external(run: Run, started: float, known: list[Path]) -> int:
         known.append(folder)
         if not shared[1]:
             return 0
-        return training.run_process(folder, run.cfg, checkpoint=run.checkpoint, force=run.force, started=started)
+        return training.run_process(
+            folder, run.cfg, checkpoint=run.checkpoint, any_images=run.any_images, started=started
+        )

@@ -52,4 +52,4 @@ def _new(overrides: Sequence[str]) -> Run:
         raise UserError(
             f"{folder} already holds a run; give another hydra.run.dir=, or go on with it: ckpt_path='{folder}'"
         )
-    return Run(folder.absolute(), without_start_keys(full), tuple(overrides), full.hydra, force=bool(full.force))
+    return Run(folder.absolute(), without_start_keys(full), tuple(overrides), full.hydra)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from omegaconf import DictConfig
 
@@ -24,6 +24,7 @@ MAY_DIFFER: Final = (
     *("data.dataset.max_pixels", "logger", "callbacks", "preflight"),
 )
 """Keys, and nodes of keys, that a resumed run may change without ``force=true``."""
+_HAVE_STATE: Final = ("model.encoder.", "model.projector.", "optimizer._target_")
 
 
 def resume(given: Sequence[str]) -> Run:
@@ -43,7 +44,8 @@ def resume(given: Sequence[str]) -> Run:
         for key, (before, now) in diff(saved, to_plain(cfg)).items()
         if not is_given([key], *MAY_DIFFER) and (before != "(absent)" or is_given(given, key))
     ]
-    if lines and not full.force:
+    _check_same_network(folder, saved, to_plain(cfg))
+    if lines and full.force not in (True, "all"):
         shown = lines[:3] + ([f"and {len(lines) - 3} more"] if len(lines) > 3 else [])
         raise UserError(
             f"{folder} was trained with another configuration:\n  " + "\n  ".join(shown[:3]) + "\n"
@@ -56,7 +58,17 @@ def resume(given: Sequence[str]) -> Run:
             raise UserError(f"{folder} holds no valid checkpoint in checkpoints/; start a new run")
         chosen, damaged = found
         notes = tuple(f"{path} is damaged and was left alone; {chosen.name} is used" for path in damaged)
-    return Run(folder, cfg, tuple(overrides), full.hydra, chosen, notes, bool(full.force))
+    return Run(folder, cfg, tuple(overrides), full.hydra, chosen, notes, full.force in ("images", "all"))
+
+
+def _check_same_network(folder: Path, saved: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Refuse another network or kind of optimizer, whose state the checkpoint does not hold; ``force`` cannot help."""
+    changed = [key for key in diff(saved, now) if key.startswith(_HAVE_STATE)]
+    if changed:
+        raise UserError(
+            f"{changed[0]} differs from the run in {folder}, and its checkpoint has no state for that\n"
+            f"leave the key as it was, or start a new run from the run's weights: model.weights='{folder}'"
+        )
 
 
 def without_start_keys(full: DictConfig) -> DictConfig:

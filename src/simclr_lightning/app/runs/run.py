@@ -46,7 +46,7 @@ class Run:
         hydra: the hydra node.
         checkpoint: the checkpoint to go on from; None for a new run.
         notes: lines to print once.
-        force: go on although the images differ.
+        any_images: go on although the images differ.
     """
 
     folder: Path
@@ -55,7 +55,7 @@ class Run:
     hydra: Any
     checkpoint: Path | None = None
     notes: tuple[str, ...] = ()
-    force: bool = False
+    any_images: bool = False
 
     @property
     def is_finished(self) -> bool:

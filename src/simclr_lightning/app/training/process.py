@@ -29,7 +29,7 @@ from simclr_lightning.simclr import SimCLR
 
 
 def run_process(
-    folder: Path, cfg: DictConfig, *, checkpoint: Path | None, force: bool = False, started: float | None = None
+    folder: Path, cfg: DictConfig, *, checkpoint: Path | None, any_images: bool = False, started: float | None = None
 ) -> int:
     """Train and, on rank 0, finish the run; return the exit code.
 
@@ -37,7 +37,7 @@ def run_process(
         folder: the run's folder, held by the caller's process or its parent.
         cfg: the resolved configuration.
         checkpoint: where to go on from.
-        force: go on although the images differ from the checkpoint's.
+        any_images: go on although the images differ from the checkpoint's.
         started: when the program began, for the wall time in the summary.
 
     Raises:
@@ -49,7 +49,7 @@ def run_process(
     console = Console(highlight=False, soft_wrap=True)
     try:
         parts = build(cfg)
-        parts.data.any_images = force
+        parts.data.any_images = any_images
         return _train(folder, cfg, parts, checkpoint, signals, console, time.time() if started is None else started)
     except Stopped as stop:
         signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -17,6 +17,7 @@ from simclr_lightning.app.runs.run import run_name
 from simclr_lightning.app.training import performance
 from simclr_lightning.app.training.batchnorm import SharedBatchNorm
 from simclr_lightning.app.training.devices import accelerator, device_count, devices_of_a_batchnorm
+from simclr_lightning.app.training.numbers import CurrentNumbers
 from simclr_lightning.app.training.signals import KeepSignals, StopSignals
 from simclr_lightning.callbacks import (
     AtomicCheckpointIO,
@@ -70,6 +71,7 @@ def make_trainer(
             online,
             Checkpoints(folder / CHECKPOINTS, online=online, **cfg.callbacks.checkpoints),
             progress,
+            CurrentNumbers(),
             KeepSignals(signals),
             *more,
         ],
