@@ -12,7 +12,7 @@ from simclr_lightning.cli.ranges import RULES, Rule, one_of, whole
 
 USAGE: Final = (
     "usage: simclr pack IMAGES OUT [short_side=256] [quality=90] [on_corrupt=fail|skip] [max_skipped=100] "
-    "[max_pixels=64000000]"
+    "[max_pixels=64000000] [full_scale=WHITE]"
 )
 KEYS: Final[dict[str, Rule]] = {
     "short_side": whole(1, 65_500),
@@ -20,6 +20,7 @@ KEYS: Final[dict[str, Rule]] = {
     "on_corrupt": one_of("fail", "skip"),
     "max_skipped": whole(0),
     "max_pixels": RULES["data.dataset.max_pixels"],
+    "full_scale": RULES["data.dataset.full_scale"],
 }
 
 

@@ -162,6 +162,7 @@ RULES: Final[dict[str, Rule]] = {
             "data.dataset.on_corrupt": one_of("fail", "skip"),
             "data.dataset.max_skipped": whole(0),
             "data.dataset.max_pixels": whole(1, 178_956_970),
+            "data.dataset.full_scale": number("above 0", lambda v: v > 0).or_(None),
         }
     ),
     "views._target_": TARGET,
