@@ -1,4 +1,4 @@
-"""Names for files that hold no image of a format that is read, by their first bytes."""
+"""Name the format of a file that the decoder does not read, by its first bytes."""
 
 from typing import Final
 
@@ -45,7 +45,7 @@ READ: Final = {
 
 
 def described(head: bytes) -> str | None:
-    """Return what a file is that starts with `head` and is not opened as an image, and what to do; None if unknown."""
+    """Return the format of a file that starts with `head`, and what to do instead; None if it is not known."""
     for start, text in NO_PICTURES.items():
         if head.lower().startswith(start):
             return text

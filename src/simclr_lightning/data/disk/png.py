@@ -1,4 +1,4 @@
-"""The kinds of PNG whose pixels Pillow gets wrong: 16 bits a sample, and gray or RGB with one transparent color."""
+"""Read the PNG kinds whose pixels Pillow gets wrong: 16 bits a sample, and 1 to 4 bits with a transparent gray."""
 
 import struct
 from dataclasses import dataclass

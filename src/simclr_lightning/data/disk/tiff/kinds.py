@@ -1,4 +1,4 @@
-"""Kinds of TIFF pages: which are read by Pillow, read by `samples` or refused, and what their samples mean."""
+"""Decide which TIFF pages Pillow reads, which `samples` reads, which are refused; and what their samples mean."""
 
 from typing import Final
 

@@ -1,4 +1,4 @@
-"""The first page of a TIFF file: its tags, as numbers."""
+"""Parse the tags of a TIFF file's first page, as numbers."""
 
 import os
 import struct

@@ -1,4 +1,4 @@
-"""The samples of a TIFF page of any depth and layout; Pillow decompresses its strips and tiles.
+"""Read the samples of a TIFF page of any depth and layout; Pillow decompresses its strips and tiles.
 
 Legend: H rows, W columns, S samples a pixel, N strips or tiles of a plane.
 """
