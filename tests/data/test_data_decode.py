@@ -96,22 +96,6 @@ def test_16_bit_greyscale_keeps_its_range(tmp_path, name):
     assert np.array_equal(found[:, :, 0], found[:, :, 2])
 
 
-def test_16_bit_colour_png_keeps_its_range(tmp_path):
-    """Pillow writes none, so the file is put together by hand."""
-    wide = RNG.integers(0, 65536, size=(3, 5, 3)).astype(">u2")
-
-    def chunk(kind, data):
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    rows = b"".join(b"\0" + row.tobytes() for row in wide)
-    head = struct.pack(">IIBBBBB", 5, 3, 16, 2, 0, 0, 0)
-    path = tmp_path / "a.png"
-    path.write_bytes(
-        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
-    )
-    assert np.abs(hwc(read_image(path)).astype(int) - wide.astype(float) / 257).max() <= 1
-
-
 def test_one_bit_images(tmp_path):
     bits = RNG.integers(0, 2, size=(5, 9)).astype(bool)
     path = tmp_path / "a.png"
@@ -285,8 +269,8 @@ def test_every_flipped_bit_of_a_png_is_noticed(tmp_path):
     [
         (b"", "the file is empty (0 bytes)"),
         (b"not an image at all", "not an image of a known format"),
-        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n", "not an image of a known format"),
-        (b"\xff\xd8\xff\xe0", "not an image of a known format"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n", "PostScript (EPS), which is not read"),
+        (b"\xff\xd8\xff\xe0", "JPEG that is damaged or of an unusual kind"),
     ],
 )
 def test_files_that_are_no_images(tmp_path, content, said):
@@ -302,15 +286,6 @@ def test_absent_files_and_folders_are_named(tmp_path):
     for path, said in ((tmp_path / "no.png", "No such file"), (tmp_path, "Is a directory")):
         with pytest.raises(ImageError, match=re.escape(f"{path}: {said}")):
             read_image(path)
-
-
-def test_floating_point_images_are_refused_and_32_bit_ones_too(tmp_path):
-    Image.fromarray(np.ones((4, 4), dtype=np.float32)).save(tmp_path / "f.tif")
-    Image.fromarray(np.full((4, 4), 70000, dtype=np.int32)).save(tmp_path / "i.tif")
-    with pytest.raises(ImageError, match=r"f\.tif: .*floating-point"):
-        read_image(tmp_path / "f.tif")
-    with pytest.raises(ImageError, match=r"i\.tif: .*16 bits"):
-        read_image(tmp_path / "i.tif")
 
 
 def bomb(side):

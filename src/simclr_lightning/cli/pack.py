@@ -15,7 +15,7 @@ from simclr_lightning.cli.guard import guard_command
 
 USAGE: Final = (
     "usage: simclr pack IMAGES OUT [short_side=256] [quality=90] [on_corrupt=fail|skip] [max_skipped=100] "
-    "[max_pixels=64000000]"
+    "[max_pixels=64000000] [full_scale=WHITE]"
 )
 
 

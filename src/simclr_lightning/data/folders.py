@@ -8,7 +8,7 @@ DIR/1.jpg  DIR/2.jpg                        not labelled; so is a mixture of fil
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import final
+from typing import Any, final
 from zlib import crc32
 
 import torch
@@ -43,6 +43,7 @@ class FolderImages:
         names: file names relative to it, "/" between their parts.
         labels: (n,) int64, or None.
         max_pixels: larger images are refused before decoding.
+        full_scale: the sample value of white in files of 16 bits and more, or None: see `read_image`.
         on_corrupt: what an error advises; with "skip" every file could be read at the start.
     """
 
@@ -53,6 +54,7 @@ class FolderImages:
         labels: Tensor | None = None,
         *,
         max_pixels: int = MAX_PIXELS,
+        full_scale: float | None = None,
         on_corrupt: OnCorrupt = "fail",
     ) -> None:
         assert labels is None or labels.shape == (len(names),), labels
@@ -61,6 +63,7 @@ class FolderImages:
         self.labels = labels
         self.tensor: Tensor | None = None
         self._max_pixels = max_pixels
+        self._full_scale = full_scale
         self._on_corrupt = on_corrupt
 
     def __len__(self) -> int:
@@ -73,7 +76,8 @@ class FolderImages:
             ImageError: the file cannot be read as an image; the message names it.
         """
         try:
-            return read_image(self.root / self.names[index], max_pixels=self._max_pixels)
+            path = self.root / self.names[index]
+            return read_image(path, max_pixels=self._max_pixels, full_scale=self._full_scale)
         except ImageError as error:
             if self._on_corrupt == "skip":
                 mend = "it could be read when the run started: check the disk, then resume"
@@ -88,6 +92,7 @@ def folder(
     on_corrupt: OnCorrupt = "fail",
     max_skipped: int = 100,
     max_pixels: int = MAX_PIXELS,
+    full_scale: float | None = None,
     labels: bool = True,
     seed: int = 0,
 ) -> Splits:
@@ -111,6 +116,7 @@ def folder(
             in `Splits.skipped`, and more than `max_skipped` are refused.
         max_skipped: see above; at least 0.
         max_pixels: an image with more counts as one that cannot be read; it is not decoded.
+        full_scale: the sample value of white in files of 16 bits and more, or None: see `read_image`.
         labels: False ignores the class folders.
         seed: chooses the test part (where there is none) and the held-out part.
 
@@ -119,13 +125,13 @@ def folder(
         ImageError: a file cannot be read; the message names it.
     """
     root = _check(path)
-    check_policy(on_corrupt, max_skipped, max_pixels)
+    check_policy(on_corrupt, max_skipped, max_pixels, full_scale)
     listing = list_images(root)
     skipped: dict[str, str] = {}
     if on_corrupt == "fail":
         check_heads(listing, max_pixels)
     else:
-        skipped = undecodable(listing, max_skipped, max_pixels)
+        skipped = undecodable(listing, max_skipped, max_pixels, full_scale)
     names = [name for name in listing.names if name not in skipped] if skipped else listing.names
     if len(names) < 2:
         raise ValueError(_too_few(listing, len(names), skipped))
@@ -135,8 +141,8 @@ def folder(
         raise ValueError(f"{listing.root}: {len(train.names)} training image; SimCLR needs at least 2")
 
     def images(part: Part) -> FolderImages:
-        names = PackedNames(part.names)
-        return FolderImages(listing.root, names, part.labels, max_pixels=max_pixels, on_corrupt=on_corrupt)
+        options: dict[str, Any] = {"max_pixels": max_pixels, "full_scale": full_scale, "on_corrupt": on_corrupt}
+        return FolderImages(listing.root, PackedNames(part.names), part.labels, **options)
 
     sets = images(train), None if test is None else images(test)
     return Splits(

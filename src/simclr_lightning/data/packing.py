@@ -47,6 +47,7 @@ def pack(
     on_corrupt: OnCorrupt = "fail",
     max_skipped: int = 100,
     max_pixels: int = MAX_PIXELS,
+    full_scale: float | None = None,
 ) -> Packed:
     """Write a packed folder; the same images give the same bytes.
 
@@ -62,6 +63,7 @@ def pack(
         on_corrupt: "fail" or "skip" images that cannot be read.
         max_skipped: more than this are refused.
         max_pixels: larger images count as such that cannot be read.
+        full_scale: the sample value of white in files of 16 bits and more, or None: see `read_image`.
 
     Raises:
         ValueError: there are no images, `out` is not empty, the disk is full.
@@ -75,7 +77,7 @@ def pack(
         what = "is a packed folder already" if is_packed(listing.root) else "no image"
         seen = "; ".join(passed_over(listing)) or "the folder is empty"
         raise ValueError(f"{images}: {what} ({seen})")
-    encode = partial(_encoded, short_side=short_side, quality=quality, max_pixels=max_pixels)
+    encode = partial(_encoded, short_side=short_side, quality=quality, max_pixels=max_pixels, full_scale=full_scale)
     facts = {"short_side": short_side, "quality": quality}
     with _all_or_nothing(out), quiet(), closing(in_threads(encode, _paths(listing))) as encoded:
         return _write(out, listing, encoded, facts, max_skipped if on_corrupt == "skip" else None)
@@ -95,12 +97,12 @@ def shrunk(image: Tensor, short_side: int) -> Image.Image:
     return picture.resize((width, height), Image.Resampling.BICUBIC)
 
 
-def _encoded(path: Path, *, short_side: int, quality: int, max_pixels: int) -> bytes | str:
+def _encoded(path: Path, *, short_side: int, quality: int, max_pixels: int, full_scale: float | None) -> bytes | str:
     """The JPEG of an image file, or why there is none."""
     try:
-        picture = shrunk(decode(path, max_pixels), short_side)
+        picture = shrunk(decode(path, max_pixels, full_scale), short_side)
     except ImageError as error:
-        return str(error).replace("data.dataset.max_pixels", "max_pixels")
+        return str(error).replace("data.dataset.", "")
     if max(picture.size) > JPEG_SIDE:
         return f"{path}: longer than the {JPEG_SIDE:,} pixels that a JPEG can have"
     buffer = io.BytesIO()

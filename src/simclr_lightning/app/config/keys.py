@@ -89,6 +89,7 @@ RULES: Final[dict[str, Rule]] = {
             "data.dataset.on_corrupt": one_of("fail", "skip"),
             "data.dataset.max_skipped": whole(0),
             "data.dataset.max_pixels": whole(1, 178_956_970),
+            "data.dataset.full_scale": number("above 0", lambda v: v > 0).or_(None),
         }
     ),
     "views._target_": TARGET,
@@ -222,6 +223,7 @@ PACK_RULES: Final[dict[str, Rule]] = {
     "on_corrupt": RULES["data.dataset.on_corrupt"],
     "max_skipped": RULES["data.dataset.max_skipped"],
     "max_pixels": RULES["data.dataset.max_pixels"],
+    "full_scale": RULES["data.dataset.full_scale"],
 }
 
 # Keys that a target takes but the program sets itself, and the key to use instead.

@@ -24,7 +24,7 @@ A = TypeVar("A")
 T = TypeVar("T")
 
 
-def check_policy(on_corrupt: str, max_skipped: int, max_pixels: int) -> None:
+def check_policy(on_corrupt: str, max_skipped: int, max_pixels: int, full_scale: float | None = None) -> None:
     """Refuse values of the options that every source of files takes.
 
     Raises:
@@ -36,6 +36,8 @@ def check_policy(on_corrupt: str, max_skipped: int, max_pixels: int) -> None:
         raise ValueError(f"data.dataset.max_skipped={max_skipped}: must be at least 0")
     if not 1 <= max_pixels <= PILLOW_LIMIT:
         raise ValueError(f"data.dataset.max_pixels={max_pixels}: must be from 1 to {PILLOW_LIMIT:,}")
+    if full_scale is not None and not full_scale > 0:
+        raise ValueError(f"data.dataset.full_scale={full_scale}: must be above 0")
 
 
 def spread(count: int) -> range:
@@ -71,14 +73,17 @@ def check_heads(listing: Listing, max_pixels: int) -> None:
         raise ImageError(f"{errors[0]}{more}; {MEND}")
 
 
-def undecodable(listing: Listing, max_skipped: int, max_pixels: int) -> dict[str, str]:
+def undecodable(listing: Listing, max_skipped: int, max_pixels: int, full_scale: float | None = None) -> dict[str, str]:
     """Name -> "path: reason" of every file that does not decode.
 
     Raises:
         ImageError: they are more than `max_skipped`.
     """
     paths = [listing.root / name for name in listing.names]
-    with quiet(), closing(in_threads(partial(_error, decode, max_pixels), paths)) as errors:
+    with (
+        quiet(),
+        closing(in_threads(partial(_error, partial(decode, full_scale=full_scale), max_pixels), paths)) as errors,
+    ):
         return gathered(listing.names, errors, max_skipped, f"decoding {listing.root}")
 
 
