@@ -41,8 +41,7 @@ from _harness import (
 from simclr_lightning import LARS, Projector, finish_views, make_views, nt_xent, parameter_groups, resnet
 from simclr_lightning.app import training
 from simclr_lightning.preflight.copies import views
-from step import FEW_SAVES, JPEGS
-from step import measure as measure_step
+from step import FEW_SAVES, JPEGS, measure as measure_step
 
 Row = dict[str, Any]
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]

@@ -15,8 +15,10 @@ import numpy as np
 import torch
 
 from _images import squares
-from simclr_lightning.cli import main as simclr
-from simclr_lightning.cli import train  # noqa: F401  (the parent imports what its children need)
+from simclr_lightning.cli import (
+    main as simclr,
+    train,  # noqa: F401  (the parent imports what its children need)
+)
 
 SMALL = (  # a run of seconds: small network, few images
     "data=array",

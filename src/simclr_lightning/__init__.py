@@ -12,25 +12,24 @@ from typing import TYPE_CHECKING
 from simclr_lightning.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from simclr_lightning.data import Splits as Splits
-    from simclr_lightning.data import ViewsDataModule as ViewsDataModule
-    from simclr_lightning.encoders import resnet as resnet
-    from simclr_lightning.encoders import timm_encoder as timm_encoder
-    from simclr_lightning.export import export_encoder as export_encoder
-    from simclr_lightning.export import load_encoder as load_encoder
-    from simclr_lightning.ntxent import NTXent as NTXent
-    from simclr_lightning.ntxent import NTXentOutput as NTXentOutput
-    from simclr_lightning.ntxent import nt_xent as nt_xent
-    from simclr_lightning.optim import LARS as LARS
-    from simclr_lightning.optim import Schedule as Schedule
-    from simclr_lightning.optim import parameter_groups as parameter_groups
-    from simclr_lightning.optim import scaled_lr as scaled_lr
-    from simclr_lightning.optim import warmup_cosine as warmup_cosine
+    from simclr_lightning.data import Splits as Splits, ViewsDataModule as ViewsDataModule
+    from simclr_lightning.encoders import resnet as resnet, timm_encoder as timm_encoder
+    from simclr_lightning.export import export_encoder as export_encoder, load_encoder as load_encoder
+    from simclr_lightning.ntxent import NTXent as NTXent, NTXentOutput as NTXentOutput, nt_xent as nt_xent
+    from simclr_lightning.optim import (
+        LARS as LARS,
+        Schedule as Schedule,
+        parameter_groups as parameter_groups,
+        scaled_lr as scaled_lr,
+        warmup_cosine as warmup_cosine,
+    )
     from simclr_lightning.projector import Projector as Projector
     from simclr_lightning.simclr import SimCLR as SimCLR
-    from simclr_lightning.views import ViewRecipe as ViewRecipe
-    from simclr_lightning.views import crop_views as crop_views
-    from simclr_lightning.views import finish_views as finish_views
-    from simclr_lightning.views import make_views as make_views
+    from simclr_lightning.views import (
+        ViewRecipe as ViewRecipe,
+        crop_views as crop_views,
+        finish_views as finish_views,
+        make_views as make_views,
+    )
 
 __getattr__, __dir__, __all__ = lazy_names(__name__, __file__)

@@ -18,8 +18,8 @@ from simclr_lightning.callbacks import (
     NonFiniteError,
     OnlineScore,
     StepMetrics,
+    health as health_module,
 )
-from simclr_lightning.callbacks import health as health_module
 from simclr_lightning.ntxent import NTXent
 
 

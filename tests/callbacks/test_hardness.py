@@ -14,8 +14,7 @@ import pytest
 import torch
 
 from conftest import small_data, small_module, small_splits, small_trainer
-from simclr_lightning.callbacks import Hardness
-from simclr_lightning.callbacks import hardness as hardness_module
+from simclr_lightning.callbacks import Hardness, hardness as hardness_module
 from simclr_lightning.ntxent import hardness, nt_xent
 
 SHARES = ("hardest_1", "hardest_10", "same_class_hardest_1", "same_class_hardest_10", "same_class_all")

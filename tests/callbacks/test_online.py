@@ -18,9 +18,9 @@ from simclr_lightning.callbacks import (
     OnlineScore,
     Stopped,
     bank_indices,
+    online as online_module,
     selected,
 )
-from simclr_lightning.callbacks import online as online_module
 from simclr_lightning.data import TensorImages, ViewsDataModule
 from simclr_lightning.selection import LABEL_FREE
 

@@ -12,8 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from simclr_lightning.data import FolderImages, ImageError, folder
-from simclr_lightning.data import folder as exported
+from simclr_lightning.data import FolderImages, ImageError, folder, folder as exported
 from simclr_lightning.data.disk import unreadable
 from simclr_lightning.data.disk.layout import lay_out
 from simclr_lightning.data.disk.listing import list_images

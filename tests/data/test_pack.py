@@ -19,9 +19,16 @@ import torch
 from PIL import Image
 
 from conftest import SMALL, WORDS, small_data
-from simclr_lightning.data import ImageError, ImageSet, ViewsDataModule, folder, pack, packed
-from simclr_lightning.data import pack as exported
-from simclr_lightning.data import packed as packed_source
+from simclr_lightning.data import (
+    ImageError,
+    ImageSet,
+    ViewsDataModule,
+    folder,
+    pack,
+    pack as exported,
+    packed,
+    packed as packed_source,
+)
 from simclr_lightning.data.disk import shards as room
 from simclr_lightning.views import crop_views, finish_views
 

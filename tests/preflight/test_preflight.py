@@ -21,8 +21,7 @@ from simclr_lightning.app.config.composition import compose
 from simclr_lightning.app.training.preflight import preflight_line
 from simclr_lightning.callbacks import Stopped
 from simclr_lightning.data import ViewsDataModule, folder
-from simclr_lightning.preflight import Rates
-from simclr_lightning.preflight import rates as rates_module
+from simclr_lightning.preflight import Rates, rates as rates_module
 from simclr_lightning.preflight.cost import pair_flops
 from simclr_lightning.simclr import SimCLR
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -11,7 +12,9 @@ from pathlib import Path
 import pytest
 
 import simclr_lightning
+from simclr_lightning.app.config import composition
 from simclr_lightning.app.config.composition import compose
+from simclr_lightning.app.runs.locate import locate_checked
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "src" / "simclr_lightning"
@@ -25,15 +28,81 @@ def test_imports_point_one_way() -> None:
     assert done.returncode == 0, done.stdout
 
 
-def test_wandb_is_imported_only_where_it_is_given_something() -> None:
-    found = {
-        path.name
+def imports(path: Path) -> list[tuple[ast.AST, ast.AST, str]]:
+    """Every import of a file with the statement that holds it, and the module's name."""
+    found = []
+    for parent in ast.walk(ast.parse(path.read_text())):
+        for node in ast.iter_child_nodes(parent):
+            names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            names += [name.name for name in node.names] if isinstance(node, ast.Import) else []
+            found += [(parent, node, name) for name in names]
+    return found
+
+
+def test_no_import_of_this_package_hides_in_a_function() -> None:
+    hidden = [
+        f"{path.relative_to(PACKAGE)}:{node.lineno} {name}"
         for path in PACKAGE.rglob("*.py")
-        for node in ast.walk(ast.parse(path.read_text()))
-        if (isinstance(node, ast.Import) and any(name.name.split(".")[0] == "wandb" for name in node.names))
-        or (isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "wandb")
+        for parent, node, name in imports(path)
+        if name.split(".")[0] == "simclr_lightning"
+        and not isinstance(parent, ast.Module)
+        and not (path.name == "__init__.py" and isinstance(parent, ast.If))  # lazy names (lazy.py)
+    ]
+    assert hidden == []
+
+
+def test_no_command_imports_another() -> None:
+    shared = {"simclr_lightning.cli.guard", "simclr_lightning.cli.parser"}
+    commands = [path for path in (PACKAGE / "cli").glob("*.py") if not path.name.startswith("_")]
+    used = {name for path in commands for _, _, name in imports(path) if name.startswith("simclr_lightning.cli")}
+    assert used <= shared
+
+
+def test_no_file_is_long_and_no_package_is_a_quarter_of_the_code() -> None:
+    lines = {path: len(path.read_text().splitlines()) for path in PACKAGE.rglob("*.py")}
+    assert {str(path): count for path, count in lines.items() if count > 300} == {}
+    packages = [folder for folder in PACKAGE.iterdir() if folder.is_dir()]
+    sizes = {folder.name: sum(count for path, count in lines.items() if folder in path.parents) for folder in packages}
+    assert max(sizes.values()) < 0.25 * sum(lines.values()), sizes
+
+
+def test_no_name_of_a_lazy_package_is_a_module_of_it() -> None:
+    """Python sets a package's attribute when it imports a module, which would hide a function of the same name."""
+    for path in PACKAGE.rglob("__init__.py"):
+        modules = {other.stem for other in (*path.parent.glob("*.py"), *path.parent.glob("*/")) if other != path}
+        listed = {
+            name.name
+            for parent, node, _ in imports(path)
+            if isinstance(parent, ast.If) and isinstance(node, ast.ImportFrom)
+            for name in node.names
+        }
+        assert not modules & listed, path
+
+
+def test_wandb_is_imported_by_its_logger_alone_and_hydra_by_two_packages() -> None:
+    found = {
+        package: {
+            str(path.relative_to(PACKAGE).parent if package == "hydra" else path.relative_to(PACKAGE))
+            for path in PACKAGE.rglob("*.py")
+            for _, _, name in imports(path)
+            if name.split(".")[0] == package
+        }
+        for package in ("wandb", "hydra")
     }
-    assert found == {"loggers.py", "tracker.py"}
+    assert found["wandb"] == {"loggers/wandb.py"}
+    assert found["hydra"] == {"app/config", "app/launch"}
+
+
+def test_a_run_is_composed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[list[str]] = []
+    real = composition._load
+    monkeypatch.setattr(composition, "_load", lambda *args: calls.append(args[1]) or real(*args))
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(Path(__file__).parent / "old_runs", tmp_path / "old")
+    locate_checked(["experiment=null"])
+    assert len(calls) == 1
+    locate_checked(["ckpt_path=old/finished", "trainer.max_epochs=3"])
+    assert len(calls) == 2
 
 
 def test_the_program_answers_before_torch_is_imported() -> None:
@@ -96,9 +165,9 @@ def test_the_wheel_holds_conf_and_runs_without_the_repository(tmp_path: Path) ->
     assert {"simclr_lightning/py.typed", "simclr_lightning/report/template.html.jinja"} <= names
     code = (
         f"import sys; sys.path.insert(0, {str(tmp_path / 'site')!r})\n"
-        "from simclr_lightning.cli import config\n"
-        "assert config.conf_folder().parts[-2:] == ('simclr_lightning', 'conf')\n"
-        "print(config.compose(['experiment=cifar10']).data.batch_size)"
+        "from simclr_lightning.app.config.composition import compose, conf_folder\n"
+        "assert conf_folder().parts[-2:] == ('simclr_lightning', 'conf')\n"
+        "print(compose(['experiment=cifar10']).data.batch_size)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path)
     assert (done.returncode, done.stdout.strip()) == (0, "512"), done.stderr

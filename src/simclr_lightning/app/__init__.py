@@ -10,10 +10,7 @@ from typing import TYPE_CHECKING
 from simclr_lightning.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from simclr_lightning.app.embeddings import Gallery as Gallery
-    from simclr_lightning.app.embeddings import features as features
-    from simclr_lightning.app.embeddings import open_gallery as open_gallery
-    from simclr_lightning.app.results import show_results as show_results
-    from simclr_lightning.app.results import write_results as write_results
+    from simclr_lightning.app.embeddings import Gallery as Gallery, features as features, open_gallery as open_gallery
+    from simclr_lightning.app.results import show_results as show_results, write_results as write_results
 
 __getattr__, __dir__, __all__ = lazy_names(__name__, __file__)

@@ -22,8 +22,7 @@ from simclr_lightning import distributed
 from simclr_lightning.data.images import ImageSet, Splits
 from simclr_lightning.data.loading import Batch, train_loader
 from simclr_lightning.global_batch import check_batch
-from simclr_lightning.views import ViewRecipe, centre_view, crop_views, finish_views, make_views
-from simclr_lightning.views import recipe as named_recipe
+from simclr_lightning.views import ViewRecipe, centre_view, crop_views, finish_views, make_views, recipe as named_recipe
 from simclr_lightning.views.kernels import onto
 
 

@@ -8,25 +8,42 @@ from __future__ import annotations
 import multiprocessing
 import signal
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from simclr_lightning import distributed
+from simclr_lightning.data.images import ImageSet, Splits
 from simclr_lightning.random import permutation
 from simclr_lightning.views import ViewRecipe, crop_views
-
-if TYPE_CHECKING:
-    from simclr_lightning.data.datamodule import ViewsDataModule
-    from simclr_lightning.data.images import ImageSet
 
 # "epoch": int, "indices": (n,) int64 on the CPU, "crops": (n, 2, 3, S, S) uint8 for sets on disk, "device"
 Batch = dict[str, Any]
 
 
-def train_loader(module: ViewsDataModule) -> DataLoader[Any]:
+class Plan(Protocol):
+    """What the loader needs to know of a data module: the images, the recipe of views, the batch and the position."""
+
+    recipe: ViewRecipe
+    seed: int
+    batch_size: int
+    num_workers: int
+
+    def load(self) -> Splits:
+        """Return the images."""
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Global batches in an epoch."""
+
+    @property
+    def samples_seen(self) -> int:
+        """Images that the optimizer has seen since the start of the run, over all ranks."""
+
+
+def train_loader(module: Plan) -> DataLoader[Any]:
     """Batches of this rank from the module's position on: keys only for sets in memory, crops for the others."""
     train = module.load().train
     source = _Keys() if train.tensor is not None else _Crops(train, module.recipe, module.seed)
@@ -78,7 +95,7 @@ class _Crops(Dataset[tuple[int, int, Tensor]]):
 class _GlobalBatches(Sampler[Sequence[tuple[int, int]]]):
     """This rank's part of every global batch from the module's position to the end of that epoch."""
 
-    def __init__(self, module: ViewsDataModule) -> None:
+    def __init__(self, module: Plan) -> None:
         self.module = module
 
     def __len__(self) -> int:

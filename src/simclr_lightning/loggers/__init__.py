@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING
 from simclr_lightning.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from simclr_lightning.loggers.wandb import log_report as log_report
-    from simclr_lightning.loggers.wandb import sync_command as sync_command
+    from simclr_lightning.loggers.wandb import log_report as log_report, sync_command as sync_command
 
 __getattr__, __dir__, __all__ = lazy_names(__name__, __file__)

@@ -9,10 +9,7 @@ from typing import TYPE_CHECKING
 from simclr_lightning.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from simclr_lightning.ntxent.loss import NTXent as NTXent
-    from simclr_lightning.ntxent.loss import NTXentOutput as NTXentOutput
-    from simclr_lightning.ntxent.loss import nt_xent as nt_xent
-    from simclr_lightning.ntxent.negatives import HardnessOutput as HardnessOutput
-    from simclr_lightning.ntxent.negatives import hardness as hardness
+    from simclr_lightning.ntxent.loss import NTXent as NTXent, NTXentOutput as NTXentOutput, nt_xent as nt_xent
+    from simclr_lightning.ntxent.negatives import HardnessOutput as HardnessOutput, hardness as hardness
 
 __getattr__, __dir__, __all__ = lazy_names(__name__, __file__)

@@ -7,8 +7,7 @@ import torch
 from torch import Tensor
 
 from simclr_lightning.views.finish import finish_rows
-from simclr_lightning.views.recipe import ViewRecipe
-from simclr_lightning.views.recipe import recipe as named_recipe
+from simclr_lightning.views.recipe import ViewRecipe, recipe as named_recipe
 from simclr_lightning.views.resize import resize_crops
 from simclr_lightning.views.sampling import VIEWS, Crops, sample_colors, sample_crops, sample_crops_of_one
 

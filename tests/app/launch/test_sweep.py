@@ -18,8 +18,7 @@ from rich.console import Console
 
 from conftest import WORDS
 from simclr_lightning.app.errors import LINES, UserError
-from simclr_lightning.app.launch import dashboard, local
-from simclr_lightning.app.launch import jobs as planned
+from simclr_lightning.app.launch import dashboard, jobs as planned, local
 from simclr_lightning.app.launch.dashboard import Dashboard
 from simclr_lightning.app.launch.jobs import Job, SweepStopped, plan, run_jobs
 from simclr_lightning.app.launch.local import Machine

@@ -18,10 +18,8 @@ from conftest import small_data, small_module, small_trainer
 from simclr_lightning.app.config.composition import compose
 from simclr_lightning.app.training import performance
 from simclr_lightning.app.training.trainer import trainer_options
-from simclr_lightning.callbacks import AveragedWeights, StepMetrics
-from simclr_lightning.callbacks import health as health_room
-from simclr_lightning.ntxent import loss as loss_room
-from simclr_lightning.ntxent import nt_xent
+from simclr_lightning.callbacks import AveragedWeights, StepMetrics, health as health_room
+from simclr_lightning.ntxent import loss as loss_room, nt_xent
 
 
 def keys(**values: Any) -> DictConfig:

@@ -14,8 +14,7 @@ from simclr_lightning.app.config.plain import from_plain, to_plain
 from simclr_lightning.app.config.targets import check_targets
 from simclr_lightning.app.errors import UserError, mistake
 from simclr_lightning.app.runs.run import read_config
-from simclr_lightning.encoders import Encoder
-from simclr_lightning.encoders import weights as encoder_weights
+from simclr_lightning.encoders import Encoder, weights as encoder_weights
 from simclr_lightning.export import load_encoder
 from simclr_lightning.projector import Projector
 

@@ -12,8 +12,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from simclr_lightning import checkpoint as checkpoints
-from simclr_lightning import preflight
+from simclr_lightning import checkpoint as checkpoints, preflight
 from simclr_lightning.app.runs.run import Run
 from simclr_lightning.app.training import devices, performance
 from simclr_lightning.app.training.build import build

@@ -13,8 +13,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 from torch import Tensor, nn
 
-from simclr_lightning import checkpoint as checkpoints
-from simclr_lightning import export, pictures
+from simclr_lightning import checkpoint as checkpoints, export, pictures
 from simclr_lightning.app.training.devices import world_size
 from simclr_lightning.app.training.messages import closing_block
 from simclr_lightning.callbacks import RunProgress

@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Final
 from simclr_lightning.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from simclr_lightning.evaluation.protocols.evaluation import Evaluation as Evaluation
-    from simclr_lightning.evaluation.protocols.evaluation import Found as Found
-    from simclr_lightning.evaluation.protocols.evaluation import found as found
-    from simclr_lightning.evaluation.protocols.features import Extractor as Extractor
-    from simclr_lightning.evaluation.protocols.features import checked_parts as checked_parts
+    from simclr_lightning.evaluation.protocols.evaluation import (
+        Evaluation as Evaluation,
+        Found as Found,
+        found as found,
+    )
+    from simclr_lightning.evaluation.protocols.features import Extractor as Extractor, checked_parts as checked_parts
     from simclr_lightning.evaluation.protocols.score import Score as Score
-    from simclr_lightning.evaluation.protocols.subject import Protocol as Protocol
-    from simclr_lightning.evaluation.protocols.subject import Subject as Subject
+    from simclr_lightning.evaluation.protocols.subject import Protocol as Protocol, Subject as Subject
 
 PROTOCOLS: Final[dict[str, str]] = {
     "knn": "simclr_lightning.evaluation.protocols.frozen",

@@ -21,8 +21,7 @@ from torch import Tensor, nn
 
 from simclr_lightning.data import FolderImages, Splits, ViewsDataModule
 from simclr_lightning.data.images import ImageSet, bank_indices, digest
-from simclr_lightning.encoders import Encoder
-from simclr_lightning.encoders import weights as encoder_weights
+from simclr_lightning.encoders import Encoder, weights as encoder_weights
 from simclr_lightning.evaluation import extract
 from simclr_lightning.evaluation.protocols import cache
 

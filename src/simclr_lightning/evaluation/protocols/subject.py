@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
-from typing import Protocol as TypingProtocol
+from typing import Any, Protocol as TypingProtocol
 
 import torch
 from torch import Tensor, nn
