@@ -305,7 +305,7 @@ def test_timm_pretrained_brings_its_normalization(monkeypatch: pytest.MonkeyPatc
 
 
 def test_timm_faults_are_one_clear_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ValueError, match=r"no model 'resnet10s'; similar names: .*resnet10t"):
+    with pytest.raises(ValueError, match=r"no model 'resnet10s'; did you mean .*resnet10t"):
         timm_encoder("resnet10s")
     with pytest.raises(ValueError, match=r"cannot create resnet10t: .*color"):
         timm_encoder("resnet10t", color="blue")

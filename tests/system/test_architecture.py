@@ -51,6 +51,11 @@ def test_no_import_of_this_package_hides_in_a_function() -> None:
     assert hidden == []
 
 
+def test_only_one_module_looks_for_near_names() -> None:
+    users = {path.name for path in PACKAGE.rglob("*.py") for _, _, name in imports(path) if name == "difflib"}
+    assert users == {"near_names.py"}
+
+
 def test_no_command_imports_another() -> None:
     shared = {"simclr_lightning.cli.guard", "simclr_lightning.cli.parser"}
     commands = [path for path in (PACKAGE / "cli").glob("*.py") if not path.name.startswith("_")]

@@ -8,9 +8,9 @@ import sys
 from collections.abc import Sequence
 from typing import Final
 
-from simclr_lightning.app.config.near_names import did_you_mean
 from simclr_lightning.app.errors import mistake
 from simclr_lightning.cli.guard import guard
+from simclr_lightning.near_names import did_you_mean
 
 COMMANDS: Final = {
     "train": "train KEY=VALUE ...               pretrain; `python train.py` is the same (-m sweeps, --help lists keys)",

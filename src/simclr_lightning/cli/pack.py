@@ -9,9 +9,9 @@ from typing import Any, Final
 from simclr_lightning import data
 from simclr_lightning.app import errors
 from simclr_lightning.app.config.keys import PACK_RULES
-from simclr_lightning.app.config.near_names import nearest
 from simclr_lightning.app.errors import UserError, mistake
 from simclr_lightning.cli.guard import guard_command
+from simclr_lightning.near_names import nearest
 
 USAGE: Final = (
     "usage: simclr pack IMAGES OUT [short_side=256] [quality=90] [on_corrupt=fail|skip] [max_skipped=100] "

@@ -1,12 +1,14 @@
 """Use any timm model as an encoder; needs the extra ``timm``."""
 
-import difflib
 from collections.abc import Sequence
 from typing import Any, Final
 
 from torch import Tensor, nn
 
 from simclr_lightning.encoders.normalize import Normalize
+from simclr_lightning.extras import require
+from simclr_lightning.near_names import did_you_mean
+from simclr_lightning.text import first_line
 
 # Options that would read or download files, or change the output.
 _REFUSED: Final = frozenset(
@@ -93,23 +95,18 @@ def timm_encoder(
     Raises:
         ValueError: timm is not installed, has no such model, or does not accept the options.
     """
-    try:
-        import timm
-    except ImportError:
-        raise ValueError(
-            "this encoder needs timm, which is not installed: pip install 'simclr-lightning[timm]'"
-        ) from None
+    require("timm", "this encoder")
+    import timm
+
     if not timm.is_model(name):
-        near = difflib.get_close_matches(name, timm.list_models(), n=3)
-        raise ValueError(f"timm has no model {name!r}" + (f"; similar names: {', '.join(near)}" if near else ""))
+        raise ValueError(f"timm has no model {name!r}{did_you_mean(name, timm.list_models(), count=3)}")
     refused = sorted(_REFUSED & options.keys())
     if refused:
         raise ValueError(f"not allowed as timm options: {', '.join(refused)}; use model.weights to start from a file")
     try:
         model: Any = timm.create_model(name, pretrained=pretrained, num_classes=0, **options)
     except Exception as error:  # timm raises many types for a wrong name or option
-        reason = str(error).strip().splitlines()[:1]
-        raise ValueError(f"timm cannot create {name}: {' '.join(reason) or type(error).__name__}") from error
+        raise ValueError(f"timm cannot create {name}: {first_line(error)}") from error
     if pretrained and mean is None and std is None:
         mean, std = model.pretrained_cfg["mean"], model.pretrained_cfg["std"]
     spec = {"factory": "timm", "name": name, **options}

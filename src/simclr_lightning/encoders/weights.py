@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from simclr_lightning.encoders.encoder import Encoder
+from simclr_lightning.text import first_line
 
 FORMAT: Final = "simclr-lightning encoder"
 FORMAT_VERSION: Final = 1
@@ -101,7 +102,7 @@ def read_export(path: Path, *, required: bool = True) -> tuple[dict[str, Tensor]
             metadata = file.metadata() or {}
             state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a mapping
     except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path} is damaged or is not a safetensors file: {_first_line(error)}") from None
+        raise ValueError(f"{path} is damaged or is not a safetensors file: {first_line(error)[:200]}") from None
     if metadata.get("format") != FORMAT:
         if required:
             raise ValueError(f"{path} holds weights but is not an exported encoder; load it through model.weights")
@@ -127,7 +128,7 @@ def _header(path: Path, metadata: Mapping[str, str]) -> Header:
         version, size = int(metadata["format_version"]), int(metadata["size"])
         spec = json.loads(metadata["spec"])
     except (KeyError, ValueError, RecursionError) as error:
-        raise ValueError(f"{path} has a damaged header: {_first_line(error)}") from None
+        raise ValueError(f"{path} has a damaged header: {first_line(error)[:200]}") from None
     if version > FORMAT_VERSION:
         raise ValueError(f"{path} has format version {version}, newer than {FORMAT_VERSION}: upgrade simclr-lightning")
     if not isinstance(spec, dict) or size < 1:
@@ -159,7 +160,7 @@ def _imagenet(encoder: Encoder) -> dict[str, Tensor]:
     try:
         state = weights.get_state_dict(progress=True, check_hash=True, weights_only=True)
     except (OSError, RuntimeError) as error:
-        raise ValueError(f"model.weights=imagenet: cannot download {weights.url}: {_first_line(error)}") from None
+        raise ValueError(f"model.weights=imagenet: cannot download {weights.url}: {first_line(error)[:200]}") from None
     return dict(state)
 
 
@@ -174,7 +175,7 @@ def _unpickled(path: Path) -> dict[str, Tensor]:
             warnings.simplefilter("ignore")  # TorchScript archives warn and then fail; only the failure is reported
             loaded = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
-        raise ValueError(f"model.weights={path} cannot be read: {_first_line(error)}") from None
+        raise ValueError(f"model.weights={path} cannot be read: {first_line(error)[:200]}") from None
     except Exception:  # torch raises many types for a damaged or hostile file
         raise refusal from None
     for name in ("state_dict", "model"):
@@ -224,7 +225,3 @@ def _some(names: Sequence[str]) -> str:
     """Return the first two names and the number of the others, as text."""
     more = f" and {len(names) - 2} more" if len(names) > 2 else ""
     return ", ".join(names[:2]) + more
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

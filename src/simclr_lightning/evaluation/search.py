@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from simclr_lightning.evaluation.neighbours import nearest, unit_rows
+from simclr_lightning.extras import require
 
 _BLOCK, _COLUMNS = 2048, 16_384  # rows and columns of one block of similarities: 128 MB
 _ROUNDING = 1e-6  # error of a cosine in float32: equal images must reach a threshold of 1
@@ -131,12 +132,9 @@ def faiss_index(bank_nF: Tensor) -> Finder:
     Raises:
         ValueError: FAISS is not installed.
     """
-    try:
-        import faiss
-    except ImportError:
-        raise ValueError(
-            "an index for large sets needs FAISS, which is not installed: pip install 'simclr-lightning[faiss]'"
-        ) from None
+    require("faiss", "an index for large sets")
+    import faiss
+
     n, width = bank_nF.shape
     lists = int(4 * n**0.5)
     kind = f"IVF{lists},SQ8" if n >= _SMALLEST_PARTED else "SQ8"

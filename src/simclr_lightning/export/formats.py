@@ -22,6 +22,7 @@ from simclr_lightning import files
 from simclr_lightning.encoders import Encoder
 from simclr_lightning.export.card import card_text, sections, title_of
 from simclr_lightning.export.own import CARD_NAME, load_encoder, plain_state, write, write_encoder
+from simclr_lightning.extras import require
 
 _TOLERANCE: Final = 1e-5  # maximum difference of the outputs; relative to the largest one if that is above 1
 
@@ -186,11 +187,10 @@ h = model.eval()(images)  # images (N, 3, {size}, {size}) -> h (N, {width})
 
 
 def _onnx(encoder: Encoder, target: Target, about: Mapping[str, str], size: int) -> None:
-    try:
-        import onnxruntime
-        import onnxscript  # noqa: F401  # torch's exporter needs it, and without it prints a long error
-    except ImportError:
-        raise ExportError("the onnx format needs packages: pip install 'simclr-lightning[onnx]'") from None
+    require("onnxscript", "the onnx format", "onnx")  # torch's exporter, which prints a long error without it
+    require("onnxruntime", "the onnx format", "onnx")
+    import onnxruntime
+
     x_2SS = torch.rand(2, 3, size, size)
     batch = torch.export.Dim("batch", min=1)
 
@@ -249,10 +249,9 @@ def _in_timm(encoder: Encoder) -> tuple[str, dict[str, Any]]:
 def _made_by_timm(encoder: Encoder) -> nn.Module:
     """Return timm's model with the weights of the encoder, loaded strictly."""
     name, options = _in_timm(encoder)
-    try:
-        import timm
-    except ImportError:
-        raise ExportError("the timm format needs timm: pip install 'simclr-lightning[timm]'") from None
+    require("timm", "the timm format")
+    import timm
+
     model: nn.Module = timm.create_model(name, num_classes=0, **options)
     model.load_state_dict(plain_state(encoder), strict=True)
     return model

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor
 
+from simclr_lightning.extras import require
 from simclr_lightning.pictures import canvas
 
 if TYPE_CHECKING:
@@ -129,12 +130,9 @@ def _tsne(h_nF: Tensor) -> Tensor:
 
 def _umap(h_nF: Tensor) -> Tensor:
     """Return UMAP coordinates (n, 2) by cosine distances, seeded, which limits UMAP to one thread."""
-    try:
-        from umap import UMAP
-    except ImportError:
-        raise ValueError(
-            "a map by UMAP needs umap-learn, which is not installed: pip install 'simclr-lightning[umap]'"
-        ) from None
+    require("umap", "a map by UMAP")
+    from umap import UMAP
+
     search = UMAP(n_neighbors=15, min_dist=0.1, metric="cosine", random_state=0, n_jobs=1)
     return torch.as_tensor(search.fit_transform(h_nF.numpy()))
 

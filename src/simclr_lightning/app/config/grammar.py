@@ -14,9 +14,9 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override as HydraOverride
 from hydra.errors import HydraException
 
-from simclr_lightning.app.config.near_names import did_you_mean, listed
 from simclr_lightning.app.config.quoting import quote_paths
 from simclr_lightning.app.errors import UserError, mistake
+from simclr_lightning.near_names import did_you_mean, listed
 
 CONFIG_NAME: Final = "train"
 EVALUATED: Final = ("data", "model", "views")  # the groups of evaluate; conf/ has more, which are train's

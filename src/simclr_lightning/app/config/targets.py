@@ -19,8 +19,8 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from simclr_lightning import data, ntxent
-from simclr_lightning.app.config.near_names import nearest
 from simclr_lightning.app.errors import UserError, mistake
+from simclr_lightning.near_names import nearest
 from simclr_lightning.text import first_line
 
 _OPTIMIZERS: Final = ("SGD", "Adam", "AdamW", "Adagrad")  # torch's with a fused step, which leaves out one with NaN

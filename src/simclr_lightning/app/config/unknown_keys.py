@@ -10,10 +10,10 @@ from omegaconf import DictConfig
 
 from simclr_lightning.app.config.grammar import Groups, Override, trusted_by
 from simclr_lightning.app.config.keys import EVALUATION_RULES, RULES
-from simclr_lightning.app.config.near_names import listed, nearest
 from simclr_lightning.app.config.plain import unresolved
 from simclr_lightning.app.config.targets import resolve
 from simclr_lightning.app.errors import UserError, mistake
+from simclr_lightning.near_names import listed, nearest
 from simclr_lightning.run_folder import flatten
 from simclr_lightning.text import first_line
 

@@ -15,7 +15,6 @@ from simclr_lightning.app.config.keys import (
     SET_BY_PROGRAM,
     WHY_SET_BY_PROGRAM,
 )
-from simclr_lightning.app.config.near_names import did_you_mean
 from simclr_lightning.app.config.plain import to_plain
 from simclr_lightning.app.config.rules import Rule
 from simclr_lightning.app.config.targets import check_targets, resolve
@@ -24,6 +23,7 @@ from simclr_lightning.data import SOURCES
 from simclr_lightning.evaluation.protocols import PROTOCOLS
 from simclr_lightning.extras import require
 from simclr_lightning.global_batch import check_batch, check_micro_batch
+from simclr_lightning.near_names import did_you_mean
 from simclr_lightning.run_folder import flatten
 from simclr_lightning.text import first_line
 

@@ -13,6 +13,7 @@ from simclr_lightning.callbacks import Stopped
 from simclr_lightning.data import FolderImages, ViewsDataModule
 from simclr_lightning.preflight import Rates
 from simclr_lightning.simclr import SimCLR
+from simclr_lightning.text import first_line
 
 WORTH_MEASURING = 200  # steps: the measure takes about as long as five
 
@@ -41,7 +42,7 @@ def preflight_line(
     except Stopped:
         raise
     except Exception as error:  # what is wrong will be said, with its mend, when training meets it
-        return f"pre-flight: not measured ({type(error).__name__}: {str(error).partition(chr(10))[0]})"
+        return f"pre-flight: not measured ({type(error).__name__}: {first_line(error)})"
 
 
 def rates_of(module: SimCLR, data: ViewsDataModule, trainer: L.Trainer, *, processes: int, steps: int) -> Rates:
