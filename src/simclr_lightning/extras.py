@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from importlib.util import find_spec
 
 
@@ -16,5 +17,5 @@ def require(package: str, what: str, extra: str | None = None) -> None:
     Raises:
         ValueError: the package is not installed; the message has the command that installs it.
     """
-    if find_spec(package) is None:
+    if sys.modules.get(package) is None and find_spec(package) is None:
         raise ValueError(f"{what} needs a package: pip install 'simclr-lightning[{extra or package}]'")
