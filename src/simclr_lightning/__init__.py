@@ -2,7 +2,8 @@
 
 An image becomes two views (`make_views`), the views become one batch of 2N (`ViewsDataModule`), the encoder makes h
 (`resnet`), the projector makes z (`Projector`), NT-Xent compares every z with every other z on every device (`NTXent`),
-and the optimiser moves the encoder (`LARS`, `SimCLR`); afterwards the projector is dropped (`load_encoder`).
+and the optimizer updates encoder and projector (`LARS`, `SimCLR`). Afterwards the projector is dropped
+(`load_encoder`).
 
 Names are imported when they are first used: the command line answers a mistyped key without waiting for torch.
 """

@@ -1,4 +1,4 @@
-"""Find the real name nearest to a mistyped one; the only caller of difflib."""
+"""Find the real name nearest to a mistyped one; no other module calls difflib."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from difflib import get_close_matches
 from typing import Final
 
 OPTIONS_SHOWN: Final = 15
-# Names that other programs use for the same thing.
+# Names of the same settings in other programs.
 _ALSO_CALLED: Final = {
     "epochs": "trainer.max_epochs",
     "gpus": "trainer.devices",
@@ -23,7 +23,7 @@ _ALSO_CALLED: Final = {
 
 
 def listed(names: Sequence[str]) -> str:
-    """Return names with commas between them, cut after `OPTIONS_SHOWN`.
+    """Return names joined by commas: at most `OPTIONS_SHOWN`, then the number of the others.
 
     >>> listed(["a", "b"])
     'a, b'
@@ -33,7 +33,7 @@ def listed(names: Sequence[str]) -> str:
 
 
 def did_you_mean(name: str, options: Collection[str], *, count: int = 1, cutoff: float = 0.6) -> str:
-    """Return "; did you mean OPTION?" with the options nearest to a name; empty when none is near.
+    """Return "; did you mean OPTION?" with the options nearest to a name; empty if none is near.
 
     >>> did_you_mean("tran", ["train", "pack"])
     '; did you mean train?'
@@ -43,10 +43,10 @@ def did_you_mean(name: str, options: Collection[str], *, count: int = 1, cutoff:
 
 
 def nearest(key: str, known: Iterable[str], *, count: int = 2) -> list[str]:
-    """Return up to ``count`` real names near a key.
+    """Return up to ``count`` known keys near a mistyped one.
 
-    In this order: another program's name for it, a value that the key takes for a node, the same last part
-    elsewhere, a similar whole, a similar last part, a last part that holds it.
+    The first of these that finds any: `_ALSO_CALLED`; the key above, if it is a value and has no parts; keys with the
+    same last part; a similar key; keys with a similar last part; keys whose last part contains the mistyped one.
     """
     names = list(dict.fromkeys(known))
     node, _, last = key.rpartition(".")
@@ -61,7 +61,7 @@ def nearest(key: str, known: Iterable[str], *, count: int = 2) -> list[str]:
     if last in lasts:
         return get_close_matches(key, lasts[last], n=count, cutoff=0.0)
     close = get_close_matches(key, names, n=1, cutoff=0.75)
-    # A key that shares its beginning looks near whatever its last part is.
+    # Keys with the same beginning are similar whatever their last parts are, so compare the last parts too.
     if close and (not node or get_close_matches(last, [close[0].rpartition(".")[2]], cutoff=0.5)):
         return close
     similar = get_close_matches(last, lasts, n=count, cutoff=0.7)

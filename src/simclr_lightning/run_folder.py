@@ -1,7 +1,7 @@
-"""Read and write the open files of a run's or a sweep's folder: their names, and the only reader of each.
+"""Name, read and write the JSON, YAML and CSV files in the folder of a run or a sweep.
 
-The files are plain JSON, YAML and CSV. Checkpoints are in `simclr_lightning.checkpoint`, the exported encoder in
-`simclr_lightning.export`.
+No other module parses these files. `simclr_lightning.checkpoint` reads and writes checkpoints,
+`simclr_lightning.export` the exported encoder.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from simclr_lightning.selection import selected
 CONFIG, OVERRIDES, HYDRA = ".hydra/config.yaml", ".hydra/overrides.yaml", ".hydra/hydra.yaml"
 SUMMARY, METRICS, SIMILARITY = "summary.json", "metrics.csv", "similarity.csv"
 LOG = "train.log"
-OUTPUT = "output.log"  # what a job of a sweep prints
+OUTPUT = "output.log"  # the output of a job of a sweep
 EVALUATION = "evaluation.json"
 CHECKPOINTS, EXPORTED, FEATURES = "checkpoints", "exported", "features"
-MANIFEST = "sweep.yaml"  # in a sweep's folder: the sweep's overrides, and those of each job by its folder's name
+MANIFEST = "sweep.yaml"  # in a sweep's folder: the overrides of the sweep, and of each job by the name of its folder
 
-_TAIL: Final = 1 << 16  # bytes that are read of a long file of a running job
+_TAIL: Final = 1 << 16  # bytes read from the end of a long file of a running job
 _TOTAL: Final = re.compile(r"step \d+/(\d+)|, (\d+) steps$", re.MULTILINE)
 _ERROR: Final = re.compile(r"error: |[\w.]+(Error|Exception|Interrupt)\b")
 _LINES_OF_AN_ERROR: Final = 5
@@ -37,21 +37,21 @@ Row = dict[str, float]
 
 
 class RunFolderError(ValueError):
-    """A file of a run's folder cannot be read; the message names the file."""
+    """A file in a run's folder is damaged; the message names the file."""
 
 
 def is_run(folder: Path) -> bool:
-    """Return whether a folder is a run's: it holds a configuration or a summary."""
+    """Return whether a folder contains a run: a saved configuration or a summary."""
     return (folder / CONFIG).is_file() or (folder / SUMMARY).is_file()
 
 
 def is_job(folder: Path) -> bool:
-    """Return whether a run's folder lies in a sweep's folder."""
+    """Return whether a run's folder is in a sweep's folder."""
     return (folder.parent / MANIFEST).exists()
 
 
 def read_summary(run: Path) -> dict[str, Any]:
-    """Return summary.json; empty when there is none, or when it cannot be read."""
+    """Return the content of summary.json; empty if it is missing or damaged."""
     try:
         return read_summary_strictly(run)
     except RunFolderError:
@@ -59,7 +59,7 @@ def read_summary(run: Path) -> dict[str, Any]:
 
 
 def read_summary_strictly(run: Path) -> dict[str, Any]:
-    """Return summary.json; empty when there is none.
+    """Return the content of summary.json; empty if it is missing.
 
     Raises:
         RunFolderError: the file is damaged.
@@ -82,7 +82,7 @@ def write_summary(run: Path, summary: Mapping[str, Any]) -> None:
 
 
 def read_saved_config(run: Path) -> dict[str, Any]:
-    """Return the resolved configuration that a run was started with; empty when there is none.
+    """Return the resolved configuration of a run from .hydra/config.yaml; empty if the file is missing.
 
     Raises:
         RunFolderError: the file is damaged.
@@ -92,7 +92,7 @@ def read_saved_config(run: Path) -> dict[str, Any]:
 
 
 def read_overrides(run: Path) -> list[str]:
-    """Return the overrides that a run was started with; empty when there is no file.
+    """Return the overrides of a run from .hydra/overrides.yaml; empty if the file is missing.
 
     Raises:
         RunFolderError: the file is damaged.
@@ -104,7 +104,7 @@ def read_overrides(run: Path) -> list[str]:
 
 
 def read_manifest(sweep: Path) -> dict[str, Any]:
-    """Return the overrides of a sweep's jobs by the name of their folder; empty when there are none."""
+    """Return the overrides of each job of a sweep by the name of its folder; empty if sweep.yaml is missing."""
     try:
         jobs = (_yaml(sweep / MANIFEST) or {}).get("jobs")
     except (RunFolderError, AttributeError):
@@ -113,20 +113,20 @@ def read_manifest(sweep: Path) -> dict[str, Any]:
 
 
 def write_manifest(sweep: Path, overrides: list[str], jobs: Mapping[str, str]) -> None:
-    """Write the overrides of a sweep, and those of its jobs by the name of their folder."""
+    """Write sweep.yaml: the overrides of a sweep, and of each job by the name of its folder; older jobs stay."""
     named = {"jobs": read_manifest(sweep) | dict(jobs), "words": overrides}
     write_text(sweep / MANIFEST, yaml.safe_dump(named, allow_unicode=True, sort_keys=False))
 
 
 def read_cells(path: Path) -> tuple[list[str], list[dict[str, str]]]:
-    """Return the columns and the rows of a CSV file as texts."""
+    """Return the names of the columns of a CSV file, and its rows, as texts."""
     with path.open(newline="", encoding="utf-8", errors="replace") as file:
         reader = csv.DictReader(file)
         return list(reader.fieldnames or ()), list(reader)
 
 
 def read_table(path: Path) -> Iterator[Row]:
-    """Yield the rows of a CSV file such as metrics.csv; cells that hold no finite number are left out."""
+    """Yield the rows of a CSV file such as metrics.csv; cells without a finite number are left out."""
     if path.exists():
         yield from map(_numbers, read_cells(path)[1])
 
@@ -137,10 +137,10 @@ def online_scores(row: Row) -> dict[str, float]:
 
 
 def last_metrics(run: Path, select: str) -> dict[str, float | None]:
-    """Return the last epoch's figures from metrics.csv, which also holds what earlier processes of the run measured.
+    """Return the last value of each metric in metrics.csv, which has the rows of all processes of a run.
 
-    Every ``online/NAME`` becomes ``online_NAME``. ``held_out_score`` is what sweepers maximize: the score that
-    ``select`` names, on the held-out part of train, with the sign under which higher is better.
+    Every ``online/NAME`` becomes ``online_NAME``. Sweepers maximize ``held_out_score``: the score that ``select``
+    names, on the held-out part of train, negated if lower is better.
     """
     names = ("loss", "contrastive_accuracy", "contrastive_entropy")
     found: dict[str, float | None] = dict.fromkeys(names)
@@ -153,11 +153,11 @@ def last_metrics(run: Path, select: str) -> dict[str, float | None]:
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a run is.
+    """The progress of a running job.
 
     Attributes:
-        step: optimizer steps done, by the last row of metrics.csv.
-        total: optimizer steps of the whole run; None before they are known.
+        step: the optimizer step in the last row of metrics.csv.
+        total: optimizer steps of the whole run; None until train.log names them.
         score: the latest score on the held-out part of train that ``select`` names, higher is better.
     """
 
@@ -167,7 +167,7 @@ class Progress:
 
 
 def read_progress(run: Path) -> Progress:
-    """Return a running job's progress, from the ends of metrics.csv and train.log and from its configuration."""
+    """Return the progress of a running job, read from the ends of metrics.csv and train.log."""
     totals = _TOTAL.findall(_tail(run / LOG))
     total = int("".join(totals[-1])) if totals else None
     step, online = 0, dict[str, float]()
@@ -178,7 +178,7 @@ def read_progress(run: Path) -> Progress:
 
 
 def error_of(run: Path) -> list[str]:
-    """Return the last error message in a run's output.log or train.log, at most five lines; empty without one."""
+    """Return the last error message in a run's output.log or train.log, at most five lines; empty if there is none."""
     for name in (OUTPUT, LOG):
         lines = _tail(run / name).splitlines()
         starts = [place for place, line in enumerate(lines) if _ERROR.match(line)]
@@ -193,7 +193,7 @@ def last_output(run: Path) -> list[str]:
 
 
 def shown(folder: Path) -> str:
-    """Return a folder as a user would type it from the current folder."""
+    """Return the path of a folder relative to the current folder, or as it is if it is elsewhere."""
     try:
         return str(folder.relative_to(Path.cwd()))
     except ValueError:
@@ -201,7 +201,7 @@ def shown(folder: Path) -> str:
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return the leaves of nested dictionaries by dotted key; lists and empty dictionaries are leaves."""
+    """Return the leaves of nested dictionaries by dotted key; a list or an empty dictionary is a leaf."""
     flat: dict[str, Any] = {}
     for key, value in tree.items():
         name = f"{prefix}{key}"
@@ -213,7 +213,7 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def as_number(value: Any) -> float | None:
-    """Return a finite number as a float, and None for everything else, ``true`` included."""
+    """Return a finite number as a float; None for any other value, including booleans."""
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     return float(value) if is_number and math.isfinite(value) else None
 
@@ -226,7 +226,7 @@ def _yaml(path: Path) -> Any:
 
 
 def _select(run: Path) -> str:
-    """Return what ``select`` is in a run's saved configuration."""
+    """Return the value of ``select`` in a run's saved configuration."""
     try:
         return str(read_saved_config(run).get("select", "auto"))
     except RunFolderError:
@@ -234,13 +234,13 @@ def _select(run: Path) -> str:
 
 
 def _last_rows(path: Path) -> list[Row]:
-    """Return the last rows of a CSV file with a column ``step``, the torn ones left out."""
+    """Return the last rows of a CSV file with a column ``step``, without incomplete rows."""
     try:
         with path.open(encoding="utf-8") as file:
             header = file.readline()
     except OSError:
         return []
-    rows = csv.DictReader([header, *_tail(path).splitlines()[1:]])  # the first line is the header, or torn
+    rows = csv.DictReader([header, *_tail(path).splitlines()[1:]])  # the first line is the header or incomplete
     whole = (row for row in rows if None not in row and None not in row.values())
     return [_numbers(row) for row in whole if (row.get("step") or "").isdigit()]
 
@@ -258,7 +258,7 @@ def _numbers(row: Mapping[Any, Any]) -> Row:
 
 
 def _tail(path: Path) -> str:
-    """Return the end of a text file; empty when there is none."""
+    """Return the last `_TAIL` bytes of a text file; empty if it is missing."""
     try:
         with path.open("rb") as file:
             file.seek(max(0, path.stat().st_size - _TAIL))

@@ -1,4 +1,4 @@
-"""``simclr embed``: h of every image with its name, in three formats; and what is refused."""
+"""``simclr embed``: h of every image with its name, in three formats; and the mistakes that are refused."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_three_formats_hold_the_same(made: tuple[Path, Path], simclr: Program) -
 
 
 @pytest.mark.parametrize(
-    ("words", "says"),
+    ("arguments", "says"),
     [
         (["nowhere", "images", "out.npz"], "nowhere"),
         (["exported", "nowhere", "out.npz"], "no such folder"),
@@ -78,14 +78,14 @@ def test_three_formats_hold_the_same(made: tuple[Path, Path], simclr: Program) -
     ],
 )
 def test_mistakes_are_short_and_nothing_is_written(
-    made: tuple[Path, Path], simclr: Program, capsys: pytest.CaptureFixture[str], words: list[str], says: str
+    made: tuple[Path, Path], simclr: Program, capsys: pytest.CaptureFixture[str], arguments: list[str], says: str
 ) -> None:
     for name in ("folder.npz", "folder.png"):
         Path(name).mkdir()
     for name in ("taken.npz", "map.png"):
         Path(name).write_text("mine")
     before = sorted(Path().iterdir())
-    assert simclr("embed", *words) != 0
+    assert simclr("embed", *arguments) != 0
     said = capsys.readouterr().err
     assert says in said
     assert "Traceback" not in said
@@ -93,7 +93,7 @@ def test_mistakes_are_short_and_nothing_is_written(
     assert Path("taken.npz").read_text() == Path("map.png").read_text() == "mine"
 
 
-def test_names_of_bytes_that_are_no_text(made: tuple[Path, Path], simclr: Program) -> None:
+def test_file_names_that_are_not_utf8_are_written(made: tuple[Path, Path], simclr: Program) -> None:
     odd = os.fsdecode(b"n\xff.png")
     try:
         (made[1] / odd).write_bytes((made[1] / "a/0.png").read_bytes())
@@ -107,11 +107,13 @@ def test_names_of_bytes_that_are_no_text(made: tuple[Path, Path], simclr: Progra
     assert b"n\xff.png" in Path("found/duplicates.csv").read_bytes()
 
 
-def test_a_map_beside_the_file(made: tuple[Path, Path], simclr: Program, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_map_is_next_to_the_file(
+    made: tuple[Path, Path], simclr: Program, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert simclr("embed", *made, "out.npz", "--map", "tsne") == 0
     assert "the map is in out.png" in capsys.readouterr().out
     with Image.open("out.png") as picture:
-        assert picture.width > 1000  # with room for the two folders' names
+        assert picture.width > 1000  # wide enough for the names of both folders
     assert simclr("embed", *made, "out.npz", "--map", "pca") == 1
     before = Path("out.png").read_bytes()
     assert simclr("embed", *made, "out.npz", "--map", "pca", "--force") == 0

@@ -1,4 +1,4 @@
-"""What a user sees: at most five lines, the right exit code, and no traceback unless asked for."""
+"""Error messages: at most five lines, the right exit code, and no traceback without debug=true."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_a_value_error_of_others_is_unexpected(capsys: pytest.CaptureFixture[str
     assert "debug=true" in text
 
 
-def test_what_hydra_wraps_is_unwrapped(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_error_that_hydra_wraps_is_unwrapped(capsys: pytest.CaptureFixture[str]) -> None:
     from hydra.utils import instantiate
 
     node = {"_target_": "simclr_lightning.optim.Schedule", "rule": "cubic"}
@@ -88,14 +88,14 @@ def test_hydras_own_errors_are_configuration_mistakes() -> None:
     )
 
 
-def test_the_traceback_is_there_when_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
+def test_debug_prints_the_traceback(capsys: pytest.CaptureFixture[str]) -> None:
     assert guard(raising(KeyError("x")), debug=True) == 1
     text = capsys.readouterr().err
     assert "Traceback (most recent call last)" in text
     assert text.endswith("error: unexpected KeyError: 'x'\n")
 
 
-def test_the_traceback_goes_to_the_runs_log(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_traceback_is_written_to_the_runs_log(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "train.log").write_text("epoch 1\n")
     for log in (tmp_path, tmp_path / "train.log"):
         assert guard(raising(KeyError("x")), log=lambda log=log: log) == 1  # type: ignore[misc]
@@ -123,7 +123,7 @@ def test_interrupts_and_exits() -> None:
     assert stop.value.code == 7
 
 
-def test_sigterm_tidies_up_and_leaves_with_143() -> None:
+def test_sigterm_cleans_up_and_exits_with_143() -> None:
     before, tidied = signal.getsignal(signal.SIGTERM), []
 
     def work() -> int:
@@ -145,7 +145,7 @@ def test_sigterm_tidies_up_and_leaves_with_143() -> None:
             raise TypeError("what compiled code makes of it")
 
         assert guard(lambda: guard(compiled)) == 130
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # who has taken it keeps it
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a handler that is already set stays
         assert guard(lambda: int(signal.getsignal(signal.SIGTERM) is signal.SIG_IGN)) == 1
     finally:
         signal.signal(signal.SIGTERM, before)
@@ -169,7 +169,7 @@ def test_a_real_allocation_that_fails(capsys: pytest.CaptureFixture[str]) -> Non
     assert "data.batch_size" in said(capsys)
 
 
-def test_a_number_that_leaves_float32_names_the_rate(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_overflow_of_float32_names_the_learning_rate(capsys: pytest.CaptureFixture[str]) -> None:
     assert guard(lambda: len(torch.zeros(1).add_(torch.ones(1), alpha=1e300))) == 1
     assert "lower the learning rate" in said(capsys)
 
@@ -203,15 +203,13 @@ def test_a_full_disk(capsys: pytest.CaptureFixture[str]) -> None:
 
     assert guard(fail) == 1
     assert said(capsys) == (
-        "error: the disk is full while writing /dev/full: make room there and give the command again "
-        "(a run goes on: ckpt_path=last)\n"
+        "error: the disk is full while writing /dev/full: free some space and repeat the command "
+        "(a run resumes with ckpt_path=last)\n"
     )
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="a full disk is /dev/full, on Linux")
-def test_what_is_printed_onto_a_full_disk_is_no_success(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_printing_to_a_full_disk_fails(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     for command in (lambda: guard(lambda: print("the table") or 0), lambda: main(["export", "--help"])):  # type: ignore[func-returns-value]
         with Path("/dev/full").open("w") as full:
             monkeypatch.setattr(sys, "stdout", full)
@@ -219,7 +217,7 @@ def test_what_is_printed_onto_a_full_disk_is_no_success(
         assert "the disk is full" in capsys.readouterr().err
 
 
-def test_names_that_the_terminal_cannot_show_are_shown_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_names_that_the_terminal_cannot_encode_are_escaped(monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
     monkeypatch.setattr(sys, "stdout", terminal)
     assert main(["--help"]) == 0
@@ -227,7 +225,7 @@ def test_names_that_the_terminal_cannot_show_are_shown_all_the_same(monkeypatch:
     assert terminal.buffer.getvalue().endswith(b"caf\\xe9 \\udcff\n")  # type: ignore[attr-defined]
 
 
-def test_the_programs_own_command_is_no_users(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_internal_command_rank_is_hidden(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["rank"]) == 2
     assert "trainer.devices" in said(capsys)
     assert main(["embed", "run", "", "out.npz"]) == 2
@@ -244,7 +242,7 @@ class Unreadable(Dataset[int]):
         raise ImageError("photos/cat.jpg: truncated; remove it, or data.dataset.on_corrupt=skip")
 
 
-def test_an_error_from_a_loader_worker_is_its_own_message(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_error_in_a_loader_worker_keeps_its_message(capsys: pytest.CaptureFixture[str]) -> None:
     def load() -> int:
         return len(list(DataLoader(Unreadable(), num_workers=1, multiprocessing_context="fork")))
 
@@ -252,7 +250,7 @@ def test_an_error_from_a_loader_worker_is_its_own_message(capsys: pytest.Capture
     assert said(capsys) == "error: photos/cat.jpg: truncated; remove it, or data.dataset.on_corrupt=skip\n"
 
 
-def test_a_killed_loader_worker_is_hinted_at(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_message_for_a_killed_loader_worker_names_its_keys(capsys: pytest.CaptureFixture[str]) -> None:
     error = RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. \nmore")
     assert guard(raising(error)) == 1
     text = said(capsys)
@@ -260,7 +258,7 @@ def test_a_killed_loader_worker_is_hinted_at(capsys: pytest.CaptureFixture[str])
     assert "pid 7" in text
 
 
-def test_a_reader_that_goes_away_is_quiet() -> None:
+def test_a_closed_pipe_prints_nothing() -> None:
     code = (
         "import sys\n"
         "from simclr_lightning.cli.guard import guard\n"
@@ -278,7 +276,7 @@ def test_a_reader_that_goes_away_is_quiet() -> None:
         assert (process.wait(timeout=60), said) == (141, b"")
 
 
-def test_what_the_library_did_not_mean_to_raise_is_unexpected(capsys: pytest.CaptureFixture[str]) -> None:
+def test_errors_from_python_and_torch_inside_the_library_are_unexpected(capsys: pytest.CaptureFixture[str]) -> None:
     inside: dict[str, Any] = {"__name__": "simclr_lightning.somewhere"}
     exec("def decode(): return b'\\xff'.decode()\ndef read(): return open('/no/such/file')", inside)
     assert guard(inside["decode"]) == 1

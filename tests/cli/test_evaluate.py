@@ -1,4 +1,4 @@
-"""``simclr evaluate`` in this process: every protocol, what is chosen where, the cache, and what is refused."""
+"""``simclr evaluate`` in this process: every protocol, the images used for choices, the cache, and refusals."""
 
 from __future__ import annotations
 
@@ -41,24 +41,24 @@ EVERY = "protocol=[knn,lbfgs,linear,semi,finetune]"
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with images.npz (colours with a class each, some mislabelled) and a run of two steps on them."""
+    """A folder with images.npz (one class per color, some mislabeled) and a run of two steps on them."""
     folder = tmp_path_factory.mktemp("trained")
     images, labels = small_images(88)
-    labels[::7] = (labels[::7] + 1) % 3  # so that a choice has something to choose
+    labels[::7] = (labels[::7] + 1) % 3  # so that values of l2 differ in their scores
     np.savez(
         folder / "images.npz",
         train_images=images[:64], train_labels=labels[:64], test_images=images[64:], test_labels=labels[64:],
     )  # fmt: skip
-    words = (*WORDS, f"data.path={folder / 'images.npz'}", f"hydra.run.dir={folder / 'run'}", "trainer.max_steps=2")
+    overrides = (*WORDS, f"data.path={folder / 'images.npz'}", f"hydra.run.dir={folder / 'run'}", "trainer.max_steps=2")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("WANDB_MODE", "offline")
-        assert main(["train", *words]) == 0
+        assert main(["train", *overrides]) == 0
     return folder
 
 
 @pytest.fixture
 def run(trained: Path, tmp_path: Path) -> Path:
-    """A copy of the run; its images stay where they are."""
+    """A copy of the run, with the same path of images."""
     shutil.copytree(trained / "run", tmp_path / "run")
     return tmp_path / "run"
 
@@ -99,14 +99,14 @@ def test_every_protocol_in_one_command(simclr: Program, run: Path, capsys: pytes
 
 
 def test_nothing_is_chosen_on_test(simclr: Program, trained: Path, run: Path) -> None:
-    """With every label of test exchanged, all that was chosen stays, and the scores do not."""
-    words = ("protocol=[knn,lbfgs,finetune]", *QUICK)
-    assert simclr("evaluate", run, *words) == 0
+    """With all labels of test exchanged, the chosen values are the same, and the scores differ."""
+    overrides = ("protocol=[knn,lbfgs,finetune]", *QUICK)
+    assert simclr("evaluate", run, *overrides) == 0
     right = result(run)
     arrays = dict(np.load(trained / "images.npz"))
     arrays["test_labels"] = (arrays["test_labels"] + 1) % 3
     np.savez("other.npz", **arrays)
-    assert simclr("evaluate", run, *words, "data=array", "data.path=other.npz") == 0
+    assert simclr("evaluate", run, *overrides, "data=array", "data.path=other.npz") == 0
     wrong = result(run)
     for key in right:
         if key.endswith(("_l2", "_lr", "_held_out_top1")):
@@ -116,13 +116,13 @@ def test_nothing_is_chosen_on_test(simclr: Program, trained: Path, run: Path) ->
     assert simclr("evaluate", run, "select_on=test") == 2
 
 
-def test_features_are_kept_and_used_again(simclr: Program, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_features_are_cached_and_read_again(simclr: Program, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[int] = []
     extract = features.extract
     monkeypatch.setattr(features, "extract", lambda *a, **k: (calls.append(1), extract(*a, **k))[1])
-    word = "protocol=[knn,lbfgs]"
+    override = "protocol=[knn,lbfgs]"
     scores = []
-    for words, made in (
+    for overrides, made in (
         (("cache=false",), 2),
         ((), 2),
         ((), 0),
@@ -130,9 +130,9 @@ def test_features_are_kept_and_used_again(simclr: Program, run: Path, monkeypatc
         (("views.size=10",), 2),
     ):
         calls.clear()
-        assert simclr("evaluate", run, word, "knn.k=5", *words) == 0
-        assert len(calls) == made, words
-        assert (run / "features").exists() == (words != ("cache=false",))
+        assert simclr("evaluate", run, override, "knn.k=5", *overrides) == 0
+        assert len(calls) == made, overrides
+        assert (run / "features").exists() == (overrides != ("cache=false",))
         scores.append({key: value for key, value in result(run).items() if not key.endswith("seconds")})
     assert scores[0] == scores[1] == scores[2]
 
@@ -141,7 +141,7 @@ def test_features_are_kept_and_used_again(simclr: Program, run: Path, monkeypatc
     assert h.shape == (24, load_encoder(run).feature_dim)
 
 
-def test_other_weights_other_data_and_damage_are_no_hit(
+def test_other_weights_other_data_and_damage_miss_the_cache(
     simclr: Program, trained: Path, run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     calls: list[int] = []
@@ -158,9 +158,9 @@ def test_other_weights_other_data_and_damage_are_no_hit(
 
     assert (made(), made()) == (2, 0)
     with torch.no_grad():
-        encoder.bn1.running_mean[0] += 1e-3  # not a parameter, and it counts
+        encoder.bn1.running_mean[0] += 1e-3  # not a parameter, but part of the fingerprint
     assert (made(), made()) == (2, 0)
-    encoder.set_normalisation([0.5] * 3, [0.2] * 3)  # not in the state dict, and it counts
+    encoder.set_normalisation([0.5] * 3, [0.2] * 3)  # not in the state dict, but part of the fingerprint
     assert (made(), made()) == (2, 0)
     data.splits = replace(data.load(), identity="e" * 32)
     assert (made(), made()) == (2, 0)
@@ -175,12 +175,12 @@ def test_other_weights_other_data_and_damage_are_no_hit(
         again = features.features(encoder, data, maker)
         assert torch.equal(again.bank_h, good.bank_h)
         assert torch.equal(again.test_h, good.test_h)
-    newest[0].write_bytes(newest[1].read_bytes())  # another's features under this name
+    newest[0].write_bytes(newest[1].read_bytes())  # features of other images under this name
     assert made() == 1
     assert not list((run / "features").glob(".*"))
 
 
-def test_files_changed_in_place_are_no_hit(tmp_path: Path) -> None:
+def test_files_changed_in_place_miss_the_cache(tmp_path: Path) -> None:
     image = Image.fromarray(small_images(1)[0][0])
     image.save(tmp_path / "a.png")
     images = features.FolderImages(tmp_path, ["a.png"])
@@ -191,7 +191,7 @@ def test_files_changed_in_place_are_no_hit(tmp_path: Path) -> None:
     assert not torch.equal(before, features._file_times(images))
 
 
-def test_several_devices_give_what_one_gives() -> None:
+def test_several_devices_give_the_same_features_as_one() -> None:
     torch.manual_seed(0)
     encoder, data, cpu = SmallEncoder().eval(), small_data(), torch.device("cpu")
     done: list[int] = []
@@ -207,7 +207,7 @@ def test_several_devices_give_what_one_gives() -> None:
     assert not set(parts.bank.tolist()) & set(parts.held_out.tolist())
 
 
-def test_ctrl_c_and_a_crash_leave_the_older_result(
+def test_ctrl_c_and_a_crash_leave_the_older_result_unchanged(
     simclr: Program, run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert simclr("evaluate", run, "protocol=knn", "knn.k=5") == 0
@@ -218,14 +218,14 @@ def test_ctrl_c_and_a_crash_leave_the_older_result(
 
     monkeypatch.setattr(sgd, "fit_classifier", interrupt)
     assert simclr("evaluate", run, "protocol=[knn,linear]", "knn.k=7") == 130
-    monkeypatch.setattr(pictures, "per_class", interrupt)  # when other files are made
+    monkeypatch.setattr(pictures, "per_class", interrupt)  # after other files are written
     assert simclr("evaluate", run, "protocol=knn", "knn.k=7") == 130
     assert {path: path.read_bytes() for path in run.iterdir() if path.is_file()} == before
     assert not list(run.glob(".evaluation*"))
     assert "interrupted" in capsys.readouterr().err
 
 
-def test_transfer_is_one_table_with_a_line_a_data_set(
+def test_transfer_has_one_line_per_data_set(
     simclr: Program, trained: Path, run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     images, labels = small_images(60, seed=4)
@@ -233,9 +233,9 @@ def test_transfer_is_one_table_with_a_line_a_data_set(
         path = Path(f"my folder, (1)/{'abc'[label]}/{index}.png")
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(image).save(path)
-    shutil.copy(trained / "images.npz", "${seed}.npz")  # in a path $ is a letter
-    words = ("transfer=[array,folder]", "paths.array=${seed}.npz", "paths.folder=my folder, (1)")
-    assert simclr("evaluate", run, *words) == 0
+    shutil.copy(trained / "images.npz", "${seed}.npz")  # in a path $ is literal
+    overrides = ("transfer=[array,folder]", "paths.array=${seed}.npz", "paths.folder=my folder, (1)")
+    assert simclr("evaluate", run, *overrides) == 0
     found = result(run)
     assert {key for key in found if key.endswith("_top1") and "held" not in key} == {
         "transfer_array_top1", "transfer_folder_top1",
@@ -252,23 +252,23 @@ def test_a_torchvision_state_dict(simclr: Program, trained: Path, capsys: pytest
     torch.manual_seed(0)
     theirs = torchvision.models.resnet18().eval()
     torch.save(theirs.state_dict(), "theirs.pth")
-    words = ("model=resnet18", "model.encoder.stem=imagenet", "views.size=32", "data=array")
-    cfg = configure(Path("theirs.pth"), [*words, f"data.path={trained / 'images.npz'}"])
+    overrides = ("model=resnet18", "model.encoder.stem=imagenet", "views.size=32", "data=array")
+    cfg = configure(Path("theirs.pth"), [*overrides, f"data.path={trained / 'images.npz'}"])
     x = torch.rand(2, 3, 32, 32)
     theirs.fc = torch.nn.Identity()
     torch.testing.assert_close(encoder_of(Path("theirs.pth"), cfg)(x), theirs(x))
-    assert simclr("evaluate", "theirs.pth", *words, f"data.path={trained / 'images.npz'}", "protocol=knn") == 0
+    assert simclr("evaluate", "theirs.pth", *overrides, f"data.path={trained / 'images.npz'}", "protocol=knn") == 0
     assert result(Path())["feature_dim"] == 512
     assert simclr("evaluate", "theirs.pth", "data=photos") == 2
     assert "model=resnet50" in capsys.readouterr().err
     Path("empty").mkdir()
     for place, says in (("nowhere.pth", "nowhere.pth does not exist"), ("empty", "holds no encoder.safetensors")):
-        assert simclr("evaluate", place, *words, f"data.path={trained / 'images.npz'}") == 1
+        assert simclr("evaluate", place, *overrides, f"data.path={trained / 'images.npz'}") == 1
         assert says in capsys.readouterr().err
 
 
 def test_a_run_that_has_not_finished(simclr: Program, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (run / ".hydra/hydra.yaml").write_text("runtime: {choices: {data: folder}}")  # Hydra's own node is not asked
+    (run / ".hydra/hydra.yaml").write_text("runtime: {choices: {data: folder}}")  # the hydra node is ignored
     assert simclr("evaluate", run, "knn.k=5") == 0
     finished = result(run)
     shutil.rmtree(run / "exported")
@@ -281,7 +281,7 @@ def test_a_run_that_has_not_finished(simclr: Program, run: Path, capsys: pytest.
     usual = saved.read_text()
     saved.write_text(
         usual.replace("simclr_lightning.optim.LARS", "torch.optim.NAdam")
-    )  # allowed no more; not made here
+    )  # not allowed, and not instantiated here
     older = encoder_of(run, configure(run, [])).state_dict()
     assert "damaged" in capsys.readouterr().out
     saved.write_text(usual.replace("simclr_lightning.encoders.resnet", "os.system"))
@@ -310,13 +310,13 @@ def test_semi_starts_from_the_projectors_first_layer(run: Path) -> None:
     assert start_of(run, encoder, "h") == (encoder, encoder.feature_dim)
     fresh, _ = start_of(run, encoder, 1, fresh=True)
     assert not torch.equal(fresh[1][0].weight, body[1][0].weight)
-    with pytest.raises(UserError, match="1 to 2"):  # three layers
+    with pytest.raises(UserError, match="h or 1 to 2"):  # three layers
         start_of(run, encoder, 3)
     with pytest.raises(UserError, match=r"semi\.start=h"):
         start_of(run / "exported", encoder, 1)
 
 
-def test_published_figures_stand_beside_the_same_data_and_architecture() -> None:
+def test_published_scores_are_shown_for_the_same_data_and_architecture() -> None:
     spec = {"factory": "resnet", "depth": 18, "width": 1, "stem": "cifar"}
     figure = published("cifar10", spec, "linear")
     assert figure is not None
@@ -324,41 +324,41 @@ def test_published_figures_stand_beside_the_same_data_and_architecture() -> None
     assert published("cifar10", {**spec, "width": 2}, "linear") is None
     assert published("cifar10", {**spec, "stem": "imagenet"}, "linear") is None
     assert published("stl10", spec, "linear") is None
-    assert published("imagenet", {**spec, "depth": 50}, "knn") is None  # the known one is of another k
+    assert published("imagenet", {**spec, "depth": 50}, "knn") is None  # the published score has another k
 
 
 @pytest.mark.parametrize(
-    ("words", "says"),
+    ("overrides", "says"),
     [
         (("protocol=[knn,lineer]",), "did you mean linear?"),
         (("transfer=[cifar11]",), "did you mean cifar10?"),
         (("select_on=test",), "test is scored once"),
         (("linear.epoch=3",), "did you mean linear.epochs?"),
-        (("optimizer=lars",), "takes no 'optimizer'; its groups are data, model, views"),
-        (("+optimizer=lars",), "takes no 'optimizer'"),
+        (("optimizer=lars",), "has no group 'optimizer'; its groups are data, model, views"),
+        (("+optimizer=lars",), "has no group 'optimizer'"),
         (("optimizer.lr=1",), "did you mean linear.lr or semi.lr?"),
         (("model=tiny",), "leave model out"),
-        (("semi.epochs=[3]",), "as many epochs as fractions"),
-        (("knn.k=60",), "only 58 labeled images vote"),
+        (("semi.epochs=[3]",), "must have the same length"),
+        (("knn.k=60",), "larger than the 58 labeled images"),
         (("data=array", "data.path=plain.npz"), "data.path=plain.npz: there are no labels"),
-        (("data=array", "data.path=one.npz"), "data.path=one.npz: the labeled training images are of 1 class"),
+        (("data=array", "data.path=one.npz"), "data.path=one.npz: the labeled training images have 1 class"),
         (("transfer=[photos,array]", "paths.array=one.npz"), "paths.array=one.npz: the labeled training images"),
         (("transfer=[packed]", "paths.packed=."), "paths.packed=.: "),
-        (("data=array", "data.path=untested.npz"), "no labels for test"),
+        (("data=array", "data.path=untested.npz"), "the test images have no labels"),
         (("protocol=semi", "semi.start=3"), "1 to 2"),
         (("data=array", "data.path=none.npz"), "none.npz"),
         (("accelerator=mps",), "no GPU of Apple's"),
     ],
 )
-def test_a_mistake_is_said_in_few_lines_and_nothing_is_written(
-    simclr: Program, trained: Path, run: Path, capsys: pytest.CaptureFixture[str], words: tuple[str, ...], says: str
+def test_a_mistake_prints_a_short_message_and_writes_nothing(
+    simclr: Program, trained: Path, run: Path, capsys: pytest.CaptureFixture[str], overrides: tuple[str, ...], says: str
 ) -> None:
     images, labels = small_images(50)
     np.savez("plain.npz", train_images=images)
     np.savez("untested.npz", train_images=images, train_labels=labels)
     same = np.zeros_like(labels)
     np.savez("one.npz", train_images=images, train_labels=same, test_images=images[:9], test_labels=same[:9])
-    assert simclr("evaluate", run, *words) != 0
+    assert simclr("evaluate", run, *overrides) != 0
     said = capsys.readouterr().err
     assert says in said, said
     assert said.count("\n") <= 5
@@ -370,8 +370,8 @@ def test_a_mistake_is_said_in_few_lines_and_nothing_is_written(
     [
         ("config.yaml", "seed: 0\n", "is not a run's configuration"),
         ("config.yaml", "data: 3\nmodel: 4\nviews: 5\ntrainer: 6\n", "is not a run's configuration"),
-        ("config.yaml", "data: {path: '${hydra.job.n'}\n", "give the images: data="),
-        ("config.yaml", "data: {path: ???}\nmodel: {}\nviews: {}\ntrainer: {}\n", "give the images: data="),
+        ("config.yaml", "data: {path: '${hydra.job.n'}\n", "name the images: data="),
+        ("config.yaml", "data: {path: ???}\nmodel: {}\nviews: {}\ntrainer: {}\n", "name the images: data="),
     ],
 )
 def test_a_damaged_run_is_named(

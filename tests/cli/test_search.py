@@ -27,7 +27,7 @@ Program = Callable[..., int]
 
 
 def clustered(n: int, width: int = 16, seed: int = 0) -> torch.Tensor:
-    """Rows in clusters, so that some pairs are alike and most are not."""
+    """Rows in clusters, so that some pairs are similar and most are not."""
     generator = torch.Generator().manual_seed(seed)
     centres = torch.randn(n // 3, width, generator=generator)
     rows = centres[torch.arange(n) % len(centres)] + 0.25 * torch.randn(n, width, generator=generator)
@@ -62,7 +62,7 @@ def test_near_duplicates_equal_brute_force(blocks: tuple[int, int], monkeypatch:
     assert (via.total, set(zip(via.first.tolist(), via.second.tolist(), strict=True))) == (len(want), want.keys())
 
 
-def test_equal_rows_reach_one_and_zero_rows_are_like_nothing() -> None:
+def test_equal_rows_have_cosine_one_and_zero_rows_have_no_duplicates() -> None:
     row = torch.rand(1, 33)
     found = near_duplicates(torch.cat((row, torch.zeros(2, 33), 7 * row)), 1)
     assert (found.first.tolist(), found.second.tolist(), found.total) == ([0], [3], 1)
@@ -92,7 +92,7 @@ def test_faiss_finds_what_is_near_with_exact_cosines(parted: bool, monkeypatch: 
 
 
 @pytest.mark.parametrize(("threshold", "rows"), [(0.0, 3), (1.01, 3), (math.nan, 3), (0.9, 1)])
-def test_wrong_use_is_refused(threshold: float, rows: int) -> None:
+def test_wrong_arguments_are_refused(threshold: float, rows: int) -> None:
     with pytest.raises(ValueError, match=r"threshold|two images"):
         near_duplicates(torch.rand(rows, 4), threshold)
     with pytest.raises(ValueError, match="NaN"):
@@ -136,7 +136,7 @@ def test_a_query_and_the_second_one_quickly(
     order = [names[i] for i in cosine.argsort(descending=True) if names[i] != "a/0.png"][:3]
     rows = rows_of(Path("found/nearest.csv"))
     assert {row["file"] for row in rows} == set(order)
-    assert rows[0]["file"] == "a/4.png"  # its copy; the query itself, which lies in the folder, is no answer
+    assert rows[0]["file"] == "a/4.png"  # its copy; the query itself is in the folder and is left out
     assert [float(row["similarity"]) for row in rows] == pytest.approx(
         [float(cosine[names.index(r["file"])]) for r in rows], abs=1e-5
     )
@@ -148,11 +148,11 @@ def test_a_query_and_the_second_one_quickly(
         monkeypatch.setattr(room, "extract", lambda *a, real=real, **k: calls.append(1) or real(*a, **k))
     (outside := Path("other.png")).write_bytes(query.read_bytes())
     assert simclr("search", *made, "--query", outside, query, "-k", "50", "--index", "faiss") == 0
-    assert calls == [1]  # the queries alone
+    assert calls == [1]  # only the queries
     assert "a/0.png" in capsys.readouterr().out
     (made[1] / "a" / "new.png").write_bytes(query.read_bytes())
     assert simclr("search", *made, "--query", outside) == 0
-    assert len(calls) == 3  # another folder now: all images again, and the query
+    assert len(calls) == 3  # the folder has changed: all images again, and the query
     assert not list(Path("exported/features").glob(".*"))
     for path in Path("exported/features").glob("*.npy"):
         content = path.read_bytes()
@@ -182,12 +182,12 @@ def test_duplicates_of_a_folder(made: tuple[Path, Path], simclr: Program, capsys
     assert simclr("search", *made, "--threshold", "1") == 0
     assert "no two of the 5 images" in capsys.readouterr().out
     assert simclr("search", *made, "--threshold", "1", "--out", "found") == 0
-    assert rows_of(Path("found/duplicates.csv")) == []  # not those of the search before
+    assert rows_of(Path("found/duplicates.csv")) == []  # not those of the previous search
     assert not Path("found/duplicates.png").exists()
 
 
 @pytest.mark.parametrize(
-    ("words", "says"),
+    ("arguments", "says"),
     [
         (["nowhere", "images"], "nowhere does not exist"),
         (["images", "images"], "holds no encoder.safetensors"),
@@ -195,7 +195,7 @@ def test_duplicates_of_a_folder(made: tuple[Path, Path], simclr: Program, capsys
         (["exported", "exported"], "no images"),
         (["exported"], "required: IMAGES"),
         (["exported", "images", "--query", "missing.png"], "missing.png: there is no such image file"),
-        (["exported", "images", "--query", "exported/card.md"], "mend or remove the file"),
+        (["exported", "images", "--query", "exported/card.md"], "fix or remove the file"),
         (["exported", "images", "--query", "a.png", "--duplicates"], "not allowed with"),
         (["exported", "images", "--threshold", "1.5"], "at most 1"),
         (["exported", "images", "--threshold", "x"], "invalid float"),
@@ -204,54 +204,54 @@ def test_duplicates_of_a_folder(made: tuple[Path, Path], simclr: Program, capsys
         (["exported", "images", "--out", "link"], "is a link that leads nowhere; give a folder"),
         (["exported", "images", "--out", "/proc/found"], "/proc/found: No such file"),
         (["exported", "one"], "one image"),
-        (["exported", "one", "--query", "one/0.png"], "the query alone"),
+        (["exported", "one", "--query", "one/0.png"], "only the query"),
         (["exported", "images", "--index", "annoy"], "invalid choice"),
     ],
 )
 def test_mistakes_are_short(
-    made: tuple[Path, Path], simclr: Program, capsys: pytest.CaptureFixture[str], words: list[str], says: str
+    made: tuple[Path, Path], simclr: Program, capsys: pytest.CaptureFixture[str], arguments: list[str], says: str
 ) -> None:
     Path("one").mkdir()
     Path("link").symlink_to("nowhere")
     Path("one/0.png").write_bytes((made[1] / "a" / "0.png").read_bytes())
-    assert simclr("search", *words) != 0
+    assert simclr("search", *arguments) != 0
     said = capsys.readouterr().err
     assert says in said
     assert "Traceback" not in said
     assert len(said.splitlines()) <= 6
 
 
-@pytest.mark.parametrize("words", [("--threshold", "0.5"), ("--query", "images/a/0.png")])
-def test_a_search_that_ends_early_leaves_the_older_files_or_none(
-    made: tuple[Path, Path], simclr: Program, monkeypatch: pytest.MonkeyPatch, words: tuple[str, str]
+@pytest.mark.parametrize("arguments", [("--threshold", "0.5"), ("--query", "images/a/0.png")])
+def test_an_interrupted_search_leaves_the_older_files_or_none(
+    made: tuple[Path, Path], simclr: Program, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, str]
 ) -> None:
-    def stop(*words: object, **options: object) -> None:
+    def stop(*arguments: object, **options: object) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
         patch.setattr(pictures, "image_rows", stop)
-        assert simclr("search", *made, *words, "--out", "new/found") == 130
+        assert simclr("search", *made, *arguments, "--out", "new/found") == 130
     assert sorted(path.name for path in Path().iterdir()) == ["exported", "images"]
-    assert simclr("search", *made, *words, "--out", "found") == 0
+    assert simclr("search", *made, *arguments, "--out", "found") == 0
     before = {path: path.read_bytes() for path in Path("found").iterdir()}
     assert len(before) == 2
     (made[1] / "b é [x]" / "1.png").unlink()
     monkeypatch.setattr(pictures, "image_rows", stop)
-    assert simclr("search", *made, *words, "--out", "found") == 130
+    assert simclr("search", *made, *arguments, "--out", "found") == 130
     assert {path: path.read_bytes() for path in Path("found").iterdir()} == before
 
 
-def test_a_run_that_cannot_be_written_is_searched_all_the_same(
+def test_a_run_that_is_not_writable_is_searched_without_a_cache(
     made: tuple[Path, Path], simclr: Program, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (made[0] / "features").write_text("in the way")
     assert simclr("search", *made, "--threshold", "1") == 0
-    assert "not kept for the next time" in capsys.readouterr().out
+    assert "h is not cached" in capsys.readouterr().out
     assert simclr("search", "--help") == 0
     assert "--threshold" in capsys.readouterr().out
 
 
-def test_a_set_beyond_the_memory_is_sent_to_faiss(
+def test_h_larger_than_memory_recommends_faiss(
     made: tuple[Path, Path], simclr: Program, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(command, "_HALF", 1e-12)

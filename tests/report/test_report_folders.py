@@ -177,7 +177,7 @@ def bad(tmp_path: Path) -> Callable[[str], list[str]]:
         ("list", 1, "not a JSON object"),
         ("readonly", 1, "cannot be written"),
         ("nothing", 2, "usage: simclr report DIR"),
-        ("more", 2, "does not know 'hello'"),
+        ("more", 2, "has no argument 'hello'"),
     ],
 )
 def test_bad_input_gives_a_short_message(

@@ -226,7 +226,7 @@ def test_two_runs_in_one_folder(simclr: Program, npz: Path, capsys: pytest.Captu
     assert simclr("train", *words, "trainer.max_steps=1") == 0
     before = (Path("run") / "summary.json").read_bytes()
     assert simclr("train", *words) != 0
-    assert "already holds a run" in capsys.readouterr().err
+    assert "already contains a run" in capsys.readouterr().err
     assert (Path("run") / "summary.json").read_bytes() == before
 
 

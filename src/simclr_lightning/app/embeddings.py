@@ -1,4 +1,4 @@
-"""The images of a folder and their h: made on all devices with a progress bar, and kept beside the run if asked to.
+"""Compute h of the images in a folder, on all devices with a progress bar, and cache it in RUN/features on request.
 
 Shapes: n = images, F = the encoder's feature_dim.
 """
@@ -29,19 +29,19 @@ from simclr_lightning.evaluation.protocols import cache
 from simclr_lightning.evaluation.protocols.features import fingerprint, shared_extract
 from simclr_lightning.export import load_encoder
 
-_BATCH, _ROUND = 64, 8192  # images in a forward pass of a device, and between two writes
+_BATCH, _ROUND = 64, 8192  # images per forward pass, and images per device between two writes
 
 
 @dataclass(frozen=True)
 class Gallery:
-    """A folder's images with their representation.
+    """The images of a folder with their representation h.
 
     Attributes:
-        encoder: in evaluation mode.
-        size: side in pixels of its evaluation crop.
+        encoder: the encoder, in evaluation mode.
+        size: side of its evaluation crop, in pixels.
         files: the images, sorted by name.
-        h: (n, F) float32; memory-mapped when it is kept on disk.
-        notes: lines to tell the user.
+        h: (n, F) float32; memory-mapped if it is cached on disk.
+        notes: lines to print for the user.
     """
 
     encoder: Encoder
@@ -52,15 +52,16 @@ class Gallery:
 
 
 def open_gallery(run: Path, images: Path, *, keep: bool) -> Gallery:
-    """h of every image below a folder, from the file beside the run when one of these weights and files is there.
+    """Return h of every image in a folder and its subfolders.
 
     Args:
         run: a run's folder or an exported encoder.
-        images: a folder, or a packed one.
-        keep: write h to ``RUN/features`` and look for it there.
+        images: a folder of images, or one that ``simclr pack`` wrote.
+        keep: read h from the cache in ``RUN/features`` if these weights and images are there, else write it there.
 
     Raises:
-        UserError: and the library's ValueError and FileNotFoundError, naming the file and the mend.
+        UserError: there is no such folder, or an image cannot be read.
+        ValueError, FileNotFoundError: from the library; the message names the file and the fix.
     """
     if not images.is_dir():
         raise UserError(f"{images}: there is no such folder of images")
@@ -74,26 +75,31 @@ def open_gallery(run: Path, images: Path, *, keep: bool) -> Gallery:
     path, shape = cache.folder(run) / f"images-{key}.npy", (len(files), encoder.feature_dim)
     found = cache.read(path, key, shape, notes.append)
     if found is not None:
-        return Gallery(encoder, size, files, found, (f"h of {len(files)} images was there: {path}",))
+        return Gallery(encoder, size, files, found, (f"h of {len(files)} images is read from the cache: {path}",))
     with ExitStack() as stack:
         try:
             append = stack.enter_context(cache.writing(path, key, shape))
         except OSError as error:
-            notes.append(f"h is not kept for the next time: {path.parent}: {error.strerror}")
+            notes.append(f"h is not cached: {path.parent}: {error.strerror}")
             return Gallery(encoder, size, files, _whole(encoder, files, size), tuple(notes))
         for h in _parts(encoder, files, size):
             append(h)
     made = cache.read(path, key, shape, notes.append)
     if made is None:
-        raise UserError(f"{path} was written and cannot be read again; look at the disk")
-    return Gallery(encoder, size, files, made, (*notes, f"h is kept for the next time: {path}"))
+        raise UserError(f"{path} was written but cannot be read; check the disk")
+    return Gallery(encoder, size, files, made, (*notes, f"h is cached in {path}"))
 
 
 def features(encoder: Encoder, size: int, paths: list[Path]) -> tuple[FolderImages, Tensor]:
-    """Some image files by their paths, and their h (m, F).
+    """Return some image files, and their h (m, F) float32.
+
+    Args:
+        encoder: in evaluation mode.
+        size: side of its evaluation crop, in pixels.
+        paths: the files (m).
 
     Raises:
-        UserError: a file is not there or is no image.
+        UserError: a file does not exist or is not an image.
     """
     for path in paths:
         if not path.is_file():
@@ -113,7 +119,7 @@ def _whole(encoder: Encoder, files: FolderImages | PackedImages, size: int) -> T
 
 
 def _parts(encoder: Encoder, files: FolderImages | PackedImages, size: int) -> Iterator[Tensor]:
-    """h in rounds (m, F), in order, each shared among the devices."""
+    """Yield h (m, F) of consecutive parts of the images; each part is split over the devices."""
     devices = [torch.device("cuda", i) for i in range(torch.cuda.device_count())] or [torch.device("cpu")]
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar, _plain_mend():
@@ -130,11 +136,11 @@ def _parts(encoder: Encoder, files: FolderImages | PackedImages, size: int) -> I
 
 @contextmanager
 def _plain_mend() -> Iterator[None]:
-    """Say what to do about a broken image without the key of a training run."""
+    """Inside, the message for a broken image does not mention keys of a training run."""
     try:
         yield
     except ImageError as error:
-        raise UserError(f"{str(error).removesuffix(f'; {MEND}')}; mend or remove the file") from error
+        raise UserError(f"{str(error).removesuffix(f'; {MEND}')}; fix or remove the file") from error
 
 
 def _key(encoder: Encoder, size: int, files: FolderImages | PackedImages) -> str:

@@ -1,4 +1,7 @@
-"""What a user sees when something goes wrong: a short message, an exit code, a traceback if asked for."""
+"""Turn an exception into a message of at most five lines and an exit code.
+
+`simclr_lightning.cli.guard` prints the message, and with ``debug=true`` the traceback too.
+"""
 
 from __future__ import annotations
 
@@ -17,11 +20,11 @@ _LAST_ERROR_LINE = re.compile(r"^[\w.]+: ", re.MULTILINE)
 
 
 class UserError(Exception):
-    """A mistake that the user can mend.
+    """A mistake that the user can fix.
 
     Args:
-        message: at most five lines: the cause, the file or configuration key, and the mend.
-        code: the exit code; 2 is for mistakes of the configuration.
+        message: at most five lines: the cause, the file or configuration key, and the fix.
+        code: the exit code; 2 means a mistake in the configuration.
     """
 
     def __init__(self, message: str, *, code: int = 1) -> None:
@@ -30,18 +33,17 @@ class UserError(Exception):
 
 
 def mistake(message: str) -> UserError:
-    """A `UserError` about the configuration, with exit code 2."""
+    """Return a `UserError` about the configuration, with exit code 2."""
     return UserError(message, code=CONFIGURATION)
 
 
 def describe(error: BaseException, *, log: Path | None = None, debug: bool = False) -> tuple[str, int]:
-    """Return the message of at most five lines, and the exit code.
+    """Return the message for an exception, of at most five lines, and the exit code.
 
     Args:
-        error: what was raised.
-        log: the run's folder or a log file, to which the traceback of an error that is not understood is
-            appended.
-        debug: the traceback is shown elsewhere, so the message does not say how to see it.
+        error: the exception.
+        log: a run's folder or a log file; the traceback of an unexpected exception is appended to it.
+        debug: the traceback is printed anyway, so the message does not mention ``debug=true``.
     """
     cause = unwrapped(error)
     message = explain(cause)
@@ -52,27 +54,27 @@ def describe(error: BaseException, *, log: Path | None = None, debug: bool = Fal
 
 
 def explain(error: BaseException) -> str | None:
-    """Return the message for an error that is understood, None for one that is not.
+    """Return the message for an expected exception; None for an unexpected one.
 
-    A ValueError or FileNotFoundError of this package is a message for users by the package's own rule; the
-    system's errors name their file.
+    Expected are: errors raised by this package (a ValueError or FileNotFoundError raised in its code has a message for
+    users), errors of the operating system that name a file, and the known errors listed here.
     """
     text = str(error)
     if isinstance(error, UserError):
         return text
     if out_of_memory(error):
-        mend = "lower the batch size (of train: data.batch_size), or take a smaller model or views.size"
-        return f"out of memory: {mend}\n{first_line(text)}"
+        fix = "lower the batch size (for train: data.batch_size), or use a smaller model or views.size"
+        return f"out of memory: {fix}\n{first_line(text)}"
     if isinstance(error, RuntimeError) and "cannot be converted to type float without overflow" in text:
-        return "training has diverged, a number has left float32: lower the learning rate or optimizer.weight_decay"
+        return "training has diverged, a value overflowed float32: lower the learning rate or optimizer.weight_decay"
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         where = f" while writing {error.filename}" if error.filename else ""
-        return f"the disk is full{where}: make room there and give the command again (a run goes on: ckpt_path=last)"
+        return f"the disk is full{where}: free some space and repeat the command (a run resumes with ckpt_path=last)"
     if isinstance(error, RuntimeError) and text.startswith("Could not determine home directory"):
         return "a path begins with ~, and there is no such home folder; write the path in full"
     if isinstance(error, RuntimeError) and "DataLoader worker" in text and "killed by signal" in text:
-        mend = "lower data.num_workers or data.batch_size"
-        return f"{first_line(text)}\na worker that is killed was mostly short of memory: {mend}"
+        fix = "lower data.num_workers or data.batch_size"
+        return f"{first_line(text)}\nworkers are usually killed because memory runs out: {fix}"
     if _from_worker(text) and isinstance(error, ValueError):
         return text[[match.end() for match in _LAST_ERROR_LINE.finditer(text)][-1] :].strip()
     if isinstance(error, ValueError | FileNotFoundError) and _is_ours(error):
@@ -80,12 +82,12 @@ def explain(error: BaseException) -> str | None:
     if _is_hydras(error):
         return first_line(text)
     if isinstance(error, OSError) and error.strerror and error.filename is not None:
-        return f"{error.filename2 or error.filename}: {error.strerror}"  # of a renaming, the name that was meant
+        return f"{error.filename2 or error.filename}: {error.strerror}"  # filename2: the new name in a renaming
     return None
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether the host or the device ran out of memory; torch raises RuntimeError for both."""
+    """Return whether the host or the device ran out of memory; torch raises RuntimeError for both."""
     text = str(error).lower()
     return isinstance(error, MemoryError) or (
         isinstance(error, RuntimeError) and ("out of memory" in text or "can't allocate memory" in text)
@@ -93,14 +95,14 @@ def out_of_memory(error: BaseException) -> bool:
 
 
 def unwrapped(error: BaseException) -> BaseException:
-    """The reason: Hydra wraps what a target raises in an exception of its own."""
+    """Return the exception that a target raised, if Hydra wrapped it in an InstantiationException."""
     while type(error).__name__ == "InstantiationException" and error.__cause__ is not None:
         error = error.__cause__
     return error
 
 
 def _is_ours(error: BaseException) -> bool:
-    """Whether this package raised the error on purpose: its own type, or a plain one from its own frame."""
+    """Return whether this package raised the error: a type of this package, or a plain type from a frame of it."""
     if type(error).__module__.partition(".")[0] == _PACKAGE:
         return True
     if type(error) not in (ValueError, FileNotFoundError) or getattr(error, "errno", None):

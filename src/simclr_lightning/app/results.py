@@ -1,4 +1,4 @@
-"""Print an evaluation as a table, and write it as evaluation.json and pictures."""
+"""Print the result of an evaluation as a table, and write it as evaluation.json and pictures."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from simclr_lightning.evaluation.protocols.evaluation import Found
 from simclr_lightning.evaluation.protocols.published import published
 from simclr_lightning.run_folder import EVALUATION
 
-_CONFUSION_OF: Final = ("linear", "linear_sgd", "finetune", "knn", "knn_weighted")  # the first that was asked for
+_CONFUSION_OF: Final = ("linear", "linear_sgd", "finetune", "knn", "knn_weighted")  # drawn: the first that has a score
 
 
 def show_results(found: Found, console: Console) -> None:
-    """Print the table, with an untrained encoder's and published figures beside the scores where there are any."""
+    """Print the scores as a table, with columns for an untrained encoder and published scores if there are any."""
     table = Table(title="top-1 on test", title_justify="left")
     figures = {score.key: published(found.data, found.spec, score.key) for score in found.scores}
     table.add_column("protocol")
@@ -41,7 +41,7 @@ def show_results(found: Found, console: Console) -> None:
 
 
 def write_results(found: Found, folder: Path) -> list[Path]:
-    """Write the pictures, the subsets and evaluation.json, all of them or none; return where they are.
+    """Write the pictures, the lists of labeled subsets and evaluation.json, all or none; return their paths.
 
     Raises:
         OSError: the folder cannot be written.
@@ -62,7 +62,7 @@ def write_results(found: Found, folder: Path) -> list[Path]:
 
 
 def flat(found: Found) -> dict[str, Any]:
-    """Return the evaluation as one flat object; docs/evaluation.md explains the keys."""
+    """Return the content of evaluation.json, one flat object; docs/evaluation.md explains the keys."""
     result = dict(found.head)
     for score in found.scores:
         low, high = score.interval

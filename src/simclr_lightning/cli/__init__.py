@@ -1,4 +1,7 @@
-"""The command line, ``simclr COMMAND ...``: one thin file per command, which parses, calls and prints."""
+"""Run the command line, ``simclr COMMAND ...``: each command is one module, which parses, calls and prints.
+
+``guard`` turns exceptions into messages and exit codes, ``parser`` is argparse with such messages.
+"""
 
 from __future__ import annotations
 
@@ -21,36 +24,36 @@ COMMANDS: Final = {
     "report": "report DIR                        tables and pictures of one run or of a sweep",
     "pack": "pack IMAGES OUT KEY=VALUE ...     shards of small JPEGs, read by data=packed",
 }
-_INTERNAL: Final = ("rank",)  # a process of a run on several devices, started by the program itself
+_INTERNAL: Final = ("rank",)  # one process of a run on several devices; the program starts it
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code.
 
     Args:
-        argv: the arguments after the program's name; None takes them from the process.
+        argv: the arguments after the program's name; None: those of this process.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     command = arguments[0] if arguments else "--help"
 
     def run() -> int:
-        if isinstance(sys.stdout, io.TextIOWrapper):  # file names may hold what the terminal's encoding lacks
+        if isinstance(sys.stdout, io.TextIOWrapper):  # the terminal's encoding may lack characters of file names
             sys.stdout.reconfigure(errors="backslashreplace")
         if command not in (*COMMANDS, *_INTERNAL):
             return _usage(command)
-        if "" in arguments[1:] and command not in _INTERNAL:  # as a path it would be the current folder
-            raise mistake(f"simclr {command} was given an empty argument; is a variable of the shell not set?")
+        if "" in arguments[1:] and command not in _INTERNAL:  # an empty path would be the current folder
+            raise mistake(f"simclr {command}: an empty argument; check that the shell variable in it is set")
         code: int = importlib.import_module(f"simclr_lightning.cli.{command}").main(arguments[1:])
         return code
 
-    return guard(run)  # each command words its own errors: here it is Ctrl-C while it is imported, and --help
+    return guard(run)  # for Ctrl-C during imports, and for --help; each command has a guard of its own
 
 
 def _usage(command: str) -> int:
     if command not in ("--help", "-h", "help"):
         raise mistake(
             f"unknown command {command!r}{did_you_mean(command, COMMANDS)}\n"
-            f"the commands are {', '.join(COMMANDS)}; simclr --help says more"
+            f"the commands are {', '.join(COMMANDS)}; see simclr --help"
         )
     print("\n".join(["usage: simclr COMMAND ...", "", *(f"  {line}" for line in COMMANDS.values())]))
     return 0

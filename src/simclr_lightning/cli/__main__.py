@@ -1,4 +1,4 @@
-"""``python -m simclr_lightning.cli COMMAND ...``."""
+"""Run ``python -m simclr_lightning.cli COMMAND ...``, the same as ``simclr COMMAND ...``."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""``simclr embed RUN IMAGES OUT``: the representation h of every image of a folder, with its file name."""
+"""Run ``simclr embed RUN IMAGES OUT``: write h of every image in a folder, with its file name."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ if TYPE_CHECKING:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Embed as the arguments say; return the exit code."""
+    """Run ``simclr embed`` with these arguments; return the exit code."""
     return guard_command(_main, argv)
 
 
 def _parser() -> Parser:
-    parser = Parser("simclr embed", description="Write h of every image of a folder, with its file name.")
+    parser = Parser("simclr embed", description="Write h of every image in a folder, with its file name.")
     parser.add_argument("run", metavar="RUN", type=Path, help="a run's folder or an exported encoder")
     parser.add_argument("images", metavar="IMAGES", type=Path, help="the folder, with its subfolders")
     parser.add_argument("out", metavar="OUT", type=Path, help="the file to write: .npz, .parquet or .csv")
     parser.add_argument(
-        "--map", choices=("tsne", "umap", "pca"), help="draw the images as points too, in OUT's name with .png"
+        "--map", choices=("tsne", "umap", "pca"), help="also draw the images as points, in a file named as OUT, .png"
     )
-    parser.add_argument("--force", action="store_true", help="write over what is there")
+    parser.add_argument("--force", action="store_true", help="overwrite existing files")
     return parser
 
 
-def _main(words: Sequence[str]) -> int:
-    asked = _parser().parse(words)
+def _main(argv: Sequence[str]) -> int:
+    asked = _parser().parse(argv)
     if asked is None:
         return 0
     if asked.map == "umap":
@@ -45,12 +45,12 @@ def _main(words: Sequence[str]) -> int:
     write = _writer(asked.out)
     picture = asked.out.with_suffix(".png")
     if asked.map is not None and picture.exists() and picture.resolve().is_relative_to(asked.images.resolve()):
-        raise UserError(f"--map would be drawn over {picture}, one of the images; give an OUT elsewhere")
+        raise UserError(f"--map would overwrite {picture}, one of the images; give an OUT in another folder")
     for path in (asked.out, *([] if asked.map is None else [picture])):
         if path.is_dir():
             raise UserError(f"{path} is a folder; give another OUT")
         if os.path.lexists(path) and not asked.force:
-            raise UserError(f"{path} exists; give another OUT, or --force to write over it")
+            raise UserError(f"{path} exists; give another OUT, or --force to overwrite it")
     h, names = embed(asked.run, asked.images, asked.out, write)
     if asked.map is not None:
         _draw(h, names, picture, asked.map)
@@ -61,19 +61,19 @@ def _main(words: Sequence[str]) -> int:
 def embed(
     run: Path, images: Path, out: Path, write: Callable[[Path, Tensor, list[str]], None]
 ) -> tuple[Tensor, list[str]]:
-    """Write h of all images below ``images`` with names relative to it, sorted; return both.
+    """Write h of all images in ``images`` and its subfolders with their relative names, sorted; return both.
 
     Args:
         run: a run's folder or an exported encoder.
         images: a folder.
-        out: the file to write, whole or not at all.
-        write: writes (path, h (n, feature_dim) float32, names).
+        out: the file to write, completely or not at all.
+        write: called with a path, h (n, feature_dim) float32 and the names; writes the file.
 
     Raises:
-        UserError: and the library's ValueError, naming the file and the mend; nothing is written then.
+        UserError, ValueError: the message names the file and the fix; nothing is written.
     """
     if not out.absolute().parent.is_dir():
-        raise UserError(f"{out}: its folder does not exist; make it first")
+        raise UserError(f"{out}: the folder {out.parent} does not exist; make it first")
     files.check_writable(out)
     found = app.open_gallery(run, images, keep=False)
     names = list(found.files.names)
@@ -84,7 +84,7 @@ def embed(
 
 
 def _draw(h: Tensor, names: list[str], path: Path, method: Literal["tsne", "umap", "pca"]) -> None:
-    """A map; images in folders are coloured by their folder."""
+    """Draw the map; if all images are in subfolders, each subfolder has its color."""
     import torch
 
     folders = sorted({name.partition("/")[0] for name in names}) if all("/" in name for name in names) else []
@@ -105,7 +105,7 @@ def _writer(out: Path) -> Callable[[Path, Tensor, list[str]], None]:
 def _npz(path: Path, h: Tensor, names: list[str]) -> None:
     import numpy as np
 
-    with path.open("wb") as file:  # given a path, it would add to its name
+    with path.open("wb") as file:  # np.savez would append .npz to a path
         np.savez(file, h=h.numpy(), files=np.array(names, dtype=np.str_))
 
 
@@ -113,7 +113,7 @@ def _parquet(path: Path, h: Tensor, names: list[str]) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    names = [os.fsencode(name).decode("utf-8", "backslashreplace") for name in names]  # Parquet's texts are UTF-8
+    names = [os.fsencode(name).decode("utf-8", "backslashreplace") for name in names]  # Parquet requires UTF-8
     rows = pa.FixedSizeListArray.from_arrays(pa.array(h.numpy().ravel()), h.shape[1])
     pq.write_table(pa.table({"file": names, "h": rows}), path)
 

@@ -1,4 +1,4 @@
-"""``simclr evaluate RUN KEY=VALUE ...``: every protocol of the paper for one encoder, in one table and one file."""
+"""Run ``simclr evaluate RUN KEY=VALUE ...``: score one encoder by the paper's protocols."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ USAGE: Final = """\
 usage: simclr evaluate RUN ['protocol=[knn,lbfgs,linear,semi,finetune]'] [data=... data.path=...] [KEY=VALUE]
        RUN is a run's folder, an exported encoder, or a state dict with model=ARCHITECTURE
 """
-DEFAULT: Final = ("knn", "lbfgs")  # without protocol= and transfer=
+DEFAULT: Final = ("knn", "lbfgs")  # the protocols if neither protocol= nor transfer= is given
 
 
 def main(argv: Sequence[str]) -> int:
-    """Evaluate as the overrides say; return the exit code."""
+    """Run ``simclr evaluate`` with these arguments; return the exit code."""
     if argv and argv[0] in ("-h", "--help"):
         print(f"{USAGE}\nKeys and defaults:\n")
         print((conf_folder() / "evaluate.yaml").read_text("utf-8"), end="")
@@ -47,7 +47,7 @@ def main(argv: Sequence[str]) -> int:
 
 def _main(argv: Sequence[str], overrides: list[str]) -> int:
     if not argv or ("=" in argv[0] and not Path(argv[0]).exists()):
-        raise UserError(f"evaluate needs a run's folder or an exported encoder first\n{USAGE}", code=2)
+        raise UserError(f"the first argument must be a run's folder or an exported encoder\n{USAGE}", code=2)
     run = Path(argv[0])
     cfg = configure(run, overrides)
     others = configure_transfer(run, overrides, cfg)
@@ -59,7 +59,7 @@ def _evaluate(run: Path, cfg: DictConfig, others: dict[str, DictConfig], *, size
     folder = run if run.is_dir() else run.parent
     encoder = runs.encoder_of(run, cfg)
     if not os.access(folder, os.W_OK | os.X_OK):
-        raise UserError(f"{folder} cannot be written, and evaluation.json is written there; copy the run elsewhere")
+        raise UserError(f"{folder} is not writable, but evaluation.json is written there; copy the run elsewhere")
     assert encoder.size is not None
     size = int(cfg.views.size) if sized else encoder.size
     plain = to_plain(cfg)
@@ -88,10 +88,10 @@ def _evaluate(run: Path, cfg: DictConfig, others: dict[str, DictConfig], *, size
 
 
 def configure(run: Path, overrides: Sequence[str]) -> DictConfig:
-    """Compose and check conf/evaluate.yaml; without ``data=`` a run's own images are taken.
+    """Return the checked configuration of an evaluation; without ``data=`` it has the data keys of the run.
 
     Raises:
-        UserError: for the first mistake.
+        UserError: the message names the first key that is wrong.
     """
     cfg = compose([*_saved_data(run, overrides), *overrides], name="evaluate")
     check_evaluation(cfg)
@@ -100,10 +100,10 @@ def configure(run: Path, overrides: Sequence[str]) -> DictConfig:
 
 
 def configure_transfer(run: Path, overrides: Sequence[str], cfg: DictConfig) -> dict[str, DictConfig]:
-    """Return the configuration for each data set of ``transfer``: the given overrides with its data.
+    """Return a configuration for each data set of ``transfer``: the given overrides, with ``data`` replaced.
 
     Raises:
-        UserError: as `configure`; a data set that needs a path and has none.
+        UserError: as `configure`, or ``paths`` has no path for a data set that needs one.
     """
     rest, found = without(overrides, "data"), {}
     for name in cfg.transfer:
@@ -116,7 +116,7 @@ def configure_transfer(run: Path, overrides: Sequence[str], cfg: DictConfig) -> 
 
 @contextmanager
 def paths_named(name: str) -> Iterator[None]:
-    """Inside, messages that name ``data.path`` name ``paths.NAME`` of ``transfer`` instead."""
+    """Inside, messages name ``paths.NAME``, which the user can set, instead of ``data.path``."""
     try:
         yield
     except Exception as error:
@@ -128,7 +128,7 @@ def paths_named(name: str) -> Iterator[None]:
 
 
 def _data(plain: dict[str, Any], size: int, k: int) -> Any:
-    """Make the data module of labeled images, and check that they can be scored."""
+    """Return the data module of labeled images, after checking that they can be scored."""
     plain["views"]["size"] = size
     data = training.make_data(from_plain(plain))
     protocols.checked_parts(data, k)
@@ -142,15 +142,15 @@ def _head(plain: dict[str, Any], size: int, only_transfer: bool) -> dict[str, An
 
 
 def _saved_data(run: Path, overrides: Sequence[str]) -> list[str]:
-    """Return the data and seed of a run as overrides; none where others are chosen."""
+    """Return the data keys and the seed of a run as overrides; empty if ``data=`` is given or RUN is not a run."""
     if "data" in map(key_of, overrides) or not (run / CONFIG).parent.is_dir():
         return []
     try:
         saved = to_plain(read_config(run))
     except UserError as error:
-        raise UserError(f"{error}\ngive the images: data=...") from error
+        raise UserError(f"{error}\nname the images: data=...") from error
     leaves = {f"data.{key}": value for key, value in flatten(saved["data"]).items()} | {"seed": saved.get("seed", 0)}
-    # The group that has these keys; for images of the user's own the default, which has no others.
+    # The option that has these keys; for a data set of the user, the default option, whose keys all options have.
     name = str(leaves.get("data.dataset._target_")).removeprefix("simclr_lightning.data.")
     group = [f"data={name}"] if name in SOURCES else []
     return [*group, *(f"++{key}={as_value(value)}" for key, value in leaves.items())]

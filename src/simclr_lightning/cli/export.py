@@ -1,4 +1,4 @@
-"""``simclr export RUN OUT --format F``: the encoder in another library's format, with its card."""
+"""Run ``simclr export RUN OUT --format F``: write an encoder in the format of another library, with its card."""
 
 from __future__ import annotations
 
@@ -16,38 +16,36 @@ FORMATS = ("safetensors", "torchvision", "timm", "onnx", "hub")
 
 
 def main(argv: Sequence[str]) -> int:
-    """Export as the arguments say; return the exit code."""
+    """Run ``simclr export`` with these arguments; return the exit code."""
     return guard_command(_main, argv)
 
 
 def _parser() -> Parser:
-    parser = Parser("simclr export", description="Write a run's encoder for other libraries, and try it there.")
+    parser = Parser("simclr export", description="Write a run's encoder for another library, and load it there.")
     parser.add_argument("run", metavar="RUN", type=Path, help="a finished run's folder or an exported encoder")
-    parser.add_argument("out", metavar="OUT", type=Path, help="a new folder, or a file named as the format's files are")
+    parser.add_argument("out", metavar="OUT", type=Path, help="a new folder, or a file with the suffix of the format")
     parser.add_argument("--format", choices=FORMATS, default="safetensors", help="(default safetensors)")
-    parser.add_argument("--licence", metavar="NAME", help="of the weights, for the card, such as apache-2.0")
-    parser.add_argument("--force", action="store_true", help="write over what is there")
+    parser.add_argument("--licence", metavar="NAME", help="license of the weights for the card, such as apache-2.0")
+    parser.add_argument("--force", action="store_true", help="overwrite existing files")
     return parser
 
 
-def _main(words: Sequence[str]) -> int:
-    asked = _parser().parse(words)
+def _main(argv: Sequence[str]) -> int:
+    asked = _parser().parse(argv)
     if asked is None:
         return 0
-    if os.path.lexists(asked.out) and not asked.force:  # before torch is waited for
-        raise errors.UserError(f"{asked.out} exists; give another OUT, or --force to write over it")
+    if os.path.lexists(asked.out) and not asked.force:  # before torch is imported, which takes seconds
+        raise errors.UserError(f"{asked.out} exists; give another OUT, or --force to overwrite it")
     if asked.licence is not None and not (asked.licence.strip() and asked.licence.isprintable()):
-        raise errors.mistake(f"--licence {asked.licence!r}: give its name on one line, such as apache-2.0")
+        raise errors.mistake(f"--licence {asked.licence!r}: give the license's name on one line, such as apache-2.0")
     encoder = export.load_encoder(asked.run)
     path = export.export_as(asked.format, encoder, asked.out, about=_about(asked), force=asked.force)
-    print(
-        f"{path}: {path.stat().st_size / 1e6:.1f} MB, gives the same h as the run's encoder; how to load it: its card"
-    )
+    print(f"{path}: {path.stat().st_size / 1e6:.1f} MB, same h as the run's encoder; its card has the code to load it")
     return 0
 
 
 def _about(asked: Any) -> dict[str, str]:
-    """What the run's own card says, with the licence that was given."""
+    """Return the sections of the run's card by title, with the license of ``--licence``."""
     card = export.find_export(asked.run).with_name(export.CARD_NAME)
     about = export.read_sections(card.read_text("utf-8", errors="replace") if card.is_file() else "")
     return about | ({"Licence": asked.licence} if asked.licence else {})

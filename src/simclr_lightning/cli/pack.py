@@ -1,4 +1,4 @@
-"""``simclr pack IMAGES OUT``: a folder of images as shards of small JPEGs, for ``data=packed``."""
+"""Run ``simclr pack IMAGES OUT``: write a folder of images as shards of small JPEGs, for ``data=packed``."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ USAGE: Final = (
 
 
 def main(argv: Sequence[str]) -> int:
-    """Pack as the arguments say; return the exit code."""
+    """Run ``simclr pack`` with these arguments; return the exit code."""
     if argv and argv[0] in ("-h", "--help"):
         print(USAGE)
         return 0
     return guard_command(_main, argv)
 
 
-def _main(words: Sequence[str]) -> int:
-    if len(words) < 2:
+def _main(argv: Sequence[str]) -> int:
+    if len(argv) < 2:
         raise UserError(f"pack takes two folders, IMAGES and OUT\n{USAGE}", code=errors.CONFIGURATION)
-    images, out = (Path(word).expanduser() for word in words[:2])
-    options = dict(_option(word) for word in words[2:])
+    images, out = (Path(argument).expanduser() for argument in argv[:2])
+    options = dict(map(_option, argv[2:]))
     packed = data.pack(images, out, **options)
     for line in packed.skipped:
         print(f"skipped: {line}")
@@ -42,14 +42,14 @@ def _main(words: Sequence[str]) -> int:
     return 0
 
 
-def _option(word: str) -> tuple[str, Any]:
-    """The key and value of a word like quality=80."""
-    key, equals, text = word.partition("=")
+def _option(argument: str) -> tuple[str, Any]:
+    """Return the key and the value of an argument such as quality=80."""
+    key, equals, text = argument.partition("=")
     if not equals or key not in PACK_RULES:
         near = nearest(key, PACK_RULES, count=1)
         hint = f"; did you mean {near[0]}?" if near else ""
-        raise mistake(f"{word}: pack has no such key{hint}\n{USAGE}")
+        raise mistake(f"{argument}: pack has no such key{hint}\n{USAGE}")
     value = int(text) if text.removeprefix("-").isdecimal() and len(text) < 20 else text
     if not PACK_RULES[key].accepts(value):
-        raise mistake(f"{key}={text[:60]}: must be {PACK_RULES[key].says}")
+        raise mistake(f"{key}={text[:60]}: it must be {PACK_RULES[key].says}")
     return key, value

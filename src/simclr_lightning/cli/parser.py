@@ -1,4 +1,4 @@
-"""Words with options, for the commands that take no configuration: mistakes are said as everywhere else."""
+"""Parse the arguments of the commands that have options instead of overrides; mistakes raise `UserError`."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from simclr_lightning.app.errors import mistake
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse whose mistakes are a `UserError` with the usage.
+    """An argparse parser that raises `UserError`, with the usage, instead of ending the process.
 
     Args:
-        program: the command, as it is typed.
+        program: the command, such as "simclr embed".
         description: one line for --help.
     """
 
@@ -21,20 +21,20 @@ class Parser(argparse.ArgumentParser):
         super().__init__(program, description=description, allow_abbrev=False)
 
     def error(self, message: str) -> NoReturn:
-        """Raise instead of printing and leaving."""
+        """Raise `UserError` instead of ending the process."""
         raise mistake(f"{message}\n{' '.join(self.format_usage().split())}")
 
     def print_help(self, file: Any = None) -> None:
-        """Print the help; unlike argparse's, a full disk is an error."""
+        """Print the help; unlike in argparse, a failed write raises."""
         print(self.format_help(), end="", file=file, flush=True)
 
-    def parse(self, words: Sequence[str]) -> Any:
-        """The words' values by name; None after --help.
+    def parse(self, argv: Sequence[str]) -> Any:
+        """Return the values of the arguments as attributes; None after --help.
 
         Raises:
-            UserError: for words that do not fit.
+            UserError: an argument is unknown, missing or wrong.
         """
         try:
-            return self.parse_args(words)
+            return self.parse_args(argv)
         except SystemExit:
             return None

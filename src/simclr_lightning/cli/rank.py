@@ -1,4 +1,4 @@
-"""``simclr rank ...``: one process of a run on several devices, started by `simclr_lightning.app.launch.ranks`."""
+"""Run ``simclr rank ...``: one process of a run on several devices, started by `simclr_lightning.app.launch.ranks`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``simclr report DIR``: tables and pictures of one run or a sweep, written into its folder."""
+"""Run ``simclr report DIR``: write tables and plots of one run or a sweep into its folder."""
 
 from __future__ import annotations
 
@@ -19,21 +19,23 @@ USAGE = "usage: simclr report DIR ['axes=[KEY,KEY]'] [logger=wandb]   (DIR: a ru
 
 
 def main(argv: Sequence[str]) -> int:
-    """Write a report as the arguments say; return the exit code."""
+    """Run ``simclr report`` with these arguments; return the exit code."""
     if argv and argv[0] in ("-h", "--help"):
         print(USAGE)
         return 0
     return guard_command(_main, argv)
 
 
-def _main(words: Sequence[str]) -> int:
-    if not words or ("=" in words[0] and not Path(words[0]).exists()):
-        raise UserError(f"report needs the folder of a run or a sweep first\n{USAGE}", code=errors.CONFIGURATION)
-    unknown = [word for word in words[1:] if not word.startswith(("axes=", "logger=wandb", "logger."))]
+def _main(argv: Sequence[str]) -> int:
+    if not argv or ("=" in argv[0] and not Path(argv[0]).exists()):
+        raise UserError(
+            f"the first argument must be the folder of a run or a sweep\n{USAGE}", code=errors.CONFIGURATION
+        )
+    unknown = [argument for argument in argv[1:] if not argument.startswith(("axes=", "logger=wandb", "logger."))]
     if unknown:
-        raise UserError(f"report does not know {unknown[0]!r}\n{USAGE}", code=errors.CONFIGURATION)
-    folder, axes = Path(words[0]), _axes(words[1:])
-    tracker = _tracker([word for word in words[1:] if word.startswith("logger")])
+        raise UserError(f"report has no argument {unknown[0]!r}\n{USAGE}", code=errors.CONFIGURATION)
+    folder, axes = Path(argv[0]), _axes(argv[1:])
+    tracker = _tracker([argument for argument in argv[1:] if argument.startswith("logger")])
 
     from rich.console import Console
 
@@ -51,15 +53,15 @@ def _main(words: Sequence[str]) -> int:
     return 0
 
 
-def _axes(words: Sequence[str]) -> list[str] | None:
-    asked = [word.partition("=")[2] for word in words if word.startswith("axes=")]
+def _axes(arguments: Sequence[str]) -> list[str] | None:
+    asked = [argument.partition("=")[2] for argument in arguments if argument.startswith("axes=")]
     return re.findall(r"[^\s,\[\]'\"]+", asked[-1]) if asked else None
 
 
-def _tracker(words: Sequence[str]) -> Any:
-    """The checked logger group; None when no tracker is asked for."""
-    if not words:
+def _tracker(overrides: Sequence[str]) -> Any:
+    """Return the checked logger group; None unless it is W&B's."""
+    if not overrides:
         return None
-    cfg = compose(words)
+    cfg = compose(overrides)
     check_config(cfg)
     return cfg.logger if cfg.logger.name == "wandb" else None

@@ -1,4 +1,4 @@
-"""``simclr search RUN IMAGES``: the nearest images of a query, or the near-duplicates of a folder."""
+"""Run ``simclr search RUN IMAGES``: find the nearest images of a query, or the near-duplicates in a folder."""
 
 from __future__ import annotations
 
@@ -19,38 +19,35 @@ if TYPE_CHECKING:
 
 _ROWS_SHOWN: Final = 20  # pairs on the terminal
 _GROUPS_DRAWN, _IMAGES_DRAWN = 12, 10
-_SIDE: Final = 96  # pixels of a drawn image at least
-_HALF: Final = 0.5  # of the machine's memory, which the exact search may take
+_SIDE: Final = 96  # least side of a drawn image, in pixels
+_HALF: Final = 0.5  # share of the machine's memory that the exact search may use
 
 
 def main(argv: Sequence[str]) -> int:
-    """Search as the arguments say; return the exit code."""
+    """Run ``simclr search`` with these arguments; return the exit code."""
     return guard_command(_main, argv)
 
 
 def _parser() -> Parser:
-    parser = Parser("simclr search", description="Images that an encoder finds alike (by cosine).")
+    parser = Parser("simclr search", description="Find similar images by the cosine of h.")
     parser.add_argument("run", metavar="RUN", type=Path, help="a run's folder or an exported encoder")
     parser.add_argument("images", metavar="IMAGES", type=Path, help="the folder to search in")
     what = parser.add_mutually_exclusive_group()
-    what.add_argument("--query", metavar="IMAGE", type=Path, nargs="+", help="list the nearest images of these")
-    what.add_argument("--duplicates", action="store_true", help="list pairs of alike images (what is done by default)")
-    parser.add_argument("-k", type=int, default=10, help="nearest images of a query (default 10)")
+    what.add_argument("--query", metavar="IMAGE", type=Path, nargs="+", help="list the nearest images of each of these")
+    what.add_argument("--duplicates", action="store_true", help="list pairs of similar images (the default)")
+    parser.add_argument("-k", type=int, default=10, help="number of nearest images per query (default 10)")
     parser.add_argument("--threshold", type=float, default=0.95, help="least cosine of a duplicate (default 0.95)")
     parser.add_argument(
-        "--out", metavar="DIR", type=Path, help="write a CSV file and a picture there, over those of an earlier search"
+        "--out", metavar="DIR", type=Path, help="write a CSV file and a picture to DIR, replacing those of before"
     )
     parser.add_argument(
-        "--index",
-        choices=("evaluation.exact", "faiss"),
-        default="evaluation.exact",
-        help="faiss: approximate, for sets beyond the memory",
+        "--index", choices=("exact", "faiss"), default="exact", help="faiss: approximate, for sets larger than memory"
     )
     return parser
 
 
-def _main(words: Sequence[str]) -> int:
-    asked = _parser().parse(words)
+def _main(argv: Sequence[str]) -> int:
+    asked = _parser().parse(argv)
     if asked is None:
         return 0
     if asked.k < 1:
@@ -77,10 +74,10 @@ def _main(words: Sequence[str]) -> int:
 
 
 def _finder(gallery: app.Gallery, index: str) -> evaluation.Finder | None:
-    """None for the evaluation.exact search.
+    """Return the FAISS index; None for the exact search.
 
     Raises:
-        UserError: h is too large for it.
+        UserError: h is too large for the exact search.
     """
     if index == "faiss":
         return evaluation.faiss_index(gallery.h)
@@ -88,8 +85,8 @@ def _finder(gallery: app.Gallery, index: str) -> evaluation.Finder | None:
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if needed > _HALF * memory:
         raise UserError(
-            f"h of {len(gallery.h):,} images takes {needed / 1e9:.0f} GB of this machine's {memory / 1e9:.0f}; "
-            "search it with --index faiss (pip install 'simclr-lightning[faiss]')"
+            f"h of {len(gallery.h):,} images takes {needed / 1e9:.0f} of this machine's {memory / 1e9:.0f} GB of "
+            "memory; add --index faiss (pip install 'simclr-lightning[faiss]')"
         )
     return None
 
@@ -100,10 +97,10 @@ def _nearest(
     names, root = gallery.files.names, gallery.files.root
     own = [{i for i, name in enumerate(names) if (root / name) == path.resolve()} for path in asked.query]
     if len(names) - max(map(len, own)) < 1:
-        raise UserError(f"{asked.images} holds the query alone: there is nothing to compare it with")
+        raise UserError(f"{asked.images} contains only the query; give a folder with other images")
     similarity, index = (find or evaluation.exact(gallery.h))(h, min(asked.k + 1, len(names)))
     rows: list[list[tuple[str, float, int]]] = []
-    for place, query in enumerate(asked.query):  # a query that lies in the folder is not its own answer
+    for place, query in enumerate(asked.query):  # a query in the folder is left out of its own result
         found = zip(similarity[place].tolist(), index[place].tolist(), strict=True)
         rows.append([(str(query), s, i) for s, i in found if i not in own[place]][: asked.k])
     for query, row in zip(asked.query, rows, strict=True):
@@ -131,7 +128,7 @@ def _nearest(
 def _duplicates(gallery: app.Gallery, find: evaluation.Finder | None, asked: Any) -> int:
     names = gallery.files.names
     if len(names) < 2:
-        raise UserError(f"{asked.images} holds one image: duplicates are pairs; to look for it elsewhere use --query")
+        raise UserError(f"{asked.images} contains one image; give a folder with more, or use --query")
     if find is None:
         pairs = evaluation.near_duplicates(gallery.h, asked.threshold)
     else:
@@ -139,7 +136,7 @@ def _duplicates(gallery: app.Gallery, find: evaluation.Finder | None, asked: Any
     group = evaluation.groups(pairs, len(names))
     _report(pairs, names, group, asked.threshold)
     if asked.out is not None:
-        order = group[pairs.first].argsort(stable=True).tolist()  # by group, within one the most similar first
+        order = group[pairs.first].argsort(stable=True).tolist()  # by group; in a group the most similar pair first
         columns = [group[pairs.first] + 1, pairs.first, pairs.second, pairs.similarity]
         found = zip(*(column.tolist() for column in columns), strict=True)
         lines = [(g, names[i], names[j], f"{s:.6f}") for g, i, j, s in found]
@@ -157,7 +154,7 @@ def _duplicates(gallery: app.Gallery, find: evaluation.Finder | None, asked: Any
 def _report(pairs: evaluation.Pairs, names: Sequence[str], group: Any, threshold: float) -> None:
     if not len(pairs.first):
         print(
-            f"no two of the {len(names)} images have a cosine of {threshold:g} or more; lower --threshold to see more"
+            f"no two of the {len(names)} images have a cosine of {threshold:g} or more; lower --threshold to find more"
         )
         return
     shown = list(zip(pairs.first.tolist(), pairs.second.tolist(), pairs.similarity.tolist(), strict=True))
@@ -169,11 +166,11 @@ def _report(pairs: evaluation.Pairs, names: Sequence[str], group: Any, threshold
     if pairs.total > _ROWS_SHOWN:
         print(f"the {_ROWS_SHOWN} most similar are shown; --out DIR writes {len(shown):,} of them")
     if pairs.total > len(names):
-        print("there are more pairs than images: this threshold is low for this encoder; raise --threshold")
+        print("there are more pairs than images: the threshold is too low for this encoder; raise --threshold")
 
 
 def _draw_groups(gallery: app.Gallery, pairs: evaluation.Pairs, group: Any, threshold: float, path: Path) -> None:
-    """One group a row, each image with its cosine to the group's first."""
+    """Draw one row per group; the caption of an image is its cosine with the first image of the group."""
     import torch
 
     rows = []
@@ -197,7 +194,7 @@ def _draw(rows: Any, path: Path, titles: tuple[str, str], names: Sequence[str]) 
 
 
 def _crop(files: data.ImageSet, index: int, side: int) -> Tensor:
-    """One image for a picture (3, side, side): larger than a small encoder's, for the eye."""
+    """Return one image for a picture, (3, side, side)."""
     import torch
 
     return data.centred(files, torch.tensor([index]), size=side)[0]
@@ -208,7 +205,7 @@ def _table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) ->
     from rich.markup import escape
     from rich.table import Table
 
-    print(title)  # as the table's own title it would be broken at the table's width
+    print(title)  # rich would break a table's title at the width of the table
     table = Table()
     for name in columns:
         table.add_column(name, justify="right" if name in ("similarity", "group") else "left", overflow="fold")

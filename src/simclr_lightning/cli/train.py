@@ -1,4 +1,4 @@
-"""``simclr train KEY=VALUE ...``: one run, or with -m a sweep of runs."""
+"""Run ``simclr train KEY=VALUE ...``: train one run, or with -m a sweep of runs."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from simclr_lightning.cli.guard import guard
 from simclr_lightning.overrides import flag
 from simclr_lightning.run_folder import LOG, read_summary, write_summary
 
-# Flags that only look at the configuration: Hydra answers them.
+# Flags that print the configuration or a help text; Hydra handles them.
 HYDRA_FLAGS: Final = frozenset(
     "--help -h --cfg -c --info -i --resolve --package -p --hydra-help --version".split()  # noqa: SIM905
 )
 
 
 def main(argv: Sequence[str]) -> int:
-    """Train as the overrides say; return the exit code: 0 for a finished run, or one that was to train nothing."""
+    """Run ``simclr train`` with these overrides; return the exit code, 0 for a finished run."""
     started = time.time()
     overrides = quote_paths(argv)
     folder: list[Path] = []
@@ -66,5 +66,5 @@ def _single(run: Run, started: float, known: list[Path]) -> int:
         try:
             return run_ranks(run.folder, devices, checkpoint=run.checkpoint, any_images=run.any_images, debug=debug)
         finally:
-            if "status" not in read_summary(run.folder):  # ranks that were killed wrote none
+            if "status" not in read_summary(run.folder):  # killed ranks write no summary
                 write_summary(run.folder, training.blank_summary(run.cfg))

@@ -1,4 +1,4 @@
-"""Where the numbers of a run go: ``metrics_csv`` always, ``wandb`` or TensorBoard when asked for (``make``)."""
+"""Log the metrics of a run: ``metrics_csv`` writes metrics.csv, ``wandb`` logs to W&B, ``make`` chooses the loggers."""
 
 from typing import TYPE_CHECKING
 

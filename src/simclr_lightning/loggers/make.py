@@ -1,4 +1,4 @@
-"""Make and close the loggers of a run: metrics.csv always, W&B or TensorBoard when asked for."""
+"""Make and close the loggers of a run: metrics.csv always, W&B or TensorBoard on request."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ def make_loggers(cfg: Any, folder: Path, *, name: str, step: int, plain: dict[st
     """Return the loggers of a run.
 
     Args:
-        cfg: the logger group.
+        cfg: the logger group of the configuration.
         folder: the run's folder.
-        name: the run's name, for trackers.
-        step: the optimizer step that the run starts from.
-        plain: the whole configuration, for trackers.
+        name: the run's name in W&B.
+        step: the optimizer step at which the run starts.
+        plain: the whole configuration in plain containers, for W&B.
 
     Raises:
-        ValueError: the tracker's package is missing.
+        ValueError: the package of the logger is not installed.
     """
     loggers: list[Logger] = [MetricsCSV(folder / METRICS, step=step)]
     if cfg.name == "tensorboard":
@@ -39,7 +39,7 @@ def make_loggers(cfg: Any, folder: Path, *, name: str, step: int, plain: dict[st
 
 
 def close_loggers(trainer: L.Trainer, folder: Path, summary: Mapping[str, Any]) -> None:
-    """End all loggers; W&B gets the run's pictures and its summary first."""
+    """Close all loggers; before, log the run's pictures and summary to W&B."""
     for logger in trainer.loggers:
         logger.finalize("success")
         if isinstance(logger, Tracker):

@@ -1,4 +1,4 @@
-"""Write metrics.csv, a row at a time, so that a killed run has all its rows."""
+"""Write metrics.csv, one row at a time, so that a killed run has all its rows."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from simclr_lightning.run_folder import read_cells
 
 
 class MetricsCSV(Logger):
-    """Appends rows to metrics.csv; a resumed run cuts the rows after its checkpoint, which it will write again.
+    """Append rows to metrics.csv; a resumed run drops the rows after its checkpoint, since it repeats those steps.
 
     Args:
         path: the file.
-        step: the optimiser step that the run starts from.
+        step: the optimizer step at which the run starts.
     """
 
     def __init__(self, path: Path, *, step: int = 0) -> None:
@@ -29,7 +29,7 @@ class MetricsCSV(Logger):
         self.path = path
         self.rows: list[dict[str, str]] = []
         self.columns: list[str] = ["step", "epoch"]
-        self.rewrite = True  # the first row writes the file anew: a header, or the rows that are kept
+        self.rewrite = True  # the first row rewrites the file, with the header and the rows up to the checkpoint
         if path.exists():
             columns, rows = read_cells(path)
             self.rows = [row for row in rows if row.get("step") and int(row["step"]) <= step]
@@ -37,21 +37,21 @@ class MetricsCSV(Logger):
 
     @property
     def name(self) -> str:
-        """The logger's name."""
+        """Return the logger's name."""
         return "csv"
 
     @property
     def version(self) -> str:
-        """One file a run: there are no versions."""
+        """Return an empty string: a run has one file, and no versions."""
         return ""
 
     @rank_zero_only
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
-        """The configuration is in .hydra/config.yaml."""
+        """Do nothing: the configuration is in .hydra/config.yaml."""
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Write one row at once, so that a killed run has all its rows."""
+        """Write one row immediately."""
         row = {"step": str(step), **{name: f"{float(value):.8g}" for name, value in metrics.items()}}
         new = [name for name in row if name not in self.columns]
         self.rows.append(row)

@@ -1,4 +1,4 @@
-"""W&B: online when a key is at hand, offline otherwise, never a prompt; whatever becomes of it, training goes on."""
+"""Log a run to W&B: online if there is a key, else offline, without a prompt; an error of W&B never stops a run."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from simclr_lightning.run_folder import MANIFEST, is_job
 from simclr_lightning.text import first_line
 
 SECONDS_TO_START = 8
-SECONDS_TO_CLOSE = 9  # of which for pictures and tables:
+SECONDS_TO_CLOSE = 9  # of these, pictures and tables may take:
 SECONDS_FOR_RESULTS = 4
 _STEP = "trainer/global_step"
 
 
 class Tracker(Logger):
-    """A W&B run as a logger. The first trouble is said, and nothing more is sent: it never stops the training.
+    """Log metrics to a W&B run; after the first error, print it and log nothing more.
 
     Args:
-        run: W&B's run; None on ranks other than 0.
+        run: the run object of wandb; None on ranks other than 0.
     """
 
     def __init__(self, run: Any) -> None:
@@ -41,29 +41,29 @@ class Tracker(Logger):
 
     @property
     def name(self) -> str:
-        """The logger's name."""
+        """Return the logger's name."""
         return "wandb"
 
     @property
     def version(self) -> str | None:
-        """The run's id."""
+        """Return the id of the W&B run."""
         return None if self.run is None else str(self.run.id)
 
     @rank_zero_only
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
-        """The whole configuration was given at the start."""
+        """Do nothing: W&B got the whole configuration at the start."""
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """One row, by optimiser step."""
+        """Log one row of metrics at an optimizer step."""
         self._try(lambda: self.run.log({**metrics, _STEP: step}))
 
     @rank_zero_only
     def close(self, last: Callable[[Any], None] | None = None) -> None:
-        """Send the last things and end, in `SECONDS_TO_CLOSE` at most; the rest is on disk, and how to send it is said.
+        """Log the results and finish the run in at most `SECONDS_TO_CLOSE`; else print the command that uploads it.
 
         Args:
-            last: is given W&B's run to log pictures and tables, which may wait for the server.
+            last: called with the run object of wandb, to log pictures and tables.
         """
         if self.run is None:
             return
@@ -72,12 +72,12 @@ class Tracker(Logger):
             _within(SECONDS_FOR_RESULTS, lambda: self._try(lambda: last(self.run)))
         _within(SECONDS_TO_CLOSE - SECONDS_FOR_RESULTS, lambda: self._finish(done))
         if not done or self.lost:
-            print(f"W&B does not answer; upload later with: wandb sync {shlex.quote(str(Path(self.run.dir).parent))}")
+            print(f"W&B does not respond; upload later with: wandb sync {shlex.quote(str(Path(self.run.dir).parent))}")
 
     def _finish(self, done: list[bool]) -> None:
         import wandb
 
-        # A client that lost its own process raises what it likes; its hook at the program's end would too.
+        # A client whose service process died may raise anything, here and in its exit hook, which teardown removes.
         with contextlib.suppress(Exception):
             self.run.finish()
             done.append(True)
@@ -89,54 +89,54 @@ class Tracker(Logger):
             return
         try:
             send()
-        except Exception as error:  # whatever its client raises, a run's hours are worth more
+        except Exception as error:  # no error of the client may stop the run
             self.lost = True
-            print(f"W&B is lost ({first_line(error)}); training goes on without it")
+            print(f"W&B failed ({first_line(error)}); training continues without it")
 
 
 def make_tracker(
     cfg: Any, folder: Path, plain: dict[str, Any], *, name: str | None = None, report: bool = False
 ) -> Tracker:
-    """Start or continue the W&B run of a run's folder.
+    """Return the logger of the W&B run for a run's folder; the W&B run is started or continued.
 
     Args:
-        cfg: the logger group.
+        cfg: the logger group of the configuration.
         folder: the run's folder.
-        plain: the whole resolved configuration.
-        name: of the W&B run; None: the folder's.
-        report: the run is a report on the folder, in the group of its runs, and has an id of its own.
+        plain: the whole resolved configuration in plain containers.
+        name: the name of the W&B run; None: the name of the folder.
+        report: the W&B run is for a report on the folder; it is in the group of the runs, and has another id.
     """
     return Tracker(_init(cfg, folder, plain, name=name or folder.name, report=report))
 
 
 def sync_command(folder: Path) -> str | None:
-    """The command that uploads an offline W&B run, when there is one."""
+    """Return the command that uploads the offline W&B runs of a folder; None if there are none."""
     parts = sorted((folder / "wandb").glob("offline-run-*"))
     return f"wandb sync {' '.join(shlex.quote(str(part)) for part in parts)}" if parts else None
 
 
 @rank_zero_only
 def _init(cfg: Any, folder: Path, plain: dict[str, Any], *, name: str, report: bool) -> Any:
-    """W&B's run; offline when there is no key or the server does not answer in `SECONDS_TO_START`."""
+    """Return the run object of wandb, offline if there is no key or the server takes longer than `SECONDS_TO_START`."""
     import wandb
 
     mode: Any = os.environ.get("WANDB_MODE", "online") if cfg.mode == "auto" else cfg.mode
     server = os.environ.get("WANDB_BASE_URL") or wandb.Settings().base_url
     if mode == "online" and not has_key(server):
-        mode = "offline"  # online without a key would ask for one
+        mode = "offline"  # online without a key, wandb would prompt for one
     options = _options(cfg, folder, plain, name=name, report=report)
     settings: dict[str, Any] = {"silent": True, "init_timeout": SECONDS_TO_START}
     settings |= {"finish_timeout": SECONDS_TO_CLOSE - SECONDS_FOR_RESULTS - 1, "finish_timeout_raises": True}
     quiet = wandb.Settings(**{key: value for key, value in settings.items() if key in wandb.Settings.model_fields})
     try:
         run = wandb.init(**options, mode=mode, resume="allow" if mode == "online" else None, settings=quiet)
-    except Exception as error:  # its client raises many types
-        print(f"W&B did not answer ({first_line(error)}); tracking goes on offline")
-        options["id"] = uuid.uuid4().hex[:8]  # the client holds on to the first one
+    except Exception as error:  # the client raises many types
+        print(f"W&B did not respond ({first_line(error)}); logging continues offline")
+        options["id"] = uuid.uuid4().hex[:8]  # the client does not release the first id
         try:
             run = wandb.init(**options, mode="offline", settings=quiet)
         except Exception as again:
-            print(f"W&B does not start ({first_line(again)}); metrics.csv has everything")
+            print(f"W&B does not start ({first_line(again)}); metrics.csv has all metrics")
             return None
     _id_file(folder, report=report).write_text(run.id)
     run.define_metric(_STEP)
@@ -153,7 +153,7 @@ def _options(cfg: Any, folder: Path, plain: dict[str, Any], *, name: str, report
         "tags": list(cfg.tags),
         "config": plain,
     }
-    if os.environ.get("WANDB_SWEEP_ID"):  # under `wandb agent`, which has chosen project, group and id
+    if os.environ.get("WANDB_SWEEP_ID"):  # `wandb agent` has set project, group and id
         return options
     sweep = folder if (folder / MANIFEST).exists() else folder.parent if is_job(folder) else None
     group = cfg.group or (sweep.name if sweep else None)
@@ -162,12 +162,12 @@ def _options(cfg: Any, folder: Path, plain: dict[str, Any], *, name: str, report
 
 
 def _id_file(folder: Path, *, report: bool) -> Path:
-    """Where a folder keeps the id of its W&B run: a resumed run goes on under it."""
+    """Return the file with the id of a folder's W&B run, which a resumed run continues."""
     return folder / (".wandb_report_id" if report else ".wandb_id")
 
 
 def has_key(server: str) -> bool:
-    """Whether `wandb login` or the environment left a key for the server; it is looked for and not read."""
+    """Return whether the environment or `wandb login` provides a key for the server; the key itself is not used."""
     if os.environ.get("WANDB_API_KEY"):
         return True
     host = urlsplit(server).hostname or ""
@@ -177,14 +177,14 @@ def has_key(server: str) -> bool:
 
 
 def _within(seconds: float, act: Callable[[], None]) -> None:
-    """Wait for something for some seconds, and leave it to itself then."""
+    """Call ``act`` in a thread and wait at most some seconds; then leave the thread running."""
     thread = threading.Thread(target=act, daemon=True)
     thread.start()
     thread.join(seconds)
 
 
 def log_results(run: Any, folder: Path, summary: Mapping[str, Any]) -> None:
-    """Give a finished run's pictures and summary to W&B."""
+    """Log the pictures and the summary of a finished run to W&B."""
     import wandb
 
     rows = [[key, str(value)] for key, value in summary.items()]
@@ -194,11 +194,11 @@ def log_results(run: Any, folder: Path, summary: Mapping[str, Any]) -> None:
 
 
 def log_report(cfg: Any, folder: Path) -> None:
-    """Give a written report to W&B as a run of its own in the sweep's group: pictures, the table of runs, the HTML.
+    """Log a report to W&B as a separate W&B run in the sweep's group: plots, the table of runs, and the HTML.
 
     Args:
-        cfg: the logger group, of W&B.
-        folder: where the report is.
+        cfg: the logger group of the configuration, with name "wandb".
+        folder: the folder of the report.
     """
     import wandb
 
@@ -213,7 +213,7 @@ def log_report(cfg: Any, folder: Path) -> None:
 
 
 def _value(text: str) -> float | str | None:
-    """A cell of a CSV file as a number where it is one, and None where it is empty."""
+    """Return a cell of a CSV file as a number if possible; None if it is empty."""
     try:
         return float(text)
     except ValueError:

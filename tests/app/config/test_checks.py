@@ -1,4 +1,4 @@
-"""Checks before any work: every key's range, the batch's arithmetic, and what a configuration may make."""
+"""Checks before any work: the range of every key, the arithmetic of the batch, and the allowed targets."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def refusal(cfg: DictConfig) -> str:
 # -- ranges -------------------------------------------------------------------------------------------------
 
 
-def test_every_option_of_every_group_passes() -> None:
+def test_every_option_of_every_group_is_accepted() -> None:
     groups = ("model", "data", "views", "loss", "optimizer", "schedule", "trainer", "callbacks", "logger", "experiment")
     for group in groups:
         for path in (CONF / group).glob("*.yaml"):
@@ -115,7 +115,7 @@ BAD: dict[str, list[Any]] = {
     "optimizer.momentum": [*NOT_NUMBERS, 1, 1.5],
     "optimizer.weight_decay": NOT_NUMBERS,
     "optimizer.nesterov": [1, "yes", None],
-    "optimizer.fused": [1, "yes", False, None],  # NaN would pass into the weights
+    "optimizer.fused": [1, "yes", False, None],  # the weights would become NaN
     "schedule.rule": ["cosine", None, True],
     "schedule.warmup_epochs": NOT_NUMBERS,
     "trainer.max_epochs": [*NOT_WHOLE, 0, -1, 1000.0],
@@ -192,7 +192,9 @@ def test_a_wrong_value_of_a_sweep_is_refused_with_its_key(key: str, sweeping: Di
     for value in BAD_HYDRA[key]:
         assert f"hydra.{key}=" in refusal(put(copy.deepcopy(sweeping), f"hydra.{key}", value))
     part = key.partition(".")[0]
-    assert f"choose it by hydra/{part}=" in refusal(put(copy.deepcopy(sweeping), f"hydra.{part}", None))
+    assert f"choose one of its options with hydra/{part}=" in refusal(
+        put(copy.deepcopy(sweeping), f"hydra.{part}", None)
+    )
 
 
 def test_every_sampler_of_a_search_has_a_fixed_seed() -> None:
@@ -201,11 +203,13 @@ def test_every_sampler_of_a_search_has_a_fixed_seed() -> None:
         composed = compose(["hydra/sweeper=optuna", f"hydra/sweeper/sampler={name}"])
         check_config(composed)
         check_targets(composed)
-        assert composed.hydra.sweeper.sampler.get("seed") == (None if name == "grid" else 0)  # a grid draws nothing
+        assert composed.hydra.sweeper.sampler.get("seed") == (
+            None if name == "grid" else 0
+        )  # a grid has no random numbers
     assert compose(["hydra/sweeper=optuna", "hydra.sweeper.sampler.seed=3"]).hydra.sweeper.sampler.seed == 3
 
 
-def test_wandb_by_its_name_alone_is_refused() -> None:
+def test_logger_name_wandb_without_the_group_is_refused() -> None:
     message = refusal(compose(["logger.name=wandb"]))
     assert "logger.mode" in message
     assert "logger=wandb" in message
@@ -213,13 +217,13 @@ def test_wandb_by_its_name_alone_is_refused() -> None:
 
 
 @pytest.mark.parametrize("value", ["-1", "true", "nan", "mypkg", "null"])
-def test_trusted_that_is_no_list_is_refused(value: str) -> None:
+def test_trusted_must_be_a_list(value: str) -> None:
     for name, check in (("train", check_config), ("evaluate", check_evaluation)):
         with pytest.raises(UserError, match=r"trusted=.*must be a list of packages"):
             check(compose([f"trusted={value}"], name=name))
 
 
-def test_an_optimiser_that_lets_nan_pass_is_refused(cfg: DictConfig) -> None:
+def test_an_optimizer_that_does_not_skip_nan_is_refused(cfg: DictConfig) -> None:
     for name in ("SGD", "Adam", "AdamW", "Adagrad"):
         put(cfg, "optimizer", {"_target_": f"torch.optim.{name}", "_partial_": True, "lr": 0.1})
         assert "optimizer.fused must be true" in refusal(cfg)
@@ -307,7 +311,7 @@ def test_the_ends_of_ranges_are_inside(key: str, values: list[Any], composed: Di
         check_config(put(copy.deepcopy(composed), key, value))
 
 
-def test_the_message_says_key_value_and_range(cfg: DictConfig) -> None:
+def test_the_message_names_key_value_and_range(cfg: DictConfig) -> None:
     assert (
         refusal(put(cfg, "loss.temperature", 0)) == "loss.temperature=0: it must be a number above 0 and at most 1,000"
     )
@@ -341,7 +345,7 @@ def test_a_missing_key_is_named(key: str, part: str, cfg: DictConfig) -> None:
 
 
 def test_a_node_that_is_a_value_and_a_value_that_is_a_node(cfg: DictConfig) -> None:
-    assert "model.encoder=5: it must have parts" in refusal(put(copy.deepcopy(cfg), "model.encoder", 5))
+    assert "model.encoder=5: this node must have parts" in refusal(put(copy.deepcopy(cfg), "model.encoder", 5))
     assert "has no parts" in refusal(put(cfg, "seed", {"a": 1}))
 
 
@@ -355,7 +359,7 @@ def test_a_node_that_is_a_value_and_a_value_that_is_a_node(cfg: DictConfig) -> N
         ("data.seed", "seed"),
     ],
 )
-def test_what_the_program_sets_is_refused_with_the_key_to_use(key: str, instead: str, cfg: DictConfig) -> None:
+def test_a_key_that_the_program_sets_is_refused_with_the_key_to_use(key: str, instead: str, cfg: DictConfig) -> None:
     message = refusal(put(cfg, key, 2))
     assert key in message
     assert f"use {instead}" in message
@@ -378,7 +382,7 @@ def test_micro_batches_must_divide(cfg: DictConfig) -> None:
     assert "larger than data.batch_size=256" in refusal(cfg)
 
 
-def test_the_optimisers_own_checks_run_too(cfg: DictConfig) -> None:
+def test_the_checks_of_the_optimizer_run_too(cfg: DictConfig) -> None:
     put(cfg, "optimizer.momentum", 0)
     assert "Nesterov" in refusal(put(cfg, "optimizer.nesterov", True))
     adamw = compose(["optimizer=adamw", "+optimizer.betas=[2,3]"])
@@ -401,7 +405,7 @@ def test_the_batch_must_divide(cfg: DictConfig) -> None:
         check_devices(4, 4)
 
 
-def test_a_users_own_part_is_not_held_to_our_ranges(cfg: DictConfig) -> None:
+def test_the_ranges_do_not_apply_to_parts_of_the_user(cfg: DictConfig) -> None:
     put(cfg, "model.encoder", {"_target_": "mypkg.Net", "depth": 7, "width": "wide"})
     put(cfg, "schedule", {"_target_": "mypkg.schedule", "rule": "mine"})
     check_config(cfg)
@@ -448,7 +452,7 @@ def hostile(canary: Path) -> dict[str, dict[str, Any]]:
         "hydra's method": call("hydra.utils.get_method", path="evil_on_import.thing"),
         "import": call("evil_on_import.thing"),
         "import_module": call("importlib.import_module", name="evil_on_import"),
-        # nothing happens when these are made, and still they are refused
+        # harmless to instantiate, but refused too
         "globals": call("simclr_lightning.projector.nn.Module.__init__.__globals__", x=1),
         "partial flag": call("os.system", _partial_=True, command=shell),
         "submodule": call("simclr_lightning.nothing.evil_on_import"),
@@ -462,7 +466,7 @@ def hostile(canary: Path) -> dict[str, dict[str, Any]]:
 
 
 def let_loose(node: Any) -> Any:
-    """Make what a node says, as a program without any check would."""
+    """Instantiate a node, as a program without checks would."""
     if not isinstance(node, dict) or "_target_" not in node:
         return node
     made = {key: let_loose(value) for key, value in node.items() if not key.startswith("_")}
@@ -518,7 +522,7 @@ def test_hostile_targets_are_refused_everywhere_and_nothing_runs(name: str, cana
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", sorted(hostile(Path("x")).keys() - IDLE))
 def test_these_targets_are_really_hostile(name: str, canary: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    # The proof that the test above can fail: whoever makes what they say has been had.
+    # This proves that the test above can fail: instantiating these nodes does harm.
     made: Any = None
     with contextlib.suppress(Exception):
         made = let_loose(hostile(canary)[name])
@@ -527,14 +531,14 @@ def test_these_targets_are_really_hostile(name: str, canary: Path, capsys: pytes
     assert canary.exists() or (canary.parent / "summary.json").exists()
 
 
-def test_what_hydra_makes_itself_holds_no_escaped_interpolation(canary: Path, composed: DictConfig) -> None:
+def test_nodes_that_hydra_instantiates_contain_no_escaped_interpolation(canary: Path, composed: DictConfig) -> None:
     text = f"\\${{oc.create:'{{_target_: os.mkdir, path: {canary}}}'}}"
     for place, value in (("launcher.jobs", text), ("sweeper.mine", [{"deep": text}]), ("callbacks.mine", {"a": text})):
         with pytest.raises(UserError, match=rf"hydra\.{place.partition('.')[0]}.*Hydra would follow"):
             check_targets(put(copy.deepcopy(composed), f"hydra.{place}", value))
     assert not canary.exists()
     instantiate(OmegaConf.create({"_target_": "builtins.dict", "x": text}))
-    assert canary.exists()  # the proof that it would
+    assert canary.exists()  # this proves that Hydra would follow it
 
 
 def test_an_interpolation_does_not_hide_a_target(canary: Path, cfg: DictConfig) -> None:
@@ -550,7 +554,7 @@ def test_an_interpolation_does_not_hide_a_target(canary: Path, cfg: DictConfig) 
     assert not canary.exists()
 
 
-def test_an_interpolation_that_is_a_name_is_never_followed(canary: Path) -> None:
+def test_an_interpolation_in_a_file_name_is_never_followed(canary: Path) -> None:
     text = f"${{oc.create:'{{_target_: pathlib.Path.touch, self: {{_target_: pathlib.Path, _args_: [{canary}]}}}}'}}"
     node = {"_target_": "simclr_lightning.Projector", "_partial_": True, "out_dim": text, "deep": {"er": [text]}}
     cfg = from_plain({"model": node})
@@ -559,7 +563,7 @@ def test_an_interpolation_that_is_a_name_is_never_followed(canary: Path) -> None
     assert not canary.exists()
 
 
-def test_hydras_nodes_that_cannot_be_read_are_refused(cfg: DictConfig) -> None:
+def test_malformed_nodes_of_hydra_are_refused(cfg: DictConfig) -> None:
     with pytest.raises(UserError):
         check_targets(put(cfg, "hydra.callbacks.mine", "${nothing_of_this_name}"))
 
@@ -576,7 +580,9 @@ def test_hydras_nodes_that_cannot_be_read_are_refused(cfg: DictConfig) -> None:
     ],
 )
 @pytest.mark.parametrize("node", ["hydra.job_logging", "hydra.hydra_logging"])
-def test_logging_makes_nothing_else(node: str, key: str, value: Any, canary: Path, cfg: DictConfig) -> None:
+def test_logging_may_instantiate_only_handlers_and_formatters(
+    node: str, key: str, value: Any, canary: Path, cfg: DictConfig
+) -> None:
     with pytest.raises(UserError, match=node):
         check_targets(put(cfg, f"{node}.{key}", value))
     assert not canary.exists()
@@ -596,19 +602,19 @@ def test_a_target_of_one_tree_is_not_allowed_in_the_other(cfg: DictConfig) -> No
         check_targets(put(cfg, "optimizer", {"_target_": HYDRA_ALLOWED[0]}))
 
 
-def test_the_list_names_what_is_there() -> None:
+def test_every_name_of_the_list_exists() -> None:
     assert [name for name in ALLOWED if resolve(name) is None] == []
     assert len({id(resolve(name)) for name in ALLOWED}) == len(ALLOWED)
 
 
-def test_another_name_of_an_allowed_object_is_fine(cfg: DictConfig) -> None:
+def test_another_name_of_an_allowed_object_is_accepted(cfg: DictConfig) -> None:
     put(cfg, "model.projector._target_", "simclr_lightning.Projector")
     put(cfg, "optimizer._target_", "torch.optim.Adam")
     put(cfg, "trainer._target_", "lightning.pytorch.Trainer")
     check_targets(cfg)
 
 
-def test_a_near_name_is_offered(cfg: DictConfig) -> None:
+def test_the_nearest_allowed_name_is_suggested(cfg: DictConfig) -> None:
     with pytest.raises(UserError, match=r"did you mean torch\.optim\.AdamW"):
         check_targets(put(cfg, "optimizer._target_", "torch.optim.AdamWW"))
 
@@ -643,7 +649,7 @@ def mypkg(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("target", ["nets.Net", "nets.make", "nets.Mine"])
-def test_what_a_trusted_package_defines_is_allowed(target: str, mypkg: str, cfg: DictConfig) -> None:
+def test_classes_defined_in_a_trusted_package_are_allowed(target: str, mypkg: str, cfg: DictConfig) -> None:
     put(cfg, "model.encoder", {"_target_": f"{mypkg}.{target}"})
     with pytest.raises(UserError, match="trusted="):
         check_targets(cfg)
@@ -656,13 +662,13 @@ def test_what_a_trusted_package_defines_is_allowed(target: str, mypkg: str, cfg:
     "target",
     ["nets.os.system", "nets.also", "nets.shell", "nets.Path", "nets.Mine.write_text", "nets.NUMBER", "nets", "none"],
 )
-def test_what_it_only_imports_is_not(target: str, mypkg: str, cfg: DictConfig) -> None:
+def test_classes_that_a_trusted_package_imports_are_not_allowed(target: str, mypkg: str, cfg: DictConfig) -> None:
     put(cfg, "model.encoder", {"_target_": f"{mypkg}.{target}"})
     with pytest.raises(UserError, match="may not make this"):
         check_targets(cfg, [mypkg])
 
 
-def test_trust_comes_from_the_caller_and_not_from_the_configuration(mypkg: str, cfg: DictConfig) -> None:
+def test_trusted_in_a_configuration_file_has_no_effect(mypkg: str, cfg: DictConfig) -> None:
     put(cfg, "model.encoder", {"_target_": f"{mypkg}.nets.Net"})
     with pytest.raises(UserError, match="may not make this"):
         check_targets(put(cfg, "trusted", [mypkg]))
@@ -675,7 +681,7 @@ def test_a_package_of_a_similar_name_is_not_trusted(mypkg: str, cfg: DictConfig)
         check_targets(cfg, [f"{mypkg}.net"])
 
 
-def test_a_trusted_module_that_breaks_is_a_message(mypkg: str, cfg: DictConfig) -> None:
+def test_an_error_in_a_trusted_module_is_a_message(mypkg: str, cfg: DictConfig) -> None:
     put(cfg, "model.encoder", {"_target_": f"{mypkg}.broken.Net"})
     with pytest.raises(UserError, match=r"broken cannot be imported: RuntimeError: by its author"):
         check_targets(cfg, [mypkg])
@@ -684,13 +690,13 @@ def test_a_trusted_module_that_breaks_is_a_message(mypkg: str, cfg: DictConfig) 
 @pytest.mark.parametrize(
     "name", ["os", "builtins", "torch", "torch.hub", "simclr_lightning", "hydra", "no_such_package", "a-b", ""]
 )
-def test_only_a_package_of_ones_own_can_be_trusted(name: str, cfg: DictConfig) -> None:
+def test_only_the_users_package_can_be_trusted(name: str, cfg: DictConfig) -> None:
     with pytest.raises(UserError, match="trusted="):
         check_targets(cfg, [name])
 
 
-def test_a_key_that_the_users_class_takes_may_be_added(mypkg: str) -> None:
-    words = [f"model.encoder._target_={mypkg}.nets.Net", f"trusted=[{mypkg}]"]
-    assert compose([*words, "+model.encoder.depth.x=1"]).model.encoder.depth.x == 1
+def test_an_argument_of_the_users_class_may_be_added_as_a_key(mypkg: str) -> None:
+    overrides = [f"model.encoder._target_={mypkg}.nets.Net", f"trusted=[{mypkg}]"]
+    assert compose([*overrides, "+model.encoder.depth.x=1"]).model.encoder.depth.x == 1
     with pytest.raises(UserError, match=r"model\.encoder\.height: unknown key"):
-        compose([*words, "+model.encoder.height=1"])
+        compose([*overrides, "+model.encoder.height=1"])

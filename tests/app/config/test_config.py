@@ -1,4 +1,4 @@
-"""Composition: any path can be given as it is, every mistake is answered with the nearest real name."""
+"""Composition: any path can be given unquoted, and the message for a mistake names the nearest real name."""
 
 from __future__ import annotations
 
@@ -58,19 +58,19 @@ def nasty_names(count: int) -> list[str]:
     return [name for name in names if name.strip().lower() != "null" and name != "???"]
 
 
-def read_back(word: str) -> object:
-    """What the program gets: through Hydra's parser, then through OmegaConf's interpolations."""
-    return OmegaConf.create({"value": OverridesParser.create().parse_override(word).value()}).value
+def read_back(override: str) -> object:
+    """Return the value that reaches the program, after Hydra's parser and OmegaConf's interpolation."""
+    return OmegaConf.create({"value": OverridesParser.create().parse_override(override).value()}).value
 
 
-def test_any_name_comes_through_as_it_is() -> None:
+def test_any_file_name_can_be_given_unquoted() -> None:
     changed = 0
     for number, name in enumerate(nasty_names(1500)):
         key = ("data.path", "+data.path", "++ckpt_path", "model.weights")[number % 4]
-        word = f"{key}={name}"
-        (safe,) = quote_paths([word])
+        override = f"{key}={name}"
+        (safe,) = quote_paths([override])
         assert quote_paths([safe]) == [safe], name
-        if safe == word:  # a name that is itself in quotes: it is taken for a quoted value
+        if safe == override:  # a name in quotes counts as a quoted value
             assert name.strip()[0] in "'\"", name
             continue
         changed += 1
@@ -78,14 +78,14 @@ def test_any_name_comes_through_as_it_is() -> None:
     assert changed > 1400
 
 
-def test_hydras_parser_gives_back_what_was_quoted() -> None:
+def test_hydras_parser_returns_the_quoted_text() -> None:
     parser = OverridesParser.create()
     for name in nasty_names(1500):
         assert parser.parse_override(f"x={quoted(name)}").value() == name
 
 
-def test_unquoted_names_do_not_come_through() -> None:
-    # The reason for all this: without quotes, Hydra reads names otherwise or not at all.
+def test_without_quotes_hydra_changes_or_refuses_names() -> None:
+    # This is why paths are quoted: without quotes, Hydra changes names or cannot parse them.
     parser, wrong = OverridesParser.create(), 0
     for name in ["a,b", "a=b", "é", "f(x", "a b ", "1e3", "[x]", "#1"]:
         try:
@@ -96,7 +96,7 @@ def test_unquoted_names_do_not_come_through() -> None:
 
 
 @pytest.mark.parametrize(
-    "word",
+    "override",
     [
         "data.path='a b'",
         'data.path="a, b"',
@@ -114,11 +114,11 @@ def test_unquoted_names_do_not_come_through() -> None:
         "~data.path",
     ],
 )
-def test_what_is_no_path_or_quoted_already_stays(word: str) -> None:
-    assert quote_paths([word]) == [word]
+def test_other_keys_and_quoted_values_are_unchanged(override: str) -> None:
+    assert quote_paths([override]) == [override]
 
 
-def test_keywords_belong_to_their_keys() -> None:
+def test_a_keyword_is_one_only_for_its_key() -> None:
     assert quote_paths(["data.path=last", "ckpt_path=imagenet"]) == [
         "data.path='last'",
         "ckpt_path='imagenet'",
@@ -138,7 +138,7 @@ def test_interpolations_work_in_hydras_folders_and_nowhere_else() -> None:
 
 
 @pytest.mark.parametrize("key", PATH_KEYS)
-def test_every_path_key_takes_a_nasty_path(key: str) -> None:
+def test_every_path_key_accepts_a_difficult_path(key: str) -> None:
     name = "/a b/=,(c)~[d]{e}'f\"\\g:漢 $/"
     cfg = compose([f"{key}={name}"], name="evaluate" if key.startswith("paths.") else "train")
     assert OmegaConf.select(cfg, key) == name
@@ -166,7 +166,7 @@ def test_a_package_without_its_repository_uses_its_own_folder(tmp_path: Path, mo
     (package / "conf").mkdir()
     (package / "conf" / "train.yaml").write_text("")
     (tmp_path / "conf").mkdir()
-    (tmp_path / "conf" / "train.yaml").write_text("")  # somebody else's: this is no src/ folder
+    (tmp_path / "conf" / "train.yaml").write_text("")  # of another project, since the package is not in a src/ folder
     assert conf_folder() == package / "conf"
 
 
@@ -216,8 +216,8 @@ def test_the_table_of_ranges_has_every_key_of_every_option_and_no_other() -> Non
         "logger",
     ):
         for path in (CONF / group).glob("*.yaml"):
-            words = [f"{group}={path.stem}", *(["data.path=x"] if group == "data" else [])]
-            found |= flatten(unresolved(compose(words))).keys()
+            overrides = [f"{group}={path.stem}", *(["data.path=x"] if group == "data" else [])]
+            found |= flatten(unresolved(compose(overrides))).keys()
     assert found == RULES.keys()
     paths = [f"paths.{name}=x" for name in SOURCES]
     evaluated = flatten(unresolved(compose(paths, name="evaluate"))).keys()
@@ -254,7 +254,7 @@ MISTAKES = {
     "model=[resnet18,resnet50]": ["the options are"],
     "model=18": ["the options are"],
     "+experiment=cifar10": ["write experiment=cifar10"],
-    "~model": ["cannot be left out"],
+    "~model": ["cannot be removed"],
     "~trainer.max_epoch": ["~trainer.max_epoch", "did you mean trainer.max_epochs?"],
     "+seed=3": ["write seed=3"],
     "+foo=1": ["foo: unknown key", "the groups are callbacks, data"],
@@ -273,10 +273,10 @@ MISTAKES = {
     "--foo": ["must be KEY=VALUE"],
     "": ["must be KEY=VALUE"],
     "=x": ["must be KEY=VALUE"],
-    "loss.temperature=(1": ["cannot be read", "quotes"],
-    "loss.temperature=[1": ["cannot be read", "quotes"],
-    "views.size=3)": ["cannot be read", "quotes"],
-    "'x'=1": ["cannot be read"],
+    "loss.temperature=(1": ["cannot be parsed", "quotes"],
+    "loss.temperature=[1": ["cannot be parsed", "quotes"],
+    "views.size=3)": ["cannot be parsed", "quotes"],
+    "'x'=1": ["cannot be parsed"],
     "loss.temperature=0.1,0.5": ["add -m for a sweep"],
     "seed=range(1,3)": ["add -m for a sweep"],
     "loss.temperature=${nope}": ["loss.temperature", "nope"],
@@ -291,19 +291,19 @@ MISTAKES = {
 }
 
 
-@pytest.mark.parametrize("word", MISTAKES)
-def test_a_mistake_is_answered(word: str) -> None:
+@pytest.mark.parametrize("override", MISTAKES)
+def test_a_mistake_gets_a_helpful_message(override: str) -> None:
     with pytest.raises(UserError) as caught:
-        compose([word])
+        compose([override])
     message = str(caught.value)
     assert caught.value.code == 2
     assert len(message.splitlines()) <= LINES
-    for part in MISTAKES[word]:
+    for part in MISTAKES[override]:
         assert part in message, message
     assert "append" not in message  # never the advice to add the typo
 
 
-def test_the_first_mistake_among_good_words_is_found() -> None:
+def test_a_mistake_among_correct_overrides_is_found() -> None:
     with pytest.raises(UserError, match=r"did you mean loss\.temperature"):
         compose(["model=resnet50", "optimizer=sgd", "loss.temprature=1", "seed=3"])
 
@@ -318,9 +318,9 @@ def test_the_last_of_two_values_counts() -> None:
     assert compose(["seed=1", "seed=2"]).seed == 2
 
 
-def test_what_may_be_added() -> None:
-    words = ["+loss.gather=false", "+trainer.gradient_clip_val=1.0", "+hydra.job.env_set.A=1"]
-    cfg = compose(["experiment=null", *words])
+def test_arguments_of_targets_may_be_added() -> None:
+    overrides = ["+loss.gather=false", "+trainer.gradient_clip_val=1.0", "+hydra.job.env_set.A=1"]
+    cfg = compose(["experiment=null", *overrides])
     assert cfg.loss.gather is False
     cfg = compose(["hydra/launcher=slurm", "hydra.launcher.options={mail-type: END}"])
     assert cfg.hydra.launcher.options == {"mail-type": "END"}
@@ -328,11 +328,11 @@ def test_what_may_be_added() -> None:
     assert cfg.model.encoder.img_size == 32
 
 
-def test_trusted_is_read_from_the_command_line_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_trusted_can_be_set_only_on_the_command_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "experiment").mkdir()
     (tmp_path / "experiment" / "mine.yaml").write_text("# @package _global_\ntrusted: [mypkg]\n")
     where = f"hydra.searchpath=['file://{tmp_path}']"
-    with pytest.raises(UserError, match="from the command line alone"):
+    with pytest.raises(UserError, match="only on the command line"):
         compose([where, "experiment=mine"])
     assert list(compose([where, "experiment=mine", "trusted=[other]"]).trusted) == ["other"]
 
@@ -344,14 +344,14 @@ def test_an_experiment_may_set_any_key(tmp_path: Path) -> None:
     assert (cfg.seed, cfg.micro_batch_size) == (5, 32)
 
 
-def test_a_misspelt_key_in_a_file_is_found_too(tmp_path: Path) -> None:
+def test_a_misspelled_key_in_a_file_is_found_too(tmp_path: Path) -> None:
     (tmp_path / "experiment").mkdir()
     (tmp_path / "experiment" / "mine.yaml").write_text("# @package _global_\nloss:\n  temprature: 0.1\n")
     with pytest.raises(UserError, match=r"loss\.temprature: unknown key; did you mean loss\.temperature"):
         compose([f"hydra.searchpath=['file://{tmp_path}']", "experiment=mine"])
 
 
-def test_a_file_that_is_no_yaml(tmp_path: Path) -> None:
+def test_a_file_that_is_not_yaml(tmp_path: Path) -> None:
     (tmp_path / "experiment").mkdir()
     (tmp_path / "experiment" / "mine.yaml").write_text("# @package _global_\nloss: [1,\n")
     with pytest.raises(UserError):
@@ -361,16 +361,16 @@ def test_a_file_that_is_no_yaml(tmp_path: Path) -> None:
 # -- resolvers, sweeps, differences -------------------------------------------------------------------------
 
 
-def test_a_sweeps_folder_is_named_after_its_words() -> None:
-    def folder(*words: str) -> str:
-        set_sweep_overrides(words)
+def test_a_sweeps_folder_is_named_after_its_overrides() -> None:
+    def folder(*overrides: str) -> str:
+        set_sweep_overrides(overrides)
         return str(compose([]).hydra.sweep.dir)
 
     try:
         first = folder("seed=1,2", "data.batch_size=64,128")
         assert first == folder("data.batch_size=64,128", "seed=1,2")
         assert first != folder("seed=1,2", "data.batch_size=64,256")
-        # sha256 of the sorted words with a zero byte between them, by the shell's own tool
+        # sha256sum of the sorted overrides, joined by zero bytes
         printed = "printf 'data.batch_size=64,128\\0seed=1,2' | sha256sum"
         digest = subprocess.run(["sh", "-c", printed], capture_output=True, text=True, check=True).stdout
         assert first == f"outputs/sweeps/{digest[:8]}"
@@ -379,8 +379,8 @@ def test_a_sweeps_folder_is_named_after_its_words() -> None:
 
 
 def test_the_first_job_of_a_sweep() -> None:
-    words = ["-m", "loss.temperature=0.1,0.5", "model=resnet18,resnet50", "seed=range(3,9)", "data.path=a,b"]
-    job = first_job(words[1:])
+    overrides = ["-m", "loss.temperature=0.1,0.5", "model=resnet18,resnet50", "seed=range(3,9)", "data.path=a,b"]
+    job = first_job(overrides[1:])
     assert job == ["loss.temperature=0.1", "model=resnet18", "seed=3", "data.path='a,b'"]
     assert first_job(["data.path='a b','c'", "optimizer.lr=interval(0.1,1)"]) == [
         "data.path='a b'",
@@ -390,24 +390,24 @@ def test_the_first_job_of_a_sweep() -> None:
 
 
 @pytest.mark.parametrize(
-    ("word", "says"),
+    ("override", "says"),
     [
-        ("seed=[1", "cannot be read"),
+        ("seed=[1", "cannot be parsed"),
         ("seed=range(3,0)", "no value"),
         ("seed=range(0,3,0)", "no value"),
         ("optimizer.lr=range(0.1,0.5,0.0)", "no value"),
         ("model=glob(vit*)", "no value"),
-        ("loss.temperature=interval(0.5,0.1)", "the lower first"),
+        ("loss.temperature=interval(0.5,0.1)", "the lower one first"),
         ("loss.temperature=interval(0.1,inf)", "finite"),
         ("loss.temperature=tag(log,interval(0,1))", "above 0"),
-        ("+hydra.sweeper.params.seed=0,1", "has one value"),
-        ("hydra/launcher=simclr,slurm", "has one value"),
+        ("+hydra.sweeper.params.seed=0,1", "takes one value"),
+        ("hydra/launcher=simclr,slurm", "takes one value"),
     ],
 )
-def test_a_word_of_a_sweep_without_values_is_refused(word: str, says: str) -> None:
+def test_an_override_of_a_sweep_without_values_is_refused(override: str, says: str) -> None:
     with pytest.raises(UserError, match=says) as caught:
-        first_job([word])
-    assert word.split("=")[0] in str(caught.value)
+        first_job([override])
+    assert override.split("=")[0] in str(caught.value)
     assert caught.value.code == 2
 
 
@@ -443,7 +443,7 @@ def test_the_difference_of_two_runs() -> None:
     ]
 
 
-def test_channels_last_of_an_older_run_is_no_difference() -> None:
+def test_channels_last_true_and_auto_are_equal() -> None:
     default = to_plain(compose([]))
     assert default["model"]["channels_last"] == "auto"
     assert diff(to_plain(compose(["model.channels_last=true"])), default) == {}
@@ -451,7 +451,7 @@ def test_channels_last_of_an_older_run_is_no_difference() -> None:
     assert changed == {"model.channels_last": (False, "auto")}
 
 
-def test_a_difference_is_of_kinds_and_leaves_out_what_is_given_at_every_start() -> None:
+def test_a_difference_compares_types_and_ignores_keys_of_one_start() -> None:
     saved = {"views": {"size": 32}, "seed": 1, "force": False}
     assert diff(saved, {"views": {"size": 32.0}, "seed": 1, "force": True}) == {}
     assert diff(saved, {**saved, "seed": True}) == {"seed": (1, True)}

@@ -199,7 +199,7 @@ def test_the_plan_names_folders_and_skips_what_is_finished_in_the_same_configura
     write_summary(jobs[0].folder, {"status": "finished"})
     assert [one.finished for one in planned_jobs(0, 1)] == [True, False]
     # Another configuration in the same folder is not taken for the job's result.
-    with pytest.raises(UserError, match="already holds a run"):
+    with pytest.raises(UserError, match="already contains a run"):
         planned_jobs(0, 1, epochs=3)
     with pytest.raises(UserError, match="temperature"):
         plan([("loss.temperature=-1", f"data.path={npz}")], first=0, sweep=tmp_path, passed_on=WORDS, varied=())

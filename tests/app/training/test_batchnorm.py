@@ -68,7 +68,7 @@ def test_one_device_or_a_cpu_shares_nothing(asked: object, where: dict[str, Any]
 def test_groups_are_checked_before_any_work() -> None:
     words = ["trainer.devices=3", "trainer.num_nodes=2", "data.batch_size=60", "trainer.sync_batchnorm="]
     check_config(compose([*words[:-1], words[-1] + "2"]))
-    with pytest.raises(UserError, match="6 devices are no whole number of groups of 4; use 3"):
+    with pytest.raises(UserError, match="6 devices cannot be divided into groups of 4; use 3"):
         check_config(compose([*words[:-1], words[-1] + "4"]))
 
 

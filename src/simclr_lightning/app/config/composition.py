@@ -1,4 +1,4 @@
-"""Compose one run's configuration from conf/ and the overrides of the command line, once in a process."""
+"""Compose the configuration of a run from conf/ and the overrides of the command line, once per process."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ _sweep_overrides: tuple[str, ...] = ()
 
 
 def conf_folder() -> Path:
-    """Return the folder of the configuration: the repository's in an editable install, else the one in the package.
+    """Return the conf/ folder: the repository's in an editable install, else the one in the package.
 
     Raises:
-        UserError: when neither is there.
+        UserError: neither exists.
     """
     package = Path(__file__).resolve().parents[2]
-    # An editable install may leave a stale copy in the package: the repository's comes first.
+    # An editable install may leave an old copy in the package, so the repository's folder comes first.
     candidates = [package.parents[1] / "conf"] if package.parent.name == "src" else []
     candidates.append(package / "conf")
     for folder in candidates:
@@ -56,26 +56,26 @@ def compose(overrides: Sequence[str], *, name: str = CONFIG_NAME) -> DictConfig:
     """Compose the configuration of one run or one evaluation, ``hydra`` node included.
 
     Args:
-        overrides: such as ``loss.temperature=0.5``; paths are quoted here (see `quote_paths`).
-        name: the file of conf/ to begin with, train or evaluate.
+        overrides: such as ``loss.temperature=0.5``; the values of path keys are quoted here (see `quote_paths`).
+        name: the main file in conf/, train or evaluate.
 
     Raises:
-        UserError: for an unknown key, group or option (with the nearest real name), an override that cannot be
-            read, a value that is missing, or an interpolation that leads nowhere.
+        UserError: a key, group or option is unknown (the message names the nearest one), an override cannot be parsed,
+            a value is missing, or an interpolation names no key.
     """
     return _compose(overrides, name, saved={}, given=())
 
 
 def compose_resumed(saved: Mapping[str, Any], saved_overrides: Sequence[str], given: Sequence[str]) -> DictConfig:
-    """Compose the configuration of a run that goes on: its saved configuration, with the given overrides applied.
+    """Compose the configuration of a resumed run: its saved configuration with the given overrides applied.
 
-    A key keeps its saved value unless a given override names it or its group, or it is computed from other keys. A key
-    that the program did not have when the run began has the value of conf/.
+    A key has its saved value, unless a given override sets it or its group, or it is computed from other keys. A key
+    that was added to conf/ after the run was started has its default from conf/.
 
     Args:
         saved: the run's resolved configuration.
-        saved_overrides: those that the run was started with, without the keys that are given again; they choose the
-            groups.
+        saved_overrides: the overrides that the run was started with, without those that are given again. They choose
+            the options of the groups.
         given: the overrides of this start.
 
     Raises:
@@ -85,36 +85,36 @@ def compose_resumed(saved: Mapping[str, Any], saved_overrides: Sequence[str], gi
 
 
 def first_job(overrides: Sequence[str]) -> list[str]:
-    """Return the overrides of a sweep with the first value of each: one job of it, to be composed and checked.
+    """Return the overrides of one job of a sweep, with the first value of each key.
 
     Raises:
-        UserError: for an override that cannot be read, or that has no value.
+        UserError: an override cannot be parsed, or has no value.
     """
     with _hydra() as loader:
         return [first_value(override) for override in parse(quote_paths(overrides), sweep=True, loader=loader)]
 
 
 def output_root() -> Path:
-    """Return the folder in which runs are made by default, by conf/train.yaml."""
+    """Return the folder of conf/train.yaml in which a run's folder is made by default."""
     saved = yaml.safe_load((conf_folder() / f"{CONFIG_NAME}.yaml").read_text("utf-8"))
     return Path(saved["hydra"]["run"]["dir"].partition("/${")[0])
 
 
 def register_resolvers() -> None:
-    """Register the interpolations that conf/ uses: ``stem_for`` and ``sweep_hash``; again is harmless."""
+    """Register the interpolations of conf/, ``stem_for`` and ``sweep_hash``; a second call changes nothing."""
     OmegaConf.register_new_resolver("stem_for", _stem_for, replace=True)
     OmegaConf.register_new_resolver("sweep_hash", _sweep_hash, replace=True)
-    Plugins.instance()  # which imports the plugins, Optuna's among them
-    # The Optuna plugin's own defaults would be merged under conf/hydra/sweeper/optuna.yaml, which Hydra 1.3 refuses.
+    Plugins.instance()  # imports Hydra's plugins, such as Optuna's
+    # Hydra 1.3 fails when it merges the defaults of the Optuna plugin under conf/hydra/sweeper/optuna.yaml.
     sweepers = ConfigStore.instance().repo.get("hydra", {}).get("sweeper", {})
     sweepers.pop("optuna.yaml", None)
     for sampler in sweepers.get("sampler", {}).values():
-        if "seed" in sampler.node:  # the same command makes the same choices
+        if "seed" in sampler.node:  # the same command chooses the same trials
             sampler.node.seed = 0
 
 
 def set_sweep_overrides(overrides: Sequence[str]) -> None:
-    """Set the overrides of the sweep that ``sweep_hash`` is a hash of; their order does not matter."""
+    """Set the overrides from which ``sweep_hash`` computes the name of a sweep's folder; their order is ignored."""
     global _sweep_overrides
     _sweep_overrides = tuple(sorted(overrides))
 
@@ -127,12 +127,12 @@ def _compose(overrides: Sequence[str], name: str, *, saved: Mapping[str, Any], g
         checked = check_groups(parsed, groups)
         try:
             cfg = _load(loader, checked, name)
-        except Exception as error:  # Hydra raises many types, mostly without the near name
+        except Exception as error:  # Hydra raises many types, and few of its messages name the nearest key
             raise _explained(error, loader, checked, groups, name) from error
-    named = cfg.trusted if OmegaConf.is_list(cfg.trusted) else ()  # what is no list is refused by its range
+    named = cfg.trusted if OmegaConf.is_list(cfg.trusted) else ()  # the rule of the key refuses other types
     if [str(package) for package in named] != list(trusted_by(parsed)):
-        raise mistake("trusted is read from the command line alone: trusted=[PACKAGE]")
-    if not is_given(given, "experiment"):  # which may set any key
+        raise mistake("trusted can be set only on the command line, not in a file: trusted=[PACKAGE]")
+    if not is_given(given, "experiment"):  # an experiment may set any key
         _keep(cfg, {key: value for key, value in saved.items() if key not in NOT_OF_THE_RUN}, given)
     check_missing(cfg)
     _check_resolves(cfg)
@@ -141,7 +141,7 @@ def _compose(overrides: Sequence[str], name: str, *, saved: Mapping[str, Any], g
 
 
 def _keep(node: DictConfig, saved: Mapping[str, Any], given: Sequence[str], prefix: str = "") -> None:
-    """Set the keys of a node to their saved values, but for those that are given or computed from others."""
+    """Set the keys of a node to their saved values, except keys that are given or computed from others."""
     for key, value in saved.items():
         name = f"{prefix}{key}"
         if key not in node or OmegaConf.is_interpolation(node, key) or _touches(given, name):
@@ -153,15 +153,15 @@ def _keep(node: DictConfig, saved: Mapping[str, Any], given: Sequence[str], pref
 
 
 def _touches(given: Sequence[str], name: str) -> bool:
-    """Return whether an override sets a key, or a node or group above it."""
+    """Return whether an override sets a key, or a node or group that contains it."""
     return any(name == key or name.startswith(f"{key}.") for key in map(key_of, given))
 
 
 @contextmanager
 def _hydra() -> Iterator[Any]:
-    """Give Hydra's config loader over conf/, with this project's resolvers registered."""
+    """Yield Hydra's config loader for conf/, with this project's resolvers registered."""
     register_resolvers()
-    # A sweep composes its jobs while Hydra's own program runs: its state is set aside.
+    # A sweep composes its jobs while Hydra's main function runs, so Hydra's global state is restored afterwards.
     instance = GlobalHydra.instance()
     outer, instance.hydra = instance.hydra, None
     try:
@@ -178,12 +178,12 @@ def _load(loader: Any, overrides: Sequence[Override], name: str) -> DictConfig:
 
 
 def _explained(error: Exception, loader: Any, overrides: Sequence[Override], groups: Groups, name: str) -> UserError:
-    """Return the message for Hydra's error, by comparing the overrides with what the group choices alone give."""
+    """Return the message for an error of Hydra: compare the overrides with the configuration of the group choices."""
     try:
         base = _load(loader, [one for one in overrides if one.is_group or one.key == "hydra.searchpath"], name)
-    except Exception as cause:  # a file of conf/ that cannot be read, or a group that is not in this configuration
+    except Exception as cause:  # a file in conf/ cannot be parsed, or this configuration lacks a group
         if str(cause).startswith("Could not override"):
-            return mistake(str(cause).partition(".")[0].replace("Could not override", f"simclr {name} takes no"))
+            return mistake(str(cause).partition(".")[0].replace("Could not override", f"simclr {name} has no"))
         first = (str(cause).strip() or type(cause).__name__).splitlines()
         return mistake("the configuration cannot be composed: " + " ".join(line.strip() for line in first[:3]))
     return explain(error, overrides, base, groups)
@@ -196,15 +196,15 @@ def _check_resolves(cfg: DictConfig) -> None:
     except OmegaConfBaseException as error:
         raise mistake(
             f"{error.full_key or 'an interpolation'}: {first_line(error)}\n"
-            "${...} must name a key of the configuration; write \\${ for the two letters"
+            "${...} must name a key of the configuration; write \\${ for the two characters themselves"
         ) from error
     for key, folder in folders.items():
-        if not str(folder).strip():  # it would be the current folder
-            raise mistake(f"{key} is empty; is a variable of the shell not set?")
+        if not str(folder).strip():  # an empty path would be the current folder
+            raise mistake(f"{key} is empty; check that the shell variable in it is set")
 
 
 def _stem_for(side: Any) -> str:
-    # A side that is no number is left to the checks, which name views.size.
+    # `validate` refuses a side that is not a number; its message names views.size.
     return "cifar" if isinstance(side, int | float) and side <= 32 else "imagenet"
 
 

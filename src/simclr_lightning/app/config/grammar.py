@@ -1,4 +1,7 @@
-"""Read overrides by Hydra's grammar: KEY=VALUE, GROUP=OPTION, and several values of a sweep."""
+"""Parse overrides with Hydra's grammar: KEY=VALUE, GROUP=OPTION, and the values of a sweep.
+
+`simclr_lightning.overrides` is the simpler module: it splits an override at its first "=", without Hydra.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,7 @@ from simclr_lightning.app.errors import UserError, mistake
 from simclr_lightning.near_names import did_you_mean, listed
 
 CONFIG_NAME: Final = "train"
-EVALUATED: Final = ("data", "model", "views")  # the groups of evaluate; conf/ has more, which are train's
+EVALUATED: Final = ("data", "model", "views")  # the groups of `simclr evaluate`; the others in conf/ are for training
 
 
 @dataclass(frozen=True)
@@ -27,9 +30,9 @@ class Override:
     """One override.
 
     Attributes:
-        text: as it is on the command line.
-        parsed: Hydra's reading of it.
-        is_group: whether it chooses an option of a group.
+        text: the override as typed.
+        parsed: the result of Hydra's parser.
+        is_group: whether the override chooses an option of a group.
     """
 
     text: str
@@ -38,22 +41,22 @@ class Override:
 
     @property
     def key(self) -> str:
-        """The key or group, without +, ++ and ~."""
+        """Return the key or group, without +, ++ and ~."""
         return self.parsed.key_or_group
 
     @property
     def adds(self) -> bool:
-        """Whether the override starts with + or ++."""
+        """Return whether the override starts with + or ++."""
         return self.parsed.is_add() or self.parsed.is_force_add()
 
 
 class Groups:
-    """The groups of conf/ and of Hydra with their options, looked up when they are asked for.
+    """List the groups of conf/ and of Hydra, and the options of each.
 
     Args:
         loader: Hydra's config loader.
-        overrides: all of them; ``hydra.searchpath`` among them adds options.
-        name: the configuration, train or evaluate.
+        overrides: all overrides of the command line; ``hydra.searchpath=[...]`` adds options.
+        name: the main file in conf/, train or evaluate.
     """
 
     def __init__(self, loader: ConfigLoader, overrides: Sequence[Override], name: str = CONFIG_NAME) -> None:
@@ -65,7 +68,7 @@ class Groups:
         self.others = frozenset(there) - frozenset(self.own)
 
     def options(self, key: str) -> list[str]:
-        """Return the options of a group; none when there is no such group."""
+        """Return the options of a group; empty if there is no such group."""
         is_group = key in self.own or key.startswith("hydra/")
         return self._list(key, ObjectType.CONFIG) if is_group else []
 
@@ -74,15 +77,15 @@ class Groups:
 
 
 def parse(texts: Sequence[str], *, sweep: bool = False, loader: ConfigLoader | None = None) -> list[Override]:
-    """Read every override by Hydra's grammar.
+    """Parse overrides with Hydra's grammar.
 
     Args:
         texts: the overrides.
         sweep: whether an override may have several values.
-        loader: Hydra's config loader, which knows the options that a glob stands for.
+        loader: Hydra's config loader, needed to expand ``glob(...)`` into the options of a group.
 
     Raises:
-        UserError: a text is not KEY=VALUE, or has several values outside a sweep.
+        UserError: a text is not KEY=VALUE, or has several values without ``sweep``.
     """
     parser = OverridesParser.create()
     overrides = []
@@ -97,85 +100,85 @@ def parse(texts: Sequence[str], *, sweep: bool = False, loader: ConfigLoader | N
             raise _unreadable(text)
         if parsed.is_sweep_override() and not sweep:
             raise mistake(
-                f"{text}: several values for one run; add -m for a sweep\n"
-                f"a list is '{key}=[a,b]', a text with commas is \"{key}='a,b'\""
+                f"{text}: one run takes one value; add -m for a sweep\n"
+                f"write a list as '{key}=[a,b]', and a text with commas as \"{key}='a,b'\""
             )
         overrides.append(Override(text, parsed))
     return overrides
 
 
 def first_value(override: Override) -> str:
-    """Return the override's text, with the first of its values when it has several.
+    """Return an override as text; if it has several values, with the first one.
 
     Raises:
-        UserError: for a key of Hydra, a range or glob without a value, or an interval that is empty or endless.
+        UserError: a key of Hydra has several values, a range or glob has none, or an interval is empty or infinite.
     """
     parsed = override.parsed
     if not parsed.is_sweep_override():
         return override.text
     if override.key.startswith(("hydra.", "hydra/")):
-        raise mistake(f"{override.text}: a key of Hydra has one value; sweep keys of the run, such as seed=0,1")
+        raise mistake(f"{override.text}: a key of Hydra takes one value; sweep a key of the run, such as seed=0,1")
     value = _first_of(override) if parsed.is_discrete_sweep() else _start_of(override)
     return f"{parsed.get_key_element()}={value}"
 
 
 def value_of(texts: Sequence[str], key: str) -> Any:
-    """Return the value that the last override of a key gives it; None when there is none.
+    """Return the value in the last override of a key; None if no override sets it.
 
     Raises:
-        UserError: an override cannot be read.
+        UserError: an override cannot be parsed.
     """
     found = [one.parsed.value() for one in parse(quote_paths(texts)) if one.key == key and not one.parsed.is_delete()]
     return found[-1] if found else None
 
 
 def grid(texts: Sequence[str], loader: ConfigLoader) -> list[list[str]]:
-    """Return the overrides of every job of Hydra's own sweeper, in its order.
+    """Return the overrides of each job of a grid, in the order of Hydra's basic sweeper.
 
     Raises:
-        UserError: an override cannot be read, or gives an interval.
+        UserError: an override cannot be parsed, or its value is an interval.
     """
     overrides = parse(texts, sweep=True, loader=loader)
     for override in overrides:
         if override.parsed.is_interval_sweep():
-            raise mistake(f"{override.text}: an interval is not a grid; list the values, or add hydra/sweeper=optuna")
+            raise mistake(f"{override.text}: a grid has no intervals; list the values, or add hydra/sweeper=optuna")
     return BasicSweeper.split_arguments([override.parsed for override in overrides], None)[0]
 
 
 def varied_keys(texts: Sequence[str]) -> frozenset[str]:
-    """Return the keys to which a sweep's overrides give several values."""
+    """Return the keys that have several values in the overrides of a sweep."""
     last = {override.key: override for override in parse(quote_paths(texts), sweep=True)}
     return frozenset(key for key, override in last.items() if override.parsed.is_sweep_override())
 
 
 def trusted_by(overrides: Sequence[Override]) -> tuple[str, ...]:
-    """Return the packages that the last ``trusted=[...]`` of the command line names."""
+    """Return the packages in the last override ``trusted=[...]``."""
     values = [one.parsed.value() for one in overrides if one.key == "trusted" and not one.parsed.is_delete()]
     value = values[-1] if values else []
     return tuple(str(name) for name in value) if isinstance(value, list) else ()
 
 
 def check_groups(overrides: Sequence[Override], groups: Groups) -> list[Override]:
-    """Check that each group gets one of its options, once; return the overrides with ``is_group`` set.
+    """Check that each group is set at most once, to one of its options; return the overrides with ``is_group`` set.
 
     Raises:
-        UserError: naming the options and the nearest one.
+        UserError: the message lists the options and names the nearest one.
     """
     chosen: dict[str, str] = {}
     checked = []
     for override in overrides:
         if override.key in groups.others:
-            raise mistake(f"simclr {groups.name} takes no {override.key!r}; its groups are {listed(groups.own)}")
+            raise mistake(f"simclr {groups.name} has no group {override.key!r}; its groups are {listed(groups.own)}")
         value = override.parsed.value()
         options = [] if isinstance(value, dict) else groups.options(override.key)
         if override.key == "experiment" and value is None and not override.parsed.is_delete():
-            checked.append(replace(parse(["~experiment"])[0], is_group=True))  # Hydra takes no null for a group
+            checked.append(replace(parse(["~experiment"])[0], is_group=True))  # Hydra does not accept GROUP=null
             continue
         if options:
             _check_option(override, value, options)
             if chosen.setdefault(override.key, str(value)) != str(value):
                 both = f"{chosen[override.key]} and {value}"
-                raise mistake(f"{override.key} is chosen twice: {both}; keep one of them")
+                raise mistake(f"{override.key} is chosen twice: {both}; remove one of them")
         checked.append(replace(override, is_group=bool(options)))
     return checked
 
@@ -183,7 +186,7 @@ def check_groups(overrides: Sequence[Override], groups: Groups) -> list[Override
 def _check_option(override: Override, value: Any, options: Sequence[str]) -> None:
     text, key = override.text, override.key
     if override.parsed.is_delete():
-        raise mistake(f"{text}: {key} cannot be left out; its options are {listed(options)}")
+        raise mistake(f"{text}: {key} cannot be removed; its options are {listed(options)}")
     if override.adds:
         raise mistake(f"{text}: {key} is a group; write {text.lstrip('+')}")
     if isinstance(value, str) and value in options:
@@ -199,7 +202,9 @@ def _first_of(override: Override) -> str:
             return value
     except (HydraException, ValueError):  # a step of 0
         pass
-    raise mistake(f"{override.text}: there is no value in this; a range is range(FIRST,END), a glob must fit an option")
+    raise mistake(
+        f"{override.text} has no values; write range(FIRST,END) with FIRST below END, or a glob that matches an option"
+    )
 
 
 def _start_of(override: Override) -> str:
@@ -207,9 +212,7 @@ def _start_of(override: Override) -> str:
     low, high, logarithmic = interval.start, interval.end, "log" in interval.tags
     if not (math.isfinite(low) and math.isfinite(high) and low <= high) or (logarithmic and low <= 0):
         above = ", both above 0" if logarithmic else ""
-        raise mistake(
-            f"{override.text}: an interval is interval(LOW,HIGH) of two finite numbers, the lower first{above}"
-        )
+        raise mistake(f"{override.text}: write interval(LOW,HIGH) with two finite numbers, the lower one first{above}")
     return str(low)
 
 
@@ -219,5 +222,6 @@ def _unreadable(text: str) -> UserError:
         return mistake(f"{text!r}: an override must be KEY=VALUE, such as loss.temperature=0.5")
     inside = value.replace("\\", "\\\\").replace('"', '\\"')
     return mistake(
-        f"{text!r} cannot be read\nput quotes around the value, and others around it all: '{key}=\"{inside}\"'"
+        f"{text!r} cannot be parsed\nput the value in quotes, and the whole override in other quotes: "
+        f"'{key}=\"{inside}\"'"
     )

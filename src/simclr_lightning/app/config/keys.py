@@ -1,6 +1,6 @@
-"""The table of keys: type and range of every key of train.yaml, evaluate.yaml, Hydra's node and ``simclr pack``.
+"""List every key with its rule: those of train.yaml, evaluate.yaml, Hydra's node and ``simclr pack``.
 
-The checks, the near names and the messages all read this table.
+`validate` checks values with this table, and `unknown_keys` finds the nearest key in it.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from simclr_lightning.evaluation.protocols import PROTOCOLS
 from simclr_lightning.selection import SELECTABLE
 from simclr_lightning.text import share_name
 
-# Weights and views are float32, so the precisions of whole networks ("64-true") do not fit.
+# Weights and views are float32, so Lightning's "64-true", "16-true" and "bf16-true" are not allowed.
 _PRECISIONS: Final = ("32-true", "32", "bf16-mixed", "bf16", "16-mixed", "16")
 RULES: Final[dict[str, Rule]] = {
     "seed": whole(0, ANY_SEED),
@@ -112,7 +112,7 @@ RULES: Final[dict[str, Rule]] = {
             "optimizer.weight_decay": NOT_NEGATIVE,
             "optimizer.trust_coefficient": POSITIVE,
             "optimizer.nesterov": SWITCH,
-            "optimizer.fused": Rule(lambda v: v is True, "true: only a fused step leaves out an update with NaN"),
+            "optimizer.fused": Rule(lambda v: v is True, "true: only a fused step skips an update with NaN"),
         }
     ),
     "schedule._target_": TARGET,
@@ -153,7 +153,7 @@ RULES: Final[dict[str, Rule]] = {
     ),
 }
 
-# Of Hydra's own node: the launchers' and the sweeper's keys, each there with its option.
+# Keys below ``hydra``: of the launchers and the sweepers. A key exists only with its option.
 HYDRA_RULES: Final[dict[str, Rule]] = optional(
     {
         "launcher._target_": LAUNCHER,
@@ -182,7 +182,7 @@ HYDRA_RULES: Final[dict[str, Rule]] = optional(
 )
 
 # The keys of simclr evaluate.
-_RATE_LIST: Final = list_of("of such", POSITIVE)
+_RATE_LIST: Final = list_of("of such numbers", POSITIVE)
 _RATES: Final = Rule(lambda v: POSITIVE.accepts(v) or _RATE_LIST.accepts(v), f"{POSITIVE.says}, or {_RATE_LIST.says}")
 _SHARES: Final = list_of("of shares above 0 and below 1", number("", lambda v: 0 < v < 1))
 _SGD: Final = {"batch_size": whole(2), "epochs": whole(1), "lr": _RATES}
@@ -194,7 +194,7 @@ EVALUATION_RULES: Final[dict[str, Rule]] = {
     "transfer": list_of("of data sets", one_of(*SOURCES), least=0),
     **optional({f"paths.{name}": PATH for name in SOURCES}),
     "untrained": SWITCH,
-    "select_on": Rule(lambda v: v == "held_out", "held_out: test is scored once, and nothing is chosen on it"),
+    "select_on": Rule(lambda v: v == "held_out", "held_out: no choice is made on test, which is scored once"),
     "seeds": list_of("of seeds", whole(0, ANY_SEED)),
     "knn.k": whole(1),
     "knn.ks": list_of("of whole numbers of at least 1", whole(1)),
@@ -204,12 +204,12 @@ EVALUATION_RULES: Final[dict[str, Rule]] = {
     **{f"finetune.{key}": rule for key, rule in _SGD.items()},
     "semi.fractions": Rule(
         lambda v: _SHARES.accepts(v) and len(set(map(share_name, v))) == len(v),
-        f"{_SHARES.says} to six digits: their scores are named after them",
+        f"{_SHARES.says} to six digits, since each names a score",
     ),
     "semi.epochs": Rule(
-        lambda v: isinstance(v, list) and all(map(whole(1).accepts, v)), "whole numbers, one a fraction"
+        lambda v: isinstance(v, list) and all(map(whole(1).accepts, v)), "whole numbers, one per fraction"
     ),
-    "semi.lr": Rule(POSITIVE.accepts, f"{POSITIVE.says}, and only one: with few labels none are left to choose on"),
+    "semi.lr": Rule(POSITIVE.accepts, f"{POSITIVE.says}, and only one: few labels leave none to choose a rate on"),
     "semi.batch_size": whole(2),
     "semi.start": whole(1, 3).or_("h"),
     "accelerator": one_of("auto", "cpu", "cuda", "mps"),
@@ -226,7 +226,7 @@ PACK_RULES: Final[dict[str, Rule]] = {
     "full_scale": RULES["data.dataset.full_scale"],
 }
 
-# Keys that a target takes but the program sets itself, and the key to use instead.
+# Arguments of a target that the program sets itself, with the key to use instead.
 SET_BY_PROGRAM: Final[dict[str, str]] = {
     "trainer.accumulate_grad_batches": "micro_batch_size",
     "trainer.callbacks": "callbacks.*",
@@ -255,7 +255,6 @@ SET_BY_PROGRAM: Final[dict[str, str]] = {
     "model.projector.in_dim": "",
 }
 WHY_SET_BY_PROGRAM: Final[dict[str, str]] = {
-    "trainer.accumulate_grad_batches": "accumulated gradients add no negatives: each loss would see its own batch "
-    "alone, and the large batch of SimCLR is one of many negatives. Gradient caching gives the large batch's gradient "
-    "in the same memory",
+    "trainer.accumulate_grad_batches": "accumulated gradients add no negatives, since each loss sees only its own "
+    "small batch. Gradient caching computes the exact gradient of the large batch in the same memory",
 }

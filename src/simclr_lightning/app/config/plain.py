@@ -1,4 +1,4 @@
-"""Turn a configuration into plain containers and back, and list how two configurations differ."""
+"""Convert a configuration to plain containers and back, and list the keys in which two configurations differ."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from simclr_lightning.app.config.quoting import literal
 from simclr_lightning.run_folder import flatten
 
 NOT_OF_THE_RUN: Final = frozenset({"hydra", "ckpt_path", "force", "debug", "dry_run", "trusted"})
-"""Keys that are given anew at every start: they are not saved with a run, and a resume does not inherit them."""
+"""Keys that hold for one start of a run: they are not saved with it, and a resume does not inherit them."""
 
 _ABSENT: Final = "(absent)"
-_ALIKE: Final = {"model.channels_last": (True, "auto")}  # two values with which a run did the same
+_ALIKE: Final = {"model.channels_last": (True, "auto")}  # two values with the same effect
 
 
 def to_plain(cfg: DictConfig) -> dict[str, Any]:
@@ -23,11 +23,11 @@ def to_plain(cfg: DictConfig) -> dict[str, Any]:
 
 
 def from_plain(plain: Mapping[str, Any], *, reads: int = 1) -> DictConfig:
-    """Return a configuration in which every string stands for itself, a ``${`` in a path included.
+    """Return a configuration in which every string resolves to itself, even a path that contains ``${``.
 
     Args:
         plain: plain containers.
-        reads: how often a string is resolved before it is used.
+        reads: how many times a string is resolved before it is used.
     """
     found: Any = dict(plain)
     for _ in range(reads):
@@ -47,13 +47,13 @@ def escaped(value: Any) -> Any:
 
 
 def diff(saved: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Return the saved and the present value of every leaf that differs, by dotted key, sorted.
+    """Return (saved, present) values of every leaf that differs, by dotted key, sorted.
 
-    Left out are the keys of `NOT_OF_THE_RUN`. A key that only one of the two has is "(absent)" in the other.
+    The keys of `NOT_OF_THE_RUN` are ignored. A key that one side lacks has the value "(absent)" there.
 
     Args:
-        saved: a run's resolved configuration in plain containers.
-        now: another one.
+        saved: the resolved configuration of a run, in plain containers.
+        now: the present one.
     """
     old, new = (flatten({k: v for k, v in tree.items() if k not in NOT_OF_THE_RUN}) for tree in (saved, now))
     pairs = {key: (old.get(key, _ABSENT), new.get(key, _ABSENT)) for key in sorted(old.keys() | new.keys())}
@@ -61,7 +61,7 @@ def diff(saved: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[An
 
 
 def unresolved(cfg: DictConfig) -> dict[str, Any]:
-    """Return the configuration with its interpolations as they are, in plain containers, without the hydra node."""
+    """Return the unresolved configuration as plain containers, without the ``hydra`` node."""
     tree = OmegaConf.to_container(cfg, resolve=False)
     assert isinstance(tree, dict)
     return {str(key): value for key, value in tree.items() if key != "hydra"}

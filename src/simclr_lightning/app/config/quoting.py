@@ -1,4 +1,4 @@
-"""Quote the values of path keys before Hydra's grammar reads them, so that any file name can be given as it is."""
+"""Quote the values of path keys before Hydra parses them, so that users can type any file name unquoted."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from omegaconf.grammar_parser import parse
 
 from simclr_lightning.data import SOURCES
 
-# Values that are not paths, by key; "null" is one everywhere.
+# The path keys, with the values that are keywords and not paths; "null" is a keyword for all of them.
 PATH_KEYS: Final[Mapping[str, tuple[str, ...]]] = {
     "data.path": (),
     "model.weights": ("imagenet",),
@@ -20,14 +20,14 @@ PATH_KEYS: Final[Mapping[str, tuple[str, ...]]] = {
     "hydra.sweep.dir": (),
     **{f"paths.{name}": () for name in SOURCES},
 }
-# Keys in which ${now:%Y} is an interpolation; everywhere else $ is a letter of a name.
+# Path keys in which ${now:%Y} is an interpolation; in the others $ is part of a file name.
 _INTERPOLATED: Final = frozenset({"hydra.run.dir", "hydra.sweep.dir"})
 
 _PATH_OVERRIDE: Final = re.compile(
     r"(?P<start>\+{0,2}(?P<key>" + "|".join(map(re.escape, PATH_KEYS)) + r")=)(?P<value>.*)", re.DOTALL
 )
-# Hydra's rule: a quote inside follows an odd number of backslashes, the closing one an even number.
-# Possessive throughout: a long run of backslashes must not be tried in every way.
+# Hydra's rule: an odd number of backslashes precedes a quote inside, an even number the closing one.
+# All quantifiers are possessive, since backtracking over many backslashes would take exponential time.
 _QUOTED: Final = r"'(?:[^'\\]++|(?:\\\\)*+\\'|(?:\\\\)*+\\(?=[^'\\])|(?:\\\\)++(?=[^'\\]))*+(?:\\\\)*+'"
 _ALREADY_QUOTED: Final = re.compile(
     rf"\s*(?:{_QUOTED}|{_QUOTED.replace(chr(39), chr(34))})"
@@ -37,30 +37,30 @@ _ALREADY_QUOTED: Final = re.compile(
 
 
 def quote_paths(argv: Sequence[str]) -> list[str]:
-    """Return the overrides with the values of path keys quoted for Hydra; all others as they are.
+    """Return the overrides with the values of path keys quoted for Hydra; other overrides are unchanged.
 
-    Spaces, ``= , ( ) ~ [ ] { } $``, quotes, backslashes and any language's letters then stand for themselves.
-    A value that is quoted already, or several with commas between them (a sweep), stays, and ``null`` stays a
-    keyword. ``${...}`` is an interpolation in ``hydra.run.dir`` and ``hydra.sweep.dir``, a name elsewhere.
+    In a quoted value, spaces, ``= , ( ) ~ [ ] { } $``, quotes, backslashes and letters of any language are literal.
+    Unchanged are also: a value in quotes, several values in quotes with commas between them (a sweep), and ``null``.
+    ``${...}`` is an interpolation in ``hydra.run.dir`` and ``hydra.sweep.dir``, and literal in the other keys.
     """
     return [_quote(override) for override in argv]
 
 
 def quoted(text: str) -> str:
-    """Return the text in Hydra's single quotes: its parser gives the text back, exactly."""
-    # Backslashes count only before a quote, the closing one included.
+    """Return a text in single quotes, from which Hydra's parser returns exactly the text."""
+    # Backslashes need escaping only before a quote, including the closing one.
     inside = re.sub(r"(?<!\\)(\\*+)'", lambda match: match[1] * 2 + r"\'", text)
     backslashes = len(inside) - len(inside.rstrip("\\"))
     return f"'{inside}{inside[len(inside) - backslashes :]}'"
 
 
 def literal(text: str) -> str:
-    r"""Return the text with ``${`` escaped, so that OmegaConf resolves it to itself."""
+    r"""Return a text with ``${`` escaped, so that OmegaConf resolves it to itself."""
     return re.sub(r"(?<!\\)(\\*+)\$\{", lambda match: match[1] * 2 + r"\${", text)
 
 
 def _quote(override: str) -> str:
-    if override.startswith("paths."):  # conf/evaluate.yaml does not list the data sets
+    if override.startswith("paths."):  # `paths` is empty in conf/evaluate.yaml, so Hydra must add the key
         override = f"++{override}"
     match = _PATH_OVERRIDE.fullmatch(override)
     if match is None:
@@ -70,7 +70,7 @@ def _quote(override: str) -> str:
         return override
     if value in PATH_KEYS[key]:
         return override
-    if value == "???":  # OmegaConf's mark of a missing value, whatever quotes are around it
+    if value == "???":  # to OmegaConf this is a missing value, even in quotes
         value = "./???"
     if not (key in _INTERPOLATED and _is_interpolation(value)):
         value = literal(value)
@@ -88,7 +88,7 @@ def _is_interpolation(value: str) -> bool:
 
 
 def as_value(value: Any) -> str:
-    """Return a plain value as Hydra's grammar writes it."""
+    """Return a plain value as text in Hydra's grammar."""
     if isinstance(value, str):
         return quoted(literal(value))
     if isinstance(value, list):

@@ -1,4 +1,4 @@
-"""Say what a key may hold: rules that test a value and word the range for the message."""
+"""Define the rules of `keys`: each tests a value, and describes the allowed values for the error message."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 ANY_SEED: Final = 2**32 - 1
-MOST: Final = 1000  # of a rate, decay or temperature: the largest rate in use is 30; with 100,000 h leaves float32
-LARGEST_SIDE: Final = 8192  # pixels: a view of this side takes 0.8 GB
-WIDEST: Final = 2**20  # features: a layer from h to this width has billions of weights
+MOST: Final = 1000  # largest rate, decay or temperature; the largest rate in use is 30, and 100,000 overflows float32
+LARGEST_SIDE: Final = 8192  # pixels; a view of this side takes 0.8 GB
+WIDEST: Final = 2**20  # features; a layer from h to this width has billions of weights
 
 
 @dataclass(frozen=True)
 class Rule:
-    """The values that a key may have.
+    """Describe the values that a key may have.
 
     Attributes:
         accepts: returns whether a resolved, plain value is allowed.
-        says: the range as a text that follows "must be".
-        required: whether the program itself reads the key, so that it must be there.
+        says: a text that follows "must be" in the message.
+        required: whether the key must exist, since the program itself reads it.
     """
 
     accepts: Callable[[Any], bool]
@@ -28,29 +28,29 @@ class Rule:
     required: bool = True
 
     def or_(self, *others: Any) -> Rule:
-        """Return the same rule with these values allowed too."""
+        """Return a rule that also allows these values."""
         names = " or ".join("null" if other is None else str(other).lower() for other in others)
         return Rule(lambda v: _is_one_of(v, others) or self.accepts(v), f"{self.says}, or {names}", self.required)
 
 
 def whole(low: int, high: int | None = None) -> Rule:
-    """Allow a whole number from low to high; true and false are not numbers."""
+    """Allow a whole number from ``low`` to ``high``; None: no upper limit. Booleans are refused."""
     says = f"a whole number of at least {low}" if high is None else f"a whole number from {low} to {high}"
     return Rule(lambda v: _is_whole(v) and low <= v <= (v if high is None else high), says)
 
 
 def number(says: str, accepts: Callable[[float], bool]) -> Rule:
-    """Allow a finite number in a range."""
+    """Allow a finite number for which ``accepts`` returns True; ``says`` describes it after "a number"."""
     return Rule(lambda v: _is_number(v) and accepts(v), f"a number {says}")
 
 
 def one_of(*options: Any) -> Rule:
-    """Allow one of these values."""
+    """Allow only these values."""
     return Rule(lambda v: _is_one_of(v, options), f"one of {', '.join(map(str, options))}")
 
 
 def list_of(says: str, rule: Rule, *, least: int = 1) -> Rule:
-    """Allow a list of values that each fit a rule, all of them different."""
+    """Allow a list of at least ``least`` different values, each of which fits a rule."""
 
     def accepts(value: Any) -> bool:
         return (
@@ -60,11 +60,11 @@ def list_of(says: str, rule: Rule, *, least: int = 1) -> Rule:
             and len({str(part) for part in value}) == len(value)
         )
 
-    return Rule(accepts, f"a list {says}, none twice")
+    return Rule(accepts, f"a list {says}, without repeats")
 
 
 def optional(rules: dict[str, Rule]) -> dict[str, Rule]:
-    """Return the same rules for keys that may be absent: the target has a default, or another option lacks them."""
+    """Return the same rules for keys that may be absent: a target has a default, or not every option has the key."""
     return {key: Rule(rule.accepts, rule.says, required=False) for key, rule in rules.items()}
 
 
@@ -89,26 +89,26 @@ TEXT: Final = Rule(lambda v: isinstance(v, str) and bool(v.strip()), "a text tha
 PATH: Final = Rule(lambda v: isinstance(v, str) and bool(v), "a path").or_(None)
 POSITIVE: Final = number(f"above 0 and at most {MOST:,}", lambda v: 0 < v <= MOST)
 NOT_NEGATIVE: Final = number(f"from 0 to {MOST:,}", lambda v: 0 <= v <= MOST)
-CHANNELS: Final = Rule(_is_channels, "three numbers, one a channel").or_(None)
-SPREAD: Final = Rule(lambda v: _is_channels(v) and min(v) > 0, "three numbers above 0, one a channel").or_(None)
+CHANNELS: Final = Rule(_is_channels, "three numbers, one per channel").or_(None)
+SPREAD: Final = Rule(lambda v: _is_channels(v) and min(v) > 0, "three numbers above 0, one per channel").or_(None)
 LINES: Final = Rule(lambda v: isinstance(v, list) and all(isinstance(n, str) for n in v), "a list of shell lines")
 NAMES: Final = Rule(lambda v: isinstance(v, list) and all(isinstance(n, str) for n in v), "a list of packages")
 TARGET: Final = Rule(lambda v: isinstance(v, str) and bool(v), "the dotted name of a class or function")
-OPTIONS: Final = Rule(lambda v: isinstance(v, dict), "options of sbatch, such as {mail-type: END}").or_(None)
+OPTIONS: Final = Rule(lambda v: isinstance(v, dict), "options of sbatch by name, such as {mail-type: END}").or_(None)
 GRID: Final = Rule(
     lambda v: isinstance(v, dict) and all(isinstance(part, str | int | float) for part in v.values()),
     "texts by key, such as {seed: '0,1'}",
 ).or_(None)
 STORAGE: Final = Rule(lambda v: isinstance(v, str) and "://" in v, "an address such as sqlite:///study.db").or_(None)
-SAMPLER: Final = Rule(lambda v: isinstance(v, dict), "chosen: hydra/sweeper/sampler=tpe")
+SAMPLER: Final = Rule(lambda v: isinstance(v, dict), "chosen as an option, such as hydra/sweeper/sampler=tpe")
 NO_SPACE: Final = Rule(
-    lambda v: v is None, "null: the space is given by overrides, such as 'loss.temperature=interval(0.05,1)'"
+    lambda v: v is None, "null; give the search space as overrides, such as 'loss.temperature=interval(0.05,1)'"
 )
 
 
-# Hydra's own launcher would run the jobs in this process.
+# Hydra's basic launcher would run all jobs in this process.
 LAUNCHER: Final = Rule(lambda v: not str(v).endswith(".BasicLauncher"), "that of hydra/launcher=simclr or slurm")
 
 
-# ViewRecipe checks its own fields, and the parts of a target of the user's own are theirs.
+# ViewRecipe checks its fields itself.
 CHECKED_BY_ITSELF: Final = Rule(lambda v: True, "checked elsewhere", required=False)

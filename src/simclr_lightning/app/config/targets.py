@@ -1,7 +1,8 @@
-"""Allow what a configuration may instantiate: an explicit list, matched on the object that a name leads to.
+"""Check every ``_target_`` of a configuration against an explicit list of the objects that may be made.
 
-Following a name imports only the modules listed here and the user's own trusted packages, so a hostile configuration
-runs no code. An alias such as ``simclr_lightning.checkpoint.os.system`` leads to an object that is not on the list.
+A name is resolved to its object, and the object is looked up in the list, so an alias such as
+``simclr_lightning.checkpoint.os.system`` is refused. Resolving imports only the modules listed here and the packages
+that the user trusts (``trusted=[PACKAGE]``), so a hostile configuration runs no code.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from simclr_lightning.app.errors import UserError, mistake
 from simclr_lightning.near_names import nearest
 from simclr_lightning.text import first_line
 
-_OPTIMIZERS: Final = ("SGD", "Adam", "AdamW", "Adagrad")  # torch's with a fused step, which leaves out one with NaN
+_OPTIMIZERS: Final = ("SGD", "Adam", "AdamW", "Adagrad")  # those of torch whose fused step skips an update with NaN
 ALLOWED: Final[tuple[str, ...]] = (
     "simclr_lightning.encoders.resnet",
     "simclr_lightning.encoders.timm_encoder",
@@ -37,9 +38,9 @@ ALLOWED: Final[tuple[str, ...]] = (
     "lightning.Trainer",
     *(f"torch.optim.{name}" for name in _OPTIMIZERS),
 )
-# This project's launchers under names that Hydra takes for a plugin's; they are in its registry, not in a module.
+# This project's launchers. Hydra accepts only plugins' names; they are registered with it and are in no such module.
 LAUNCHERS: Final = ("hydra_plugins.simclr_lightning.Launcher", "hydra_plugins.simclr_lightning.SlurmLauncher")
-# Hydra's own nodes may make these, and plugins' launchers, sweepers and samplers.
+# Allowed below the hydra node, besides the launchers, sweepers and samplers of plugins.
 HYDRA_ALLOWED: Final[tuple[str, ...]] = (
     "hydra._internal.core_plugins.basic_launcher.BasicLauncher",
     "hydra._internal.core_plugins.basic_sweeper.BasicSweeper",
@@ -56,7 +57,7 @@ _LOGGING_ALLOWED: Final = frozenset(
     }
 )
 _EXTERNAL_ALLOWED: Final = frozenset({"ext://sys.stdout", "ext://sys.stderr"})
-# The only modules that following a name may import; their packages come with them.
+# The only modules that resolving a name may import, besides their parent packages.
 _IMPORTABLE: Final = frozenset(name.rpartition(".")[0] for name in (*ALLOWED, *HYDRA_ALLOWED)) | {
     "simclr_lightning",
     "torch",
@@ -86,14 +87,14 @@ _NOT_YOURS: Final = frozenset(
 
 
 def check_targets(cfg: DictConfig, trusted: Sequence[str] = ()) -> None:
-    """Refuse every ``_target_`` that is not meant to be made from a configuration; nothing is run here.
+    """Refuse every ``_target_`` that is not on the list; nothing is instantiated here.
 
     Args:
         cfg: a composed configuration, with or without its ``hydra`` node.
-        trusted: the user's own packages, from the command line: what they define is allowed too.
+        trusted: packages of the user, from the command line; the classes and functions defined there are allowed too.
 
     Raises:
-        UserError: naming the key and the target.
+        UserError: the message names the key and the target.
     """
     check_trusted(trusted)
     for key in cfg:
@@ -104,26 +105,29 @@ def check_targets(cfg: DictConfig, trusted: Sequence[str] = ()) -> None:
 
 
 def check_trusted(trusted: Sequence[str]) -> None:
-    """Refuse packages that cannot be the user's own.
+    """Refuse ``trusted`` packages that are not the user's.
 
     Raises:
-        UserError: for Python's modules, this package's and its dependencies'.
+        UserError: a package is part of Python, is this package or one of its dependencies, or does not exist.
     """
     for name in trusted:
         top = str(name).partition(".")[0]
         if not all(part.isidentifier() for part in str(name).split(".")):
-            raise mistake(f"trusted={name}: this is no package name; write trusted=[PACKAGE]")
+            raise mistake(f"trusted={name}: this is not a package name; write trusted=[PACKAGE]")
         if top in sys.stdlib_module_names or top in _NOT_YOURS or top == "builtins":
-            raise mistake(f"trusted={name}: {top} is not your own package; name the one that holds your code")
+            raise mistake(f"trusted={name}: {top} is not your own package; name the package that contains your code")
         if importlib.util.find_spec(top) is None:
-            raise mistake(f"trusted={name}: no package {top} is found; start in the folder that holds it")
+            raise mistake(
+                f"trusted={name}: there is no package {top}; install it, or start the program in the folder that "
+                "contains it"
+            )
 
 
 def resolve(name: str, trusted: Sequence[str] = ()) -> Any | None:
-    """Return the object that a dotted name leads to when a configuration may make it, else None.
+    """Return the object with a dotted name if a configuration may make it, else None.
 
     Raises:
-        UserError: when a trusted module cannot be imported.
+        UserError: a trusted module cannot be imported.
     """
     found = _follow(name, trusted)
     return found if _is_listed(found, ALLOWED) or _is_defined_in(found, trusted) else None
@@ -132,7 +136,7 @@ def resolve(name: str, trusted: Sequence[str] = ()) -> Any | None:
 def _check_node(value: Any, key: str, trusted: Sequence[str], *, hydra: bool = False) -> None:
     for where, target in _targets(value, key):
         if not isinstance(target, str) or where.endswith("._args_"):
-            raise mistake(f"{where}: this key is not taken from a configuration; leave it out")
+            raise mistake(f"{where}: this key is not allowed in a configuration; remove it")
         allowed = _is_hydras(target, trusted) if hydra else resolve(target, trusted) is not None
         if not allowed:
             raise _refusal(where, target)
@@ -143,12 +147,12 @@ def _refusal(where: str, target: str) -> UserError:
     hint = f"did you mean {near[0]}? " if near else ""
     return mistake(
         f"{where}={target}: a configuration may not make this\n"
-        f"{hint}for code of your own package add trusted=[PACKAGE] to the command line"
+        f"{hint}to allow the code of your own package, add trusted=[PACKAGE] to the command line"
     )
 
 
 def _targets(value: Any, key: str) -> Iterator[tuple[str, Any]]:
-    """Every ``_target_`` and ``_args_`` under a plain or OmegaConf value, with its key."""
+    """Yield every ``_target_`` and ``_args_`` in a plain or OmegaConf value, with its dotted key."""
     if isinstance(value, dict | DictConfig):
         for name in value:
             where = f"{key}.{name!s}"
@@ -164,14 +168,14 @@ def _targets(value: Any, key: str) -> Iterator[tuple[str, Any]]:
 
 
 def _read(node: Any, name: Any, where: str) -> Any:
-    """A resolved value: an interpolation may make a node of its own, so nothing unresolved may pass."""
+    """Return the resolved value of a key: an interpolation may lead to a whole node, which must be checked too."""
     try:
         return node[name]
     except MissingMandatoryValue:
         return None
     except OmegaConfBaseException as error:
         if where.startswith("hydra.") and not where.startswith(_MADE_BY_HYDRA):
-            return None  # of the job's number, known later; nothing is made from there
+            return None  # it contains the number of the job, which is not known yet; nothing is instantiated there
         raise mistake(f"{where}: {first_line(error)}") from error
 
 
@@ -180,7 +184,7 @@ _MADE_BY_HYDRA: Final = ("hydra.launcher", "hydra.sweeper", "hydra.callbacks")
 
 def _check_hydra(node: Any, trusted: Sequence[str]) -> None:
     if not OmegaConf.is_dict(node):
-        raise mistake("hydra: this must be Hydra's own configuration")
+        raise mistake("hydra: this node is Hydra's configuration; it cannot be replaced by one value")
     _check_node(node, "hydra", trusted, hydra=True)
     for key in _MADE_BY_HYDRA:
         _check_strings(_read(node, key.removeprefix("hydra."), key), key)
@@ -189,7 +193,7 @@ def _check_hydra(node: Any, trusted: Sequence[str]) -> None:
 
 
 def _check_strings(value: Any, key: str) -> None:
-    """Hydra resolves twice what it makes: an escaped interpolation passes the first time, and makes anything then."""
+    """Refuse every ``${``: Hydra resolves these nodes twice, so an escaped one would be followed unchecked."""
     if isinstance(value, DictConfig):
         for name in value:
             _check_strings(_read(value, name, f"{key}.{name!s}"), f"{key}.{name!s}")
@@ -197,11 +201,11 @@ def _check_strings(value: Any, key: str) -> None:
         for number in range(len(value)):
             _check_strings(_read(value, number, f"{key}[{number}]"), f"{key}[{number}]")
     elif isinstance(value, str) and "${" in value:
-        raise mistake(f"{key}={value}: Hydra would follow the ${{ in it; leave it out, or write $NAME in a shell line")
+        raise mistake(f"{key}={value}: Hydra would follow the ${{ in it; remove it, or write $NAME in a shell line")
 
 
 def _check_logging(value: Any, key: str) -> None:
-    """logging.config calls what stands under ``()`` and ``class``, and imports what stands after ``ext://``."""
+    """Check the names that `logging.config` would call (``()``, ``class``, ``factory``) or import (``ext://NAME``)."""
     if isinstance(value, DictConfig):
         for name in value:
             where = f"{key}.{name!s}"
@@ -217,7 +221,7 @@ def _check_logging(value: Any, key: str) -> None:
 
 
 def _is_hydras(name: str, trusted: Sequence[str]) -> bool:
-    """Whether Hydra's own nodes may make it."""
+    """Return whether a target is allowed below the hydra node."""
     if name in LAUNCHERS:
         return True
     if any(name.startswith(f"{package}.") for package in _PLUGINS):
@@ -234,7 +238,7 @@ def _is_plugin(found: Any) -> bool:
 
 
 def _follow(name: str, packages: Sequence[str]) -> Any | None:
-    """Follow a dotted name as Hydra does: attributes first, then modules, of those that may be imported."""
+    """Resolve a dotted name as Hydra does, attributes before modules, with the imports that `_import` allows."""
     parts = name.split(".")
     if not all(part.isidentifier() for part in parts):
         return None
@@ -253,7 +257,7 @@ def _follow(name: str, packages: Sequence[str]) -> Any | None:
 
 
 def _import(path: str, packages: Sequence[str]) -> Any | None:
-    """Import a listed module, or one of these packages (which this is for), else nothing."""
+    """Import a listed module, or one of these packages; return None for any other name."""
     of_package = any(f"{path}.".startswith(f"{name}.") or name.startswith(f"{path}.") for name in packages)
     if not (path in _IMPORTABLE or of_package):
         return None
@@ -263,7 +267,7 @@ def _import(path: str, packages: Sequence[str]) -> Any | None:
         if error.name is not None and f"{path}.".startswith(f"{error.name}."):
             return None
         raise mistake(f"{path} cannot be imported: {error}") from error
-    except Exception as error:  # whatever the user's own module raises when it is imported
+    except Exception as error:  # a module of the user may raise anything
         raise mistake(f"{path} cannot be imported: {type(error).__name__}: {error}") from error
 
 

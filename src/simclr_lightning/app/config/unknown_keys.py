@@ -1,4 +1,4 @@
-"""Refuse keys that are missing, unknown or unused, each with the nearest real name."""
+"""Refuse keys that are missing, unknown or unused; the message names the nearest key."""
 
 from __future__ import annotations
 
@@ -21,19 +21,22 @@ _HYDRA_KEYS: Final = frozenset({"_target_", "_partial_", "_convert_", "_recursiv
 
 
 def explain(error: Exception, overrides: Sequence[Override], base: DictConfig, groups: Groups) -> UserError:
-    """Return the message for an error of Hydra.
+    """Return the user's error for an error of Hydra or OmegaConf.
 
     Args:
-        error: Hydra's or OmegaConf's.
+        error: the original error.
         overrides: all overrides.
-        base: the configuration composed of the group choices alone.
-        groups: the groups.
+        base: the configuration composed of the choices of groups only.
+        groups: the groups of this configuration.
     """
     known = [*flatten(unresolved(base)), *groups.own]
     is_grid = str(base.hydra.sweeper.get("_target_")).endswith(".BasicSweeper")
     for override in overrides:
-        if is_grid and override.key.startswith("hydra.sweeper.params"):  # its type refuses every value
-            return mistake(f"{override.text}: this is for a file; on the command line give overrides, such as seed=0,1")
+        if is_grid and override.key.startswith("hydra.sweeper.params"):  # Hydra's schema refuses every value
+            return mistake(
+                f"{override.text}: this key works only in a file; on the command line write -m with overrides, such as "
+                "seed=0,1"
+            )
     for override in overrides:
         if override.is_group or override.adds or _has(base, override.key):
             continue
@@ -42,7 +45,7 @@ def explain(error: Exception, overrides: Sequence[Override], base: DictConfig, g
         return unknown(("~" if override.parsed.is_delete() else "") + override.key, known, groups.own)
     for override in overrides:
         if override.parsed.is_add() and _has(base, override.key):
-            return mistake(f"{override.text}: the key is there already; write {override.text.lstrip('+')}")
+            return mistake(f"{override.text}: the key exists already; write {override.text.lstrip('+')}")
     cause = error.__cause__ or error
     key = getattr(cause, "full_key", None)
     if key and not _has(base, str(key)):
@@ -52,7 +55,7 @@ def explain(error: Exception, overrides: Sequence[Override], base: DictConfig, g
 
 
 def unknown(shown: str, known: Iterable[str], groups: Sequence[str]) -> UserError:
-    """Return the message for an unknown key, with the nearest known ones."""
+    """Return the error for an unknown key; it names the nearest known keys."""
     key = shown.lstrip("~").replace("/", ".")
     what = "key" if "." in key else "key or group"
     names = [name for name in known if not name.rpartition(".")[2].startswith("_")]
@@ -67,7 +70,7 @@ def unknown(shown: str, known: Iterable[str], groups: Sequence[str]) -> UserErro
 
 
 def check_missing(cfg: DictConfig) -> None:
-    """Refuse values that conf/ leaves to the user.
+    """Refuse a configuration that lacks a value which only the user knows (``???`` in conf/).
 
     Raises:
         UserError: such as "data=folder needs data.path=DIR".
@@ -83,12 +86,12 @@ def check_missing(cfg: DictConfig) -> None:
 
 
 def check_keys(cfg: DictConfig, overrides: Sequence[Override], groups: Groups) -> None:
-    """Refuse keys that nothing reads: added with ``+``, or misspelt in a configuration file.
+    """Refuse keys that no code reads: added with ``+``, or misspelled in a file of conf/.
 
-    A key is read when conf/ has it, or when the ``_target_`` of its node takes an argument of that name.
+    A key is read if the tables of `keys` list it, or if the ``_target_`` of its node has an argument of that name.
 
     Raises:
-        UserError: with the nearest real name.
+        UserError: the message names the nearest key.
     """
     tree, known = unresolved(cfg), EVALUATION_RULES if groups.name == "evaluate" else RULES
     flat = flatten(tree)
@@ -96,11 +99,11 @@ def check_keys(cfg: DictConfig, overrides: Sequence[Override], groups: Groups) -
         if key in known or key.rpartition(".")[2] in _HYDRA_KEYS:
             continue
         if any(name.startswith(f"{key}.") for name in known):
-            continue  # a node that became a value: its range says what it must be
+            continue  # a value where a node belongs: the rule of the key refuses it
         node, target = _owner(tree, key)
         made = resolve(target, trusted_by(overrides)) if target else None
         if target and made is None:
-            continue  # a target that is not allowed is named by its own check
+            continue  # `targets` refuses it
         names = _arguments(made) if made is not None else ()
         part = key[len(node) + 1 :].partition(".")[0]
         if names is not None and part not in names:
@@ -124,7 +127,7 @@ def _owner(tree: Mapping[str, Any], key: str) -> tuple[str, str | None]:
     node: Any = tree
     for depth, part in enumerate(parts[:-1], start=1):
         if part not in node:
-            break  # a part with a dot in its name
+            break  # the name of a part contains a dot
         node = node[part]
         if "_target_" in node:
             found = ".".join(parts[:depth]), str(node["_target_"])
@@ -132,7 +135,7 @@ def _owner(tree: Mapping[str, Any], key: str) -> tuple[str, str | None]:
 
 
 def _arguments(made: Any) -> tuple[str, ...] | None:
-    """Return the names of the keyword arguments that the target takes; None when it takes any."""
+    """Return the names of a target's keyword arguments; None if it accepts any."""
     try:
         parameters = inspect.signature(made).parameters.values()
     except (TypeError, ValueError):

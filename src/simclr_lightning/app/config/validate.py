@@ -1,4 +1,4 @@
-"""Check a composed configuration before any work: types, ranges, and the arithmetic of the batch."""
+"""Check a composed configuration before any work: types, ranges, and the arithmetic of the global batch."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from simclr_lightning.near_names import did_you_mean
 from simclr_lightning.run_folder import flatten
 from simclr_lightning.text import first_line
 
-# Parts whose own rules hold only when they are made by this project's or torch's target.
+# Parts whose rules hold only if their target is one of this project or of torch.
 _PARTS: Final = ("model.encoder", "model.projector", "data.dataset", "views", "loss", "optimizer", "schedule")
 _MORE_IMAGES_THAN_ANYONE_HAS: Final = 1 << 62
 
@@ -36,20 +36,20 @@ def check_run(cfg: DictConfig) -> None:
     """Check the composed configuration of a run, and every ``_target_`` in it.
 
     Raises:
-        UserError: for the first mistake.
+        UserError: the message names the first key that is wrong.
     """
     check_config(cfg)
     check_targets(cfg, trusted=tuple(cfg.trusted))
 
 
 def check_config(cfg: DictConfig) -> None:
-    """Check the type and range of every key of conf/ and what keys say together, before any work.
+    """Check the type and range of every key of a run, and the keys that depend on each other.
 
     Args:
         cfg: a composed configuration, with or without its ``hydra`` node.
 
     Raises:
-        UserError: for the first mistake: the key, its value, its range.
+        UserError: the message names the first wrong key, its value and its range.
     """
     plain = _checked(cfg, RULES)
     lacking = [key for key in RULES if key.startswith("logger.") and key.partition(".")[2] not in plain["logger"]]
@@ -64,10 +64,10 @@ def check_config(cfg: DictConfig) -> None:
 
 
 def check_evaluation(cfg: DictConfig) -> None:
-    """Check the type and range of every key of conf/evaluate.yaml, before any work.
+    """Check the type and range of every key of conf/evaluate.yaml.
 
     Raises:
-        UserError: for the first mistake: the key, its value, its range.
+        UserError: the message names the first wrong key, its value and its range.
     """
     for key, options in (("protocol", tuple(PROTOCOLS)), ("transfer", SOURCES)):
         names = cfg.get(key)
@@ -76,20 +76,18 @@ def check_evaluation(cfg: DictConfig) -> None:
     _check_parts(plain)
     semi = plain["semi"]
     if len(semi["epochs"]) != len(semi["fractions"]):
-        raise mistake(
-            f"semi.epochs={semi['epochs']} and semi.fractions={semi['fractions']}: give as many epochs as fractions"
-        )
+        raise mistake(f"semi.epochs={semi['epochs']} and semi.fractions={semi['fractions']} must have the same length")
 
 
 def _check_hydra(cfg: DictConfig) -> None:
-    """Check what Hydra's node says of launcher and sweeper, when the configuration still has it."""
+    """Check the keys of the launcher and the sweeper, if the configuration has its ``hydra`` node."""
     if "hydra" not in cfg:
         return
     found: dict[str, Any] = {}
     for part in ("launcher", "sweeper"):
         node = cfg.hydra.get(part)
         if not OmegaConf.is_dict(node):
-            raise mistake(f"hydra.{part}={_shown(node)}: it must have parts; choose it by hydra/{part}=")
+            raise mistake(f"hydra.{part}={_shown(node)}: this is a group; choose one of its options with hydra/{part}=")
         plain = to_plain(node)
         found |= {f"{part}.{name}": value for name, value in {**plain, **flatten(plain)}.items()}
     for key, rule in HYDRA_RULES.items():
@@ -100,16 +98,16 @@ def _check_hydra(cfg: DictConfig) -> None:
 def check_devices(
     batch_size: int, devices: int | str, num_nodes: int = 1, *, micro_batch_size: int | None = None
 ) -> None:
-    """Refuse a global batch, or micro-batches of it, that the devices cannot share, before the images are known.
+    """Refuse a global batch, or a micro-batch, that cannot be split evenly over the devices.
 
     Args:
-        batch_size: the global batch.
-        devices: devices on a node; "auto" and -1 are known only on the machine, and pass.
-        num_nodes: nodes.
-        micro_batch_size: images of the global batch in one micro-batch; None for no micro-batches.
+        batch_size: images in the global batch.
+        devices: devices per node; "auto" and -1 count as one, since the number depends on the machine.
+        num_nodes: number of nodes.
+        micro_batch_size: images in one micro-batch, over all devices; None: no micro-batches.
 
     Raises:
-        UserError: with the arithmetic.
+        UserError: the message shows the arithmetic.
     """
     count = devices if isinstance(devices, int) and devices > 0 else 1
     try:
@@ -121,7 +119,7 @@ def check_devices(
 
 
 def _checked(cfg: DictConfig, rules: Mapping[str, Rule]) -> dict[str, Any]:
-    """The configuration in plain containers, every key within its rule."""
+    """Return the configuration as plain containers after checking every key against its rule."""
     try:
         plain = to_plain(cfg)
     except OmegaConfBaseException as error:
@@ -140,7 +138,7 @@ def _check_key(key: str, rule: Rule, flat: Mapping[str, Any], plain: Mapping[str
     part = next((part for part in _PARTS if key.startswith(f"{part}.")), None)
     inside = [name for name in flat if name.startswith(f"{key}.")]
     if inside:
-        raise mistake(f"{key} must be {rule.says}, and has no parts: {inside[0]}")
+        raise mistake(f"{inside[0]}: {key} must be {rule.says}, and has no parts")
     if key in flat:
         if not rule.accepts(flat[key]) and not (part and _made_by(plain, part) is None and not rule.required):
             raise mistake(f"{key}={_shown(flat[key])}: it must be {rule.says}")
@@ -148,12 +146,12 @@ def _check_key(key: str, rule: Rule, flat: Mapping[str, Any], plain: Mapping[str
     if rule.required:
         above = [name for name in flat if key.startswith(f"{name}.")]
         if above:
-            raise mistake(f"{above[0]}={_shown(flat[above[0]])}: it must have parts, such as {key}")
+            raise mistake(f"{above[0]}={_shown(flat[above[0]])}: this node must have parts, such as {key}")
         raise mistake(f"{key} is missing; it must be {rule.says}")
 
 
 def _check_parts(plain: Mapping[str, Any]) -> None:
-    """Check the parts that check themselves: the recipe of views, the encoder's shape, the optimizer's numbers."""
+    """Make the parts that check their own arguments: the recipe of views, the encoder and the optimizer."""
     made = _made_by(plain, "views")
     if made is not None:
         _run(made, plain["views"], "views")
@@ -169,11 +167,11 @@ def _check_encoder(made: Any, node: Mapping[str, Any]) -> None:
     import torch
 
     if (node.get("mean") is None) != (node.get("std") is None):
-        raise mistake("model.encoder.mean and model.encoder.std go together: give both, or neither")
+        raise mistake("model.encoder.mean and model.encoder.std go together: give both or neither")
     if "name" in node:
         _check_timm(str(node["name"]))
         return
-    with torch.device("meta"):  # shapes without memory
+    with torch.device("meta"):  # parameters without memory
         _run(made, node, "model.encoder")
 
 
@@ -195,11 +193,15 @@ def _check_optimizer(made: Any, node: Mapping[str, Any]) -> None:
     if isinstance(made, type) and issubclass(made, torch.optim.Optimizer):
         found = _run(made, {**node, "params": [torch.zeros(1, requires_grad=True)]}, "optimizer")
         if found.defaults.get("fused", True) is not True:
-            raise mistake("optimizer.fused must be true: only a fused step leaves out an update with NaN")
+            raise mistake("optimizer.fused must be true: only a fused step skips an update with NaN")
 
 
 def _run(make: Any, node: Mapping[str, Any], key: str) -> Any:
-    """Call one of this project's or torch's own makers, whose errors are messages."""
+    """Make a part with a target of this project or of torch; its error becomes the message.
+
+    Raises:
+        UserError: the target refuses its arguments.
+    """
     arguments = {name: value for name, value in node.items() if not name.startswith("_")}
     try:
         return make(**arguments)
@@ -209,7 +211,7 @@ def _run(make: Any, node: Mapping[str, Any], key: str) -> Any:
 
 
 def _made_by(plain: Mapping[str, Any], part: str) -> Any | None:
-    """Return this project's or torch's class that makes a part; None for the user's own, or one that is refused."""
+    """Return the target of a part if it is one of this project or of torch; None for any other."""
     node: Any = plain
     for name in part.split("."):
         node = node.get(name) if isinstance(node, Mapping) else None
@@ -223,10 +225,10 @@ def _shown(value: Any) -> str:
 
 
 def check_names(key: str, names: Iterable[Any], options: Sequence[str]) -> None:
-    """Refuse a text that is none of the options, with the nearest one; other values are the ranges' own matter.
+    """Refuse a text that is not one of the options; other types are refused by the rule of the key.
 
     Raises:
-        UserError: naming the options.
+        UserError: the message lists the options and names the nearest one.
     """
     for name in names:
         if isinstance(name, str) and name not in options:
@@ -235,14 +237,14 @@ def check_names(key: str, names: Iterable[Any], options: Sequence[str]) -> None:
 
 
 def check_batchnorm_groups(asked: int | str, world: int) -> None:
-    """Refuse ``trainer.sync_batchnorm`` in groups that the devices do not fill.
+    """Refuse a group size of ``trainer.sync_batchnorm`` by which the number of devices is not divisible.
 
     Raises:
-        UserError: with a size that they do.
+        UserError: the message names a size that is possible.
     """
     if isinstance(asked, int) and not isinstance(asked, bool) and asked < world and world % asked:
         near = next(size for size in range(asked, 0, -1) if world % size == 0)
         raise mistake(
-            f"trainer.sync_batchnorm={asked}: {world} devices are no whole number of groups of {asked}; "
+            f"trainer.sync_batchnorm={asked}: {world} devices cannot be divided into groups of {asked}; "
             f"use {near}, for example"
         )

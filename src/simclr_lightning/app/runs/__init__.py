@@ -1,6 +1,8 @@
-"""One run's folder: ``run`` makes and reads it, ``resume`` finds one to go on with, ``locate`` decides and checks.
+"""Find, make and read the folder of one run.
 
-``encoder`` loads the encoder that a run, an export or a state dict holds.
+``locate`` returns the run that a command line describes: a new one, or with ``ckpt_path`` the one that ``resume`` finds
+and compares. ``run`` makes the folder, locks it, and writes and reads its configuration. ``encoder`` loads the encoder
+of a run, an export or a state dict.
 """
 
 from typing import TYPE_CHECKING

@@ -1,4 +1,4 @@
-"""Load the encoder that a run, an export or a state dict holds, and what the semi-supervised protocol starts from."""
+"""Load the encoder of a run, an export or a state dict, and the network from which ``semi`` starts."""
 
 from __future__ import annotations
 
@@ -23,38 +23,38 @@ def encoder_of(run: Path, cfg: DictConfig) -> Encoder:
     """Return the encoder with its weights, in evaluation mode, with its ``size`` set.
 
     Args:
-        run: a run's folder, finished or not; an exported folder or file; or a file with a state dict, for which
-            ``cfg.model`` says the architecture.
+        run: a run's folder, finished or not; an exported folder or file; or a file with a state dict, whose
+            architecture is ``cfg.model``.
         cfg: the configuration of an evaluation.
 
     Raises:
-        FileNotFoundError: there is nothing at the path.
-        ValueError: the weights cannot be read or do not fit.
-        UserError: a state dict without an architecture, or an export with one.
+        FileNotFoundError: the path does not exist.
+        ValueError: the weights cannot be read, or do not fit the architecture.
+        UserError: ``model`` is missing for a state dict, or given for a run or an export.
     """
     if run.is_file() and not _is_export(run):
         if "model" not in cfg:
-            raise mistake(f"{run} holds weights without their architecture; give it, such as model=resnet50")
+            raise mistake(f"{run} contains weights but no architecture; add it, such as model=resnet50")
         return _build(cfg.model.encoder, run, size=int(cfg.views.size))
     unfinished = run.is_dir() and not (run / "exported").is_dir() and (run / ".hydra").is_dir()
     found = checkpoint.newest(run) if unfinished else None
     if found is None:
-        encoder_weights.find_export(run)  # raises where nothing is
+        encoder_weights.find_export(run)  # raises if there is no export
     if "model" in cfg:
-        raise mistake(f"model: {run} knows its architecture; leave model out")
+        raise mistake(f"model: {run} contains its architecture; remove model= from the command")
     if found is None:
         return load_encoder(run)
     path, damaged = found
     for other in damaged:
         print(f"{other} is damaged; {path.name} is evaluated")
     saved = to_plain(read_config(run))
-    made = from_plain({"model": saved["model"]})  # all of the run that is made here
+    made = from_plain({"model": saved["model"]})  # only this part of the saved configuration is instantiated
     check_targets(made, trusted=tuple(cfg.trusted))
     return _build(made.model.encoder, path, size=int(saved["views"]["size"]))
 
 
 def untrained(encoder: Encoder, *, seed: int) -> Encoder:
-    """Return a new encoder of the same architecture with random weights of this seed, in evaluation mode."""
+    """Return an encoder of the same architecture with random weights from this seed, in evaluation mode."""
     torch.manual_seed(seed)
     fresh = encoders.build(encoder.spec)
     fresh.size = encoder.size
@@ -62,36 +62,36 @@ def untrained(encoder: Encoder, *, seed: int) -> Encoder:
 
 
 def start_of(run: Path, encoder: Encoder, layer: int | str, *, fresh: bool = False) -> tuple[nn.Module, int]:
-    """Return the network that the semi-supervised protocol starts from, and the width of its output.
+    """Return the network from which the protocol ``semi`` starts, and the width of its output.
 
     Args:
-        run: a run's folder, whose checkpoint holds the projector.
+        run: a run's folder, whose checkpoint contains the projector.
         encoder: image -> h.
-        layer: "h", or how many layers of the projector to keep (second paper, section 3: one of three).
-        fresh: a projector with random weights, to compare with.
+        layer: "h", or the number of projector layers after the encoder (second paper, section 3: one of three).
+        fresh: give the projector random weights, for comparison.
 
     Raises:
-        UserError: there is no checkpoint with such a layer.
+        UserError: the run has no checkpoint, or its projector has too few layers.
     """
     if layer == "h":
         return encoder, encoder.feature_dim
     found = checkpoint.newest(run) if run.is_dir() else None
     if found is None:
-        raise UserError(f"semi.start={layer} needs a run's folder with its checkpoint; {run} has none: semi.start=h")
+        raise UserError(f"semi.start={layer} needs a run's folder with a checkpoint; {run} has none; use semi.start=h")
     prefix = "projector.layers."
     saved = checkpoint.load(found[0])["state_dict"]
     state = {key.removeprefix(prefix): value for key, value in saved.items() if key.startswith(prefix)}
     dense = [value for key, value in state.items() if key.endswith("weight") and value.ndim == 2]
     if int(layer) >= len(dense):
+        possible = "h" if len(dense) < 2 else f"h or 1 to {len(dense) - 1}"
         raise UserError(
-            f"semi.start={layer}: the run's projector has {len(dense)} layer(s), so a middle one is "
-            f"{'not there: semi.start=h' if len(dense) < 2 else f'1 to {len(dense) - 1}'}"
+            f"semi.start={layer}: the run's projector has {len(dense)} layer(s); semi.start= can be {possible}"
         )
     projector = Projector(dense[0].shape[1], dense[0].shape[0], dense[-1].shape[0], len(dense))
     if not fresh:
         projector.layers.load_state_dict(state)
-    kept = projector.layers[: 3 * int(layer)]  # Linear, BatchNorm and ReLU a layer
-    return nn.Sequential(encoder, kept), dense[int(layer) - 1].shape[0]
+    first = projector.layers[: 3 * int(layer)]  # a layer is Linear, BatchNorm and ReLU
+    return nn.Sequential(encoder, first), dense[int(layer) - 1].shape[0]
 
 
 def _build(node: DictConfig, source: Path, *, size: int) -> Encoder:

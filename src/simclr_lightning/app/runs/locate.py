@@ -1,4 +1,4 @@
-"""Find and check the run that a command line describes, and prepare its folder."""
+"""Find and check the run that the overrides of a command line describe, and prepare its folder."""
 
 from __future__ import annotations
 
@@ -17,28 +17,28 @@ from simclr_lightning.run_folder import SUMMARY, read_summary, shown
 
 
 def locate_checked(overrides: Sequence[str]) -> Run:
-    """Compose the configuration once and check all that can be known before any work; nothing is written.
+    """Compose and check the configuration, once per process and before any work; write nothing.
 
     Returns:
-        A new run, or the one that ``ckpt_path`` names with the overrides applied to its saved configuration.
+        A new run; or with ``ckpt_path`` an older run, with the overrides applied to its saved configuration.
 
     Raises:
-        UserError: for the first mistake, a folder that holds a run already, or a resume that does not fit.
+        UserError: a key is wrong, the folder already contains a run, or the resumed run has another configuration.
     """
     return _new(overrides) if value_of(overrides, "ckpt_path") is None else resume(overrides)
 
 
 def prepare(run: Run) -> bool:
-    """Clean and mark the run's folder; return False when there is nothing left to do."""
+    """Remove temporary files from the run's folder and write its configuration; return False if the run is finished."""
     checkpoint.sweep_debris(run.folder)
     for note in run.notes:
         print(note)
     if run.is_finished:
         steps = read_summary(run.folder)["steps"]
-        print(f"{shown(run.folder)} is finished: {steps} steps; to go on, raise trainer.max_epochs")
+        print(f"{shown(run.folder)} is finished: {steps} steps; to train longer, raise trainer.max_epochs")
         return False
     write_config(run)
-    (run.folder / SUMMARY).unlink(missing_ok=True)  # an earlier part's; until the end there is none
+    (run.folder / SUMMARY).unlink(missing_ok=True)  # of an earlier process; a new one is written at the end
     return True
 
 
@@ -46,10 +46,10 @@ def _new(overrides: Sequence[str]) -> Run:
     full = compose(overrides)
     check_run(full)
     if full.ckpt_path is not None:
-        raise mistake("ckpt_path is read from the command line alone: ckpt_path=DIR")
+        raise mistake("ckpt_path can be set only on the command line, not in a file: ckpt_path=DIR")
     folder = Path(full.hydra.run.dir)
     if is_given(overrides, "hydra.run.dir") and holds_a_run(folder):
         raise UserError(
-            f"{folder} already holds a run; give another hydra.run.dir=, or go on with it: ckpt_path='{folder}'"
+            f"{folder} already contains a run; give another hydra.run.dir=, or resume that run: ckpt_path='{folder}'"
         )
     return Run(folder.absolute(), without_start_keys(full), tuple(overrides), full.hydra)

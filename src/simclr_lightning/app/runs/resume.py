@@ -1,4 +1,7 @@
-"""Resume a run (``ckpt_path=``): find its folder and checkpoint, apply the overrides, refuse what may not differ."""
+"""Resume a run (``ckpt_path=``): find its folder and checkpoint, apply the overrides, refuse other differences.
+
+`MAY_DIFFER` lists the keys that may differ without ``force=true``.
+"""
 
 from __future__ import annotations
 
@@ -28,10 +31,10 @@ _HAVE_STATE: Final = ("model.encoder.", "model.projector.", "optimizer._target_"
 
 
 def resume(given: Sequence[str]) -> Run:
-    """Compose the run that ``ckpt_path`` names, with the given overrides applied to its saved configuration.
+    """Return the run that ``ckpt_path`` names, with the given overrides applied to its saved configuration.
 
     Raises:
-        UserError: there is no such run, or a key differs that may not.
+        UserError: there is no such run or no valid checkpoint, or a key differs that is not in `MAY_DIFFER`.
     """
     folder, chosen = _named(given)
     overrides = replaced(saved_overrides(folder), given)
@@ -49,15 +52,15 @@ def resume(given: Sequence[str]) -> Run:
         shown = lines[:3] + ([f"and {len(lines) - 3} more"] if len(lines) > 3 else [])
         raise UserError(
             f"{folder} was trained with another configuration:\n  " + "\n  ".join(shown[:3]) + "\n"
-            "leave these keys as they were, start a new run, or add force=true to go on all the same"
+            "remove these overrides, start a new run, or add force=true to resume with these differences"
         )
     notes: tuple[str, ...] = ()
     if chosen is None:
         found = checkpoint.newest(folder)
         if found is None:
-            raise UserError(f"{folder} holds no valid checkpoint in checkpoints/; start a new run")
+            raise UserError(f"{folder} has no valid checkpoint in checkpoints/; start a new run")
         chosen, damaged = found
-        notes = tuple(f"{path} is damaged and was left alone; {chosen.name} is used" for path in damaged)
+        notes = tuple(f"{path} is damaged; {chosen.name} is used instead" for path in damaged)
     return Run(folder, cfg, tuple(overrides), full.hydra, chosen, notes, full.force in ("images", "all"))
 
 
@@ -72,15 +75,15 @@ def _check_same_network(folder: Path, saved: Mapping[str, Any], now: Mapping[str
 
 
 def without_start_keys(full: DictConfig) -> DictConfig:
-    """Return a composed configuration resolved, without the keys that are given anew at every start."""
+    """Return the resolved configuration without the keys of `NOT_OF_THE_RUN`."""
     return from_plain({key: value for key, value in to_plain(full).items() if key not in NOT_OF_THE_RUN})
 
 
 def _named(given: Sequence[str]) -> tuple[Path, Path | None]:
-    """Return the folder that ``ckpt_path`` names, and the checkpoint when it is a file."""
+    """Return the folder of the run that ``ckpt_path`` names, and the checkpoint if it names a file."""
     named = str(value_of(given, "ckpt_path"))
     if "://" in named:
-        raise UserError(f"ckpt_path={named}: addresses are not loaded; give a file or a run's folder on this machine")
+        raise UserError(f"ckpt_path={named}: a URL is not supported; give a file or a run's folder on this machine")
     if named == "last":
         root = Path(str(value_of(given, "hydra.run.dir") or output_root()))
         folder = next(checkpoint.unfinished(root), None)
@@ -93,7 +96,7 @@ def _named(given: Sequence[str]) -> tuple[Path, Path | None]:
     if path.is_file():
         if path.parent.name != CHECKPOINTS:
             raise UserError(
-                f"ckpt_path={named} is not in a run's checkpoints/ folder; for weights alone: model.weights="
+                f"ckpt_path={named} is not in the checkpoints/ folder of a run; to load only weights: model.weights="
             )
         return path.parent.parent, path
     raise UserError(f"ckpt_path={named}: no such file or folder; give a run's folder, a checkpoint, or last")

@@ -1,4 +1,4 @@
-"""The folder of one run: make it, hold it for one process, write and read its saved configuration."""
+"""Make the folder of one run, lock it for one process, and write and read its saved configuration."""
 
 from __future__ import annotations
 
@@ -32,21 +32,21 @@ from simclr_lightning.run_folder import (
 )
 
 GROUPS: Final = ("data", "model", "views", "trainer")  # the groups that a saved configuration must have
-NAME_AT_MOST: Final = 120  # letters
+NAME_AT_MOST: Final = 120  # characters
 
 
 @dataclass(frozen=True)
 class Run:
-    """One run: its folder, its configuration, the overrides that made it, and where it starts from.
+    """One run: its folder, its configuration, the overrides that made it, and the checkpoint to resume from.
 
     Attributes:
         folder: the run's folder.
-        cfg: the resolved configuration, without the hydra node.
-        overrides: those of the command line that lead to ``cfg``.
-        hydra: the hydra node.
-        checkpoint: the checkpoint to go on from; None for a new run.
+        cfg: the resolved configuration, without the ``hydra`` node.
+        overrides: the overrides from which ``cfg`` was composed.
+        hydra: the ``hydra`` node.
+        checkpoint: the checkpoint to resume from; None for a new run.
         notes: lines to print once.
-        any_images: go on although the images differ.
+        any_images: resume although the images differ.
     """
 
     folder: Path
@@ -59,25 +59,25 @@ class Run:
 
     @property
     def is_finished(self) -> bool:
-        """Whether the run that is to be resumed has nothing left to do."""
+        """Return whether a resumed run has already done all its epochs or steps."""
         summary = read_summary(self.folder)
         if self.checkpoint is None or summary.get("status") != "finished":
             return False
         epochs, steps = summary.get("epochs"), summary.get("steps")
         if not isinstance(epochs, int | float) or not isinstance(steps, int):
-            return False  # a run does not write this: the checkpoint decides
+            return False  # the summary was edited or is from another program; the checkpoint has the true numbers
         by_epochs = self.cfg.trainer.max_epochs > epochs
         by_steps = self.cfg.trainer.max_steps < 0 or self.cfg.trainer.max_steps > steps
         return not (by_epochs and by_steps)
 
 
 def holds_a_run(folder: Path) -> bool:
-    """Return whether a folder has something to lose: a checkpoint, or the summary of a finished run."""
+    """Return whether a folder contains a checkpoint or the summary of a finished run."""
     return any(folder.glob(f"{CHECKPOINTS}/*.ckpt")) or read_summary(folder).get("status") == "finished"
 
 
 def reserve(run: Run) -> Run:
-    """Make the folder of a new run that the user did not name; -2, -3, ... when runs start in one second."""
+    """Make the folder of a new run, unless the user named it; append -2, -3, ... if the name is taken."""
     if run.checkpoint is not None or is_given(run.overrides, "hydra.run.dir"):
         return run
     names = (run.folder.name, *(f"{run.folder.name}-{n}" for n in range(2, 1000)))
@@ -86,19 +86,19 @@ def reserve(run: Run) -> Run:
             folder = run.folder.with_name(name)
             folder.mkdir(parents=True)
             return replace(run, folder=folder)
-    return run  # it cannot be made: `locked` says why
+    return run  # it cannot be made; `locked` raises the reason
 
 
 @contextmanager
 def locked(folder: Path, key: str = "hydra.run.dir") -> Iterator[None]:
-    """Make the folder and hold it for this process.
+    """Make a folder if necessary, and lock it for this process.
 
     Args:
-        folder: a run's, or a sweep's.
-        key: the key that names another folder, for the message.
+        folder: the folder of a run or a sweep.
+        key: the key that selects another folder, for the message.
 
     Raises:
-        UserError: another process holds the folder, or it cannot be written.
+        UserError: another process has locked the folder, or it cannot be written.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -129,10 +129,10 @@ def write_config(run: Run) -> None:
 
 
 def read_config(folder: Path) -> DictConfig:
-    """Return the saved configuration of a run's folder.
+    """Return the saved configuration of a run.
 
     Raises:
-        UserError: the folder holds none, or one with a value that cannot be read.
+        UserError: the folder has no configuration, or a damaged one.
     """
     path = folder / CONFIG
     try:
@@ -146,10 +146,10 @@ def read_config(folder: Path) -> DictConfig:
 
 
 def saved_overrides(folder: Path) -> list[str]:
-    """Return the overrides that a run was started with, without those that are given anew at every start.
+    """Return the overrides that a run was started with, without the keys of `NOT_OF_THE_RUN`.
 
     Raises:
-        UserError: the folder holds none.
+        UserError: the folder has no overrides.yaml.
     """
     try:
         if not (folder / OVERRIDES).is_file():
@@ -160,7 +160,7 @@ def saved_overrides(folder: Path) -> list[str]:
 
 
 def run_name(folder: Path) -> str:
-    """Return a run's name: the overrides that tell it from its sweep's other runs, or its command line's."""
+    """Return a run's name: in a sweep the overrides in its folder's name, else its overrides without paths."""
     if is_job(folder):
         return re.sub(r"^\d+_", "", folder.name)
     try:

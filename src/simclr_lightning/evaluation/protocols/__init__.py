@@ -1,10 +1,10 @@
-"""The paper's protocols: score a frozen encoder's h, or train on it, on a labeled data set.
+"""Score an encoder on labeled images by the paper's protocols.
 
-``features`` extracts h once for all of them (``cache`` keeps it on disk), ``frozen`` and ``sgd`` hold the protocols,
-``score`` is what each returns, ``subject`` what each takes, ``published`` the figures of others, ``evaluation`` runs
-several.
+``frozen`` and ``sgd`` contain the protocols. Each is a function that takes a `Subject` (``subject``) and options, and
+returns a list of `Score` (``score``). ``features`` extracts h once for all protocols, and ``cache`` stores it on disk.
+``evaluation`` runs several protocols. ``published`` lists scores of others for comparison.
 
-A further protocol is a function ``(subject, options) -> [Score]`` and its line in `PROTOCOLS`.
+To add a protocol, write such a function and add its line to `PROTOCOLS` (docs/extending.md).
 """
 
 from typing import TYPE_CHECKING, Final
@@ -28,6 +28,6 @@ PROTOCOLS: Final[dict[str, str]] = {
     "semi": "simclr_lightning.evaluation.protocols.sgd",
     "finetune": "simclr_lightning.evaluation.protocols.sgd",
 }
-"""The module that holds each protocol, a function of the protocol's name."""
+"""The module of each protocol, by the name of its function."""
 
 __getattr__, __dir__, __all__ = lazy_names(__name__, __file__)

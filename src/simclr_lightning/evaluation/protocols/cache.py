@@ -25,20 +25,20 @@ def folder(run: Path) -> Path:
 
 
 def read(path: Path, key: str, shape: tuple[int, int], report: Callable[[str], None]) -> Tensor | None:
-    """h (n, F) float32 of a file that is whole and of this key, memory-mapped; None for any other.
+    """Return h (n, F) float32 from a file, memory-mapped; None if it is missing, damaged or has another key.
 
     Args:
         path: the file.
-        key: names the weights, the images and how they were seen.
-        shape: n and F.
-        report: called with a line about a file that is there and is not used.
+        key: identifies the weights, the images and their preprocessing.
+        shape: (n, F).
+        report: called with a line about a file that exists but cannot be used.
     """
     if not path.is_file():
         return None
     try:
         if _digest_file(path).read_text("ascii").strip() == _digest(path, key):
             h_nF = np.load(path, mmap_mode="c", allow_pickle=False)
-            assert h_nF.shape == shape  # which the key decides
+            assert h_nF.shape == shape  # the key determines it
             return torch.from_numpy(h_nF)
     except (OSError, UnicodeDecodeError):
         pass
@@ -48,10 +48,15 @@ def read(path: Path, key: str, shape: tuple[int, int], report: Callable[[str], N
 
 @contextmanager
 def writing(path: Path, key: str, shape: tuple[int, int]) -> Iterator[Callable[[Tensor], None]]:
-    """Write h in parts (m, F) float32, in order, with what this gives; the file is there afterwards, or not at all.
+    """Yield a function that appends a part (m, F) of h to a file; after an error there is no file.
+
+    Args:
+        path: the file.
+        key: as in `read`.
+        shape: (n, F).
 
     Raises:
-        OSError: at once where the folder cannot be written, later where the disk is full.
+        OSError: the folder cannot be written, or later the disk is full.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with files.whole(path) as fresh:
@@ -70,6 +75,6 @@ def _digest_file(path: Path) -> Path:
 
 
 def _digest(path: Path, key: str) -> str:
-    """SHA-256, in hex, of the key and the file."""
+    """Return the SHA-256 of the key and the file, in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, lambda: hashlib.sha256(key.encode())).hexdigest()

@@ -1,4 +1,4 @@
-"""Run several protocols on an encoder, on its images and on those of transfer, with a progress bar for each."""
+"""Run several protocols on one encoder, with its data set and those of ``transfer``, and show their progress."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ Start = Callable[[Encoder, int | str], tuple[nn.Module, int]]
 
 @dataclass(frozen=True)
 class Found:
-    """What an evaluation found.
+    """The result of an evaluation.
 
     Attributes:
-        head: the first keys of evaluation.json: the encoder, the images.
-        spec: the encoder's.
-        data: the data set's name.
-        scores: in the order of the protocols.
-        untrained: the same scores of an untrained encoder, by key.
-        test_labels: of the images that the scores are on; None where only transfer was asked for.
-        class_names: of the same images.
+        head: the first keys of evaluation.json, which describe the encoder and the images.
+        spec: the encoder's ``spec``.
+        data: the name of the data set.
+        scores: the scores, in the order of the protocols.
+        untrained: the scores of an untrained encoder, by their keys.
+        test_labels: (m,) int64, classes of the test images; None if only ``transfer`` was scored.
+        class_names: the names of these classes.
     """
 
     head: Mapping[str, Any]
@@ -62,15 +62,16 @@ def _only_h(encoder: Encoder, layer: int | str) -> tuple[nn.Module, int]:
 
 @dataclass
 class Evaluation:
-    """How encoders are evaluated.
+    """Evaluate encoders with the same devices, precision and seeds.
 
     Args:
-        devices: the features are extracted on all of them; trainings use the first.
-        console: where bars and lines go.
+        devices: features are extracted on all of them; trainings use the first.
+        console: progress bars and lines are printed there.
         precision: of all forward passes, by Lightning's name.
-        seeds: one training each for the protocols that train.
-        cache: the folder that keeps the features; None keeps nothing.
-        start: returns the network that ``semi`` starts from and its width, for an encoder and "h" or a layer's number.
+        seeds: protocols that train do so once per seed.
+        cache: the folder in which features are cached; None: no cache.
+        start: takes an encoder, and "h" or a number of projector layers; returns the network from which ``semi`` starts
+            and the width of its output.
     """
 
     devices: Sequence[torch.device]
@@ -90,24 +91,24 @@ class Evaluation:
         transfer: Mapping[str, ViewsDataModule] | None = None,
         what: str = "",
     ) -> list[Score]:
-        """Score an encoder by every protocol on its images, and by L-BFGS on each data set of transfer.
+        """Return an encoder's scores: of every protocol on ``data``, and of L-BFGS on each data set of ``transfer``.
 
         Args:
-            encoder: in evaluation mode; never changed.
-            data: labeled images for train and test; None where only transfer is asked for.
+            encoder: in evaluation mode; it is not changed.
+            data: labeled images for train and test; None: only ``transfer``.
             protocols: names in `PROTOCOLS`.
-            options: of each protocol, by its name.
-            transfer: further labeled images by name.
-            what: comes before every line that is printed, such as "untrained ".
+            options: the options of each protocol, by its name.
+            transfer: further labeled data sets, by name.
+            what: a prefix of every printed line, such as "untrained ".
 
         Raises:
-            ValueError: images without labels, of one class or too few; nothing is scored then.
+            ValueError: the images have no labels or one class, or are too few; nothing is scored.
         """
         scores = []
         if data is not None:
             with self._bar() as bar:
                 subject = self._subject(encoder, data, bar, f"{what}features")
-                if "semi" in protocols:  # refused before hours of other protocols
+                if "semi" in protocols:  # a wrong semi.start fails before the other protocols take hours
                     subject.start(options["semi"]["start"])
                 for name in protocols:
                     for score in find_protocol(name)(subject, options.get(name, {})):
@@ -166,14 +167,14 @@ def found(
     *,
     head: Mapping[str, Any],
 ) -> Found:
-    """Return the scores of an evaluation with what they were measured on.
+    """Return the result of an evaluation: scores with a description of the encoder and the images.
 
     Args:
-        encoder: the one that was scored.
-        data: the images; None where only transfer was asked for.
+        encoder: the encoder that was scored.
+        data: the images; None if only ``transfer`` was scored.
         scores: as `Evaluation.run` returns them.
-        untrained: the same of an untrained encoder, by key.
-        head: the first keys of evaluation.json; ``data`` in it is the data set's ``_target_``.
+        untrained: the scores of an untrained encoder, by their keys.
+        head: the first keys of evaluation.json; ``head["data"]`` is the data set's ``_target_``.
     """
     name = str(head["data"]).rpartition(".")[2]
     head = {**head, "encoder": features.fingerprint(encoder), "feature_dim": encoder.feature_dim}
@@ -190,7 +191,7 @@ def found(
 
 def _task_of(bar: Progress) -> Callable[[str, int], Callable[[], None]]:
     def start(what: str, steps: int) -> Callable[[], None]:
-        for task in bar.task_ids:  # the training before
+        for task in bar.task_ids:  # of the previous training
             bar.remove_task(task)
         task = bar.add_task(what, total=steps)
         return lambda: bar.advance(task)

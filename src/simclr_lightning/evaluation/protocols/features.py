@@ -1,4 +1,4 @@
-"""Extract the features that the protocols share: once, on all devices, cached on disk by fingerprint.
+"""Extract the features that all protocols use: once, on all devices, and cached on disk by a fingerprint.
 
 Shapes: n = images, F = the encoder's feature_dim.
 """
@@ -30,9 +30,9 @@ _NO_ROWS: Final = torch.empty(0, dtype=torch.int64)
 
 @dataclass(frozen=True)
 class Parts:
-    """Which images are for what: row numbers of train (bank, held_out) and of test, labelled ones alone.
+    """Row numbers of the labeled images, (m,) int64: ``bank`` and ``held_out`` in train, ``test`` in test.
 
-    ``bank`` votes and trains, ``held_out`` chooses, ``test`` is scored once.
+    ``bank`` is used to vote and to train, ``held_out`` to make choices, and ``test`` is scored once.
     """
 
     bank: Tensor
@@ -42,7 +42,7 @@ class Parts:
 
 @dataclass(frozen=True)
 class Features:
-    """h (n, F) float32 and classes (n,) int64 of the three parts, and the number of classes."""
+    """h (n, F) float32 and classes (n,) int64 of the three parts of `Parts`, and the number of classes."""
 
     bank_h: Tensor
     bank_y: Tensor
@@ -55,14 +55,14 @@ class Features:
 
 @dataclass(frozen=True)
 class Extractor:
-    """How features are extracted.
+    """Options of `features`.
 
     Args:
-        devices: the images are shared among them.
-        precision: of the encoder's forward pass.
-        cache: the folder that keeps them; None keeps nothing.
-        after_batch: called with the number of images done, for a progress bar.
-        report: called with a line about a damaged or unwritable file.
+        devices: the images are split over them.
+        precision: of the encoder's forward pass, by Lightning's name.
+        cache: the folder in which features are cached; None: no cache.
+        after_batch: called with the number of images in each batch, for a progress bar.
+        report: called with a line if a file of the cache is damaged or cannot be written.
     """
 
     devices: Sequence[torch.device]
@@ -73,7 +73,7 @@ class Extractor:
 
 
 def labelled_parts(splits: Splits) -> Parts | None:
-    """The parts of labelled data; None where train or test has no labels."""
+    """Return the parts of a labeled data set; None if train or test has no labels."""
     train, test = splits.train, splits.test
     if train.labels is None or test is None or test.labels is None or splits.class_names is None:
         return None
@@ -81,40 +81,40 @@ def labelled_parts(splits: Splits) -> Parts | None:
 
 
 def checked_parts(data: ViewsDataModule, k: int = 1) -> Parts:
-    """Return the labeled parts of the images.
+    """Return the parts of a labeled data set.
 
     Args:
         data: the images.
-        k: neighbors that will vote.
+        k: the number of neighbors in kNN.
 
     Raises:
-        ValueError: there are no labels for train or test, one class, or fewer images than k.
+        ValueError: train or test has no labels, or train has one class or fewer than k images.
     """
     splits = data.load()
     parts = labelled_parts(splits)
     where = "the images" if data.path is None else f"data.path={data.path}"
     if parts is None or not len(parts.test):
-        raise ValueError(f"{where}: there are no labels for test to score with; give labeled images")
+        raise ValueError(f"{where}: the test images have no labels to score with; give labeled images")
     assert splits.train.labels is not None
     classes = splits.train.labels[parts.bank].unique()
     if len(classes) < 2:
         raise ValueError(
-            f"{where}: the labeled training images are of {len(classes)} class(es); a score needs at least 2"
+            f"{where}: the labeled training images have {len(classes)} class(es); a score needs at least 2"
         )
     if k > len(parts.bank):
         raise ValueError(
-            f"knn.k={k}, but only {len(parts.bank)} labeled images vote; use knn.k={len(parts.bank)} or less"
+            f"knn.k={k} is larger than the {len(parts.bank)} labeled images in the bank; use at most that many"
         )
     return parts
 
 
 def features(encoder: nn.Module, data: ViewsDataModule, extractor: Extractor) -> Features:
-    """h of the three parts: one pass over the labelled images of train and one over test's.
+    """Return h and the classes of the three parts, from one pass over the labeled images of train and of test.
 
     Args:
-        encoder: frozen; nothing of it changes.
-        data: with labels for train and test.
-        extractor: where and how.
+        encoder: in evaluation mode; it is not changed.
+        data: images with labels for train and test.
+        extractor: devices, precision and cache.
     """
     splits, parts = data.load(), labelled_parts(data.load())
     assert parts is not None
@@ -131,7 +131,7 @@ def features(encoder: nn.Module, data: ViewsDataModule, extractor: Extractor) ->
 
 
 def fingerprint(encoder: Encoder) -> str:
-    """Hex digest of an encoder's architecture, input normalisation and weights."""
+    """Return a hex digest of an encoder's architecture, input normalization and weights."""
     return encoder_weights.digest(encoder.body.state_dict(), json.dumps(encoder.spec, sort_keys=True))
 
 
@@ -143,14 +143,14 @@ def shared_extract(
     *,
     precision: str = "32-true",
 ) -> Tensor:
-    """h (n, F) of some rows, shared among the devices.
+    """Return h (n, F) of some rows, computed on several devices.
 
     Args:
-        encoder: copied where there are several devices, else moved to the one.
-        batches: gives batches (b, 3, S, S) of a part of the rows, in order; called from a thread of each device.
+        encoder: copied to each device if there are several, else moved to the only one.
+        batches: returns batches (b, 3, S, S) of a part of the rows, in order; called from one thread per device.
         rows: (n,) int64.
-        devices: where to compute.
-        precision: of the forward pass.
+        devices: the rows are split over them.
+        precision: of the forward pass, by Lightning's name.
     """
     devices = devices[: max(1, len(rows))]
     if len(devices) == 1:
@@ -168,7 +168,7 @@ def shared_extract(
 
 @contextmanager
 def _ending() -> Iterator[threading.Event]:
-    """Set when the body ends, by Ctrl-C too: threads that look at it end with the batch they are at."""
+    """Yield an event that is set when the body ends, also by Ctrl-C; threads that test it stop after their batch."""
     ended = threading.Event()
     try:
         yield ended
@@ -179,7 +179,7 @@ def _ending() -> Iterator[threading.Event]:
 def _cached(
     encoder: nn.Module, data: ViewsDataModule, images: ImageSet, rows: Tensor, extractor: Extractor, part: str
 ) -> Tensor:
-    """Return h from the cache, or extract it and put it there."""
+    """Return h from the cache, or extract and cache it."""
     if extractor.cache is None:
         return _extracted(encoder, data, images, rows, extractor)
     own = cast(Encoder, encoder)
@@ -213,7 +213,7 @@ def _extracted(
 
 
 def _file_times(images: ImageSet) -> Tensor | None:
-    """When each file was last changed (n,): the data's fingerprint does not read whole files."""
+    """Return the modification times of the files (n,), since the fingerprint of the data does not read whole files."""
     if not isinstance(images, FolderImages):
         return None
     return torch.tensor([(images.root / name).stat().st_mtime_ns for name in images.names])

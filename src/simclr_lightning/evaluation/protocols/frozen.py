@@ -1,4 +1,4 @@
-"""The paper's protocols on a frozen encoder's features: nearest neighbors and logistic regression.
+"""Score the features of a frozen encoder by nearest neighbors and by logistic regression, as in the paper.
 
 Each choice is made on the held-out part of train; test is used once, in the last step of each protocol.
 """
@@ -17,12 +17,12 @@ from simclr_lightning.evaluation.protocols.subject import Subject
 
 
 def knn(subject: Subject, options: Mapping[str, Any]) -> list[Score]:
-    """Classify by the k nearest neighbors; ``options`` are those of `knn_scores`."""
+    """Score the k nearest neighbors; ``options`` are those of `knn_scores`."""
     return knn_scores(subject.features, options)
 
 
 def lbfgs(subject: Subject, options: Mapping[str, Any]) -> list[Score]:
-    """Classify by logistic regression on h, fitted by L-BFGS (paper, appendix B.8); without options."""
+    """Score logistic regression on h, fitted by L-BFGS (paper, appendix B.8); there are no options."""
     return [lbfgs_score(subject.features)]
 
 
@@ -31,8 +31,8 @@ def knn_scores(features: Features, options: Mapping[str, Any]) -> list[Score]:
 
     Args:
         features: h of the bank and of test.
-        options: ``k`` of the score, further ``ks`` of the curve, ``temperature`` and ``weighting`` (both, plain or
-            weighted: by exp(cosine / temperature)).
+        options: ``k`` of the score, further ``ks`` of the curve, ``temperature``, and ``weighting``: plain, weighted
+            (a vote counts exp(cosine / temperature)) or both.
     """
     started = time.perf_counter()
     most, k = len(features.bank_y), int(options["k"])

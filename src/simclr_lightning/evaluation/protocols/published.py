@@ -1,4 +1,4 @@
-"""Scores that others published, to stand beside one's own where data, architecture and protocol are the same."""
+"""List published scores, which the table of an evaluation shows for the same data, architecture and protocol."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, Final
 
 @dataclass(frozen=True)
 class Published:
-    """A top-1, a fraction, and where it is from."""
+    """A published top-1, as a fraction, and its source."""
 
     top1: float
     source: str
@@ -20,7 +20,7 @@ _BEST_CIFAR_KNN: Final = Published(0.914, "best public kNN, 1000 epochs")
 _PAPER_CIFAR_50: Final = Published(0.940, "paper, appendix B.9, 1000 epochs")
 _PAPER_IMAGENET: Final = Published(0.691, "paper, table B.1, batch 8192, 800 epochs")
 
-# CIFAR's figures are of its own stem, without the first pooling, and ImageNet's of ImageNet's.
+# The published scores on CIFAR-10 use the CIFAR stem, those on ImageNet the ImageNet stem.
 _STEMS: Final = {"cifar10": "cifar", "imagenet": "imagenet"}
 # (data, depth of a ResNet of width 1, key of evaluation.json without _top1)
 _FIGURES: Final[dict[tuple[str, int, str], Published]] = {
@@ -35,7 +35,7 @@ _FIGURES: Final[dict[tuple[str, int, str], Published]] = {
 
 
 def published(data: str, spec: Mapping[str, Any], key: str) -> Published | None:
-    """The figure for a data set's name, an encoder's ``spec`` and a score's key; None where there is none."""
+    """Return the published score for a data set's name, an encoder's ``spec`` and a score's key; None if unknown."""
     if spec.get("factory") != "resnet" or spec.get("width") != 1 or spec.get("stem") != _STEMS.get(data):
         return None
     return _FIGURES.get((data, int(spec["depth"]), key))

@@ -1,4 +1,4 @@
-"""What a protocol returns: scores with their predictions and intervals."""
+"""Define `Score`, which a protocol returns: top-1 with its predictions and its interval."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from simclr_lightning.evaluation import bootstrap_interval, seeds_interval
 
 @dataclass(frozen=True)
 class Score:
-    """One line of the table.
+    """A score of one protocol: one line of the table.
 
     Args:
         key: its name in evaluation.json, before "_top1".
         title: its name in the table.
-        top1: the score of each seed, fractions.
-        predicted: the first seed's classes of the test images (m,).
-        correct: which of them are right (m,).
-        details: more for evaluation.json: what was chosen, further scores.
-        files: texts to write next to evaluation.json, by name.
-        seconds: how long it took.
+        top1: one score per seed, as fractions.
+        predicted: (m,) int64, classes that the first seed predicts for the test images.
+        correct: (m,) bool, whether each prediction is correct.
+        details: further keys of evaluation.json, such as chosen values.
+        files: texts to write next to evaluation.json, by file name.
+        seconds: the time of the protocol.
     """
 
     key: str
@@ -37,17 +37,17 @@ class Score:
 
     @property
     def mean(self) -> float:
-        """The mean over seeds."""
+        """Return the mean over the seeds."""
         return sum(self.top1) / len(self.top1)
 
     @property
     def interval(self) -> tuple[float, float]:
-        """95 %: over the seeds when there are several, else the bootstrap over test images."""
+        """Return the 95 % interval: over the seeds if there are several, else the bootstrap over test images."""
         return seeds_interval(self.top1) if len(self.top1) > 1 else bootstrap_interval(self.correct)
 
 
 def made_score(key: str, title: str, predicted: Sequence[Tensor], labels: Tensor, details: Mapping[str, Any]) -> Score:
-    """Return the score of predicted classes, one tensor (m,) a seed, against the true ones (m,)."""
+    """Return the score of predicted classes, one tensor (m,) per seed, against the true classes (m,)."""
     top1 = tuple(share_of(one == labels) for one in predicted)
     return Score(key, title, top1, predicted[0], predicted[0] == labels, details)
 
@@ -58,10 +58,10 @@ def share_of(correct: Tensor) -> float:
 
 
 def needs_held_out(rows: Tensor) -> None:
-    """Refuse to choose without images to choose on.
+    """Check that there are held-out images, which a protocol needs to choose a value.
 
     Raises:
-        ValueError: there are none.
+        ValueError: ``rows`` is empty.
     """
     if not len(rows):
-        raise ValueError("there are too few labelled images to hold any out, and l2 and lr are chosen on those")
+        raise ValueError("there are too few labeled images to hold some out, which are needed to choose l2 and lr")

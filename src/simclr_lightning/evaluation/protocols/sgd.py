@@ -1,6 +1,6 @@
-"""The paper's protocols that train by SGD on labels: a linear layer, few labels, all labels.
+"""Train on labels by SGD and score the result, as in the paper: a linear layer, few labels, all labels.
 
-What is chosen is chosen on the held-out part of train; test is touched once, in the last step of each protocol.
+Each choice is made on the held-out part of train; test is used once, in the last step of each protocol.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def semi(subject: Subject, options: Mapping[str, Any]) -> list[Score]:
 
 
 def _trained(key: str, title: str, subject: Subject, options: Mapping[str, Any], *, frozen: bool) -> list[Score]:
-    """Choose the rate on the held-out part where several are given, train on all labels, score on test."""
+    """Train on all labels and score on test; if there are several rates, choose one on the held-out part first."""
     started = time.perf_counter()
     body, width = subject.encoder, int(subject.encoder.feature_dim)  # type: ignore[arg-type]
 
@@ -79,7 +79,7 @@ def _trained(key: str, title: str, subject: Subject, options: Mapping[str, Any],
         for rate in sorted(rates):
             train = partial(fit, subject.parts.bank, rate, subject.seeds[0], f"{title}, lr {rate:g}")
             tried[rate] = _held_out_top1(subject, train)
-        lr = max(tried, key=lambda rate: tried[rate])  # of equally good ones the lowest
+        lr = max(tried, key=lambda rate: tried[rate])  # the lowest of the best
         details = {f"{key}_held_out_top1": tried[lr]}
     rows = torch.cat((subject.parts.bank, subject.parts.held_out)).sort().values
     predicted = [_on_test(subject, fit(rows, lr, seed, title)) for seed in subject.seeds]
@@ -89,7 +89,7 @@ def _trained(key: str, title: str, subject: Subject, options: Mapping[str, Any],
 
 
 def _held_out_top1(subject: Subject, fit: Callable[[], Classifier]) -> float:
-    """Top-1 on the held-out part; 0 for a training that diverged."""
+    """Return top-1 on the held-out part; 0 if the training diverges."""
     held_out = subject.parts.held_out
     needs_held_out(held_out)
     try:
@@ -121,17 +121,17 @@ def _fit(
     seed: int,
     what: str,
 ) -> Classifier:
-    """A classifier trained on these rows of train; an epoch is floor(rows / batch) steps."""
+    """Return a classifier trained on these rows of train; an epoch is floor(rows / batch) steps."""
     images, size = Rows(subject.splits.train, rows), min(batch_size, len(rows))
     if size < 2:
-        raise ValueError(f"{what}: {len(rows)} labelled image(s) are too few to train on; raise semi.fractions")
+        raise ValueError(f"{what}: {len(rows)} labeled image(s) are too few to train on; raise semi.fractions")
     assert images.labels is not None
     splits = replace(subject.splits, train=images, test=None, held_out=rows[:0])
     data = ViewsDataModule(
         lambda path: splits, batch_size=size, recipe=subject.data.recipe, seed=seed,
         num_workers=subject.data.num_workers, resident=subject.data.resident,
     )  # fmt: skip
-    torch.manual_seed(seed)  # for dropout; everything else is keyed
+    torch.manual_seed(seed)  # for layers such as dropout; order and views have keyed random numbers
     classifier = Classifier(
         body, width=width, classes=subject.classes, labels=images.labels, frozen=frozen, lr=lr, batch_size=size
     )
@@ -150,7 +150,7 @@ def _test_labels(subject: Subject) -> Tensor:
 
 
 def _listed(splits: Splits, rows: Tensor) -> str:
-    """The chosen images with their classes, as CSV."""
+    """Return the chosen images with their classes, as CSV."""
     names, labels, classes = splits.train.names, splits.train.labels, splits.class_names
     assert labels is not None
     assert classes is not None

@@ -1,4 +1,4 @@
-"""What a protocol takes: the encoder, the labeled images, and where and how often to train."""
+"""Define `Subject`, the argument of a protocol: the encoder, the labeled images, the device and the seeds."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from simclr_lightning.evaluation.protocols.score import Score
 
 
 class Protocol(TypingProtocol):
-    """A protocol: a function of the subject and of its own options that returns one or more scores."""
+    """A protocol: a function that takes the subject and the protocol's options, and returns one or more scores."""
 
     def __call__(self, subject: Subject, options: Mapping[str, Any]) -> list[Score]:
-        """Score the subject's encoder."""
+        """Return the scores of the subject's encoder."""
 
 
 @dataclass
@@ -27,17 +27,17 @@ class Subject:
     """The encoder that a protocol scores, and the labeled images.
 
     Args:
-        encoder: image -> h (b, ``feature_dim``); never changed.
-        start: returns the network that fine-tuning starts from and the width of its output, for "h" (the encoder) or a
+        encoder: (b, 3, S, S) in [0, 1] -> h (b, ``feature_dim``); it is not changed.
+        start: returns the network from which fine-tuning starts and the width of its output, for "h" (the encoder) or a
             number of projector layers after it.
-        extract: returns h of the three parts; called once, when `features` is first asked for.
-        data: the labeled images; trainings see its recipe of views.
-        parts: the images' rows by their use.
-        seeds: one training each.
-        device: where to train.
-        precision: of the training, by Lightning's name.
-        steps: called when a training starts, with its name and its optimizer steps; returns a function to call after
-            each step.
+        extract: returns h of the three parts; called once, when `features` is first read.
+        data: the labeled images, with the recipe of the views that trainings use.
+        parts: the row numbers of bank, held-out and test images.
+        seeds: train once per seed.
+        device: the device of trainings.
+        precision: of trainings, by Lightning's name.
+        steps: called at the start of a training with its name and its number of optimizer steps; returns a function to
+            call after each step.
     """
 
     encoder: nn.Module
@@ -52,23 +52,23 @@ class Subject:
 
     @cached_property
     def features(self) -> Features:
-        """h of the three parts, extracted once."""
+        """Return h of the three parts, extracted once."""
         return self.extract()
 
     @property
     def splits(self) -> Splits:
-        """The images."""
+        """Return the images: train, test, and the rows held out of train."""
         return self.data.load()
 
     @property
     def labels(self) -> Tensor:
-        """The classes of train (n,)."""
+        """Return the classes of the training images, (n,) int64."""
         labels = self.splits.train.labels
         assert labels is not None
         return labels
 
     @property
     def classes(self) -> int:
-        """How many classes there are."""
+        """Return the number of classes."""
         assert self.splits.class_names is not None
         return len(self.splits.class_names)
