@@ -14,6 +14,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from simclr_lightning import checkpoint as checkpoints
+from simclr_lightning import machine
 from simclr_lightning.app.errors import UserError, describe
 from simclr_lightning.app.training import finish, performance, preflight
 from simclr_lightning.app.training.build import Parts, build
@@ -46,6 +47,7 @@ def run_process(
     signals = StopSignals()
     signals.install()
     quiet_libraries()
+    machine.limit_threads()
     console = Console(highlight=False, soft_wrap=True)
     try:
         parts = build(cfg)
