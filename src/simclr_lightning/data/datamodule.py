@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader
 
 from simclr_lightning import distributed, machine
 from simclr_lightning.data.images import ImageSet, Splits
-from simclr_lightning.data.loading import Batch, train_loader
+from simclr_lightning.data.loading import Batch, as_tensors, train_loader
 from simclr_lightning.global_batch import check_batch
 from simclr_lightning.views import ViewRecipe, centre_view, crop_views, finish_views, make_views
 from simclr_lightning.views import recipe as named_recipe
@@ -92,6 +92,7 @@ class ViewsDataModule(L.LightningDataModule):
         """Move the bytes alone: the indices stay on the host, which plans the views with them and need not wait."""
         if not _is_ours(batch):
             return super().transfer_batch_to_device(batch, device, dataloader_idx)
+        batch = as_tensors(batch)
         moved = {"crops": batch["crops"].to(device, non_blocking=True)} if "crops" in batch else {}
         return {**batch, **moved, "device": device}
 
