@@ -6,7 +6,6 @@ takes its contiguous part. The position is the number of images seen, so a resum
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -18,9 +17,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from simclr_lightning import distributed
+from simclr_lightning import distributed, machine
 from simclr_lightning.data.images import ImageSet, Splits
-from simclr_lightning.data.loading import Batch, train_loader
+from simclr_lightning.data.loading import Batch, as_tensors, train_loader
 from simclr_lightning.global_batch import check_batch
 from simclr_lightning.views import ViewRecipe, centre_view, crop_views, finish_views, make_views, recipe as named_recipe
 from simclr_lightning.views.kernels import onto
@@ -92,6 +91,7 @@ class ViewsDataModule(L.LightningDataModule):
         """Move the bytes alone: the indices stay on the host, which plans the views with them and need not wait."""
         if not _is_ours(batch):
             return super().transfer_batch_to_device(batch, device, dataloader_idx)
+        batch = as_tensors(batch)
         moved = {"crops": batch["crops"].to(device, non_blocking=True)} if "crops" in batch else {}
         return {**batch, **moved, "device": device}
 
@@ -206,7 +206,7 @@ def centred(images: ImageSet, indices: Tensor, *, size: int) -> Tensor:
     """Evaluation views (b, 3, size, size) float in [0, 1] of the images at ``indices`` (b,)."""
     if images.tensor is not None:
         return centre_view(images.tensor[indices], size=size)
-    with ThreadPoolExecutor(os.cpu_count() or 1) as threads:  # decoding leaves Python's lock
+    with ThreadPoolExecutor(machine.cores()) as threads:  # decoding leaves Python's lock
         views = threads.map(lambda i: centre_view(images.load(i)[None], size=size), indices.tolist())
         return torch.cat(list(views))
 

@@ -12,7 +12,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from simclr_lightning import checkpoint as checkpoints, preflight
+from simclr_lightning import checkpoint as checkpoints, machine, preflight
 from simclr_lightning.app.runs.run import Run
 from simclr_lightning.app.training import devices, performance
 from simclr_lightning.app.training.build import build
@@ -37,6 +37,7 @@ def print_dry_run(run: Run) -> int:
         return 0
     cfg, console = run.cfg, Console(highlight=False)
     quiet_libraries()
+    machine.limit_threads()
     here = devices.device_count(cfg)
     processes = here * int(cfg.trainer.num_nodes)
     parts = build(cfg)

@@ -13,7 +13,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 from rich.console import Console
 
-from simclr_lightning import checkpoint as checkpoints
+from simclr_lightning import checkpoint as checkpoints, machine
 from simclr_lightning.app.errors import UserError, describe
 from simclr_lightning.app.training import finish, performance, preflight
 from simclr_lightning.app.training.build import Parts, build
@@ -46,6 +46,7 @@ def run_process(
     signals = StopSignals()
     signals.install()
     quiet_libraries()
+    machine.limit_threads()
     console = Console(highlight=False, soft_wrap=True)
     try:
         parts = build(cfg)
