@@ -70,7 +70,7 @@ def train_loader(module: Plan) -> DataLoader[Any]:
         return _loader(module, source, workers, pin=train.tensor is None and torch.cuda.is_available())
 
 
-def _loader(module: ViewsDataModule, source: _Keys | _Crops, workers: int, *, pin: bool) -> DataLoader[Any]:
+def _loader(module: Plan, source: _Keys | _Crops, workers: int, *, pin: bool) -> DataLoader[Any]:
     return DataLoader(
         source,
         batch_sampler=_GlobalBatches(module),
