@@ -156,8 +156,8 @@ def test_the_digest_keeps_parts_apart():
 
 
 def test_keys_that_are_not_used_are_said(tmp_path):
-    splits = array(saved(tmp_path, train_images=images(4, 2, 2, 3), val_images=images(2, 2, 2, 3)))
-    assert "val_images" in splits.notes[0]
+    splits = array(saved(tmp_path, train_images=images(4, 2, 2, 3), query_images=images(2, 2, 2, 3)))
+    assert "query_images" in splits.notes[0]
 
 
 GOOD = images(4, 6, 6, 3)

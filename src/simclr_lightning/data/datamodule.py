@@ -82,7 +82,7 @@ class ViewsDataModule(L.LightningDataModule):
         """Make the splits in this process and check the batch against them."""
         self._restored = 0
         splits = self.load()
-        check_batch(self.batch_size, images=len(splits.train), devices=distributed.world_size())
+        check_batch(self.batch_size, images=splits.training_images, devices=distributed.world_size())
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Batches of this rank: keys only for sets in memory, two uint8 crops an image for the others."""
@@ -144,8 +144,8 @@ class ViewsDataModule(L.LightningDataModule):
 
     @property
     def steps_per_epoch(self) -> int:
-        """floor(images / global batch)."""
-        return len(self.load().train) // self.batch_size
+        """floor(training images / global batch)."""
+        return self.load().training_images // self.batch_size
 
     @property
     def samples_seen(self) -> int:
