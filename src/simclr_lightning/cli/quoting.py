@@ -11,6 +11,7 @@ from simclr_lightning.cli.evaluation_ranges import DATA_SETS
 # Words that are no path, by key; "null" is one everywhere.
 PATH_KEYS: Final[Mapping[str, tuple[str, ...]]] = {
     "data.path": (),
+    **{f"data.dataset.{part}": () for part in ("train", "val", "test")},
     "model.weights": ("imagenet",),
     "ckpt_path": ("last",),
     "hydra.run.dir": (),

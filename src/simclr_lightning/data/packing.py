@@ -160,11 +160,7 @@ def _held(out: Path) -> Iterator[None]:
 def _write(
     out: Path, listing: Listing, encoded: Iterator[bytes | str], facts: dict[str, int], max_skipped: int | None
 ) -> Packed:
-    layout = lay_out(listing.names, labels=True, seed=0)
-    label = _labels_by_name(layout.train.names, layout.train.labels)
-    if layout.test is not None:
-        label |= _labels_by_name(layout.test.names, layout.test.labels)
-    classes = layout.class_names or ()
+    label, classes = _labels_by_name(listing.names)
     skipped: list[str] = []
     with (
         ShardWriter(out) as shards,
@@ -192,8 +188,17 @@ def _write(
     return Packed(**counts, bytes=int(index.sizes.sum()), skipped=tuple(skipped))
 
 
-def _labels_by_name(names: list[str], labels: Tensor | None) -> dict[str, int]:
-    return {} if labels is None else dict(zip(names, labels.tolist(), strict=True))
+def _labels_by_name(names: list[str]) -> tuple[dict[str, int], tuple[str, ...]]:
+    """The class number of each labeled file, and the class names; none where `lay_out` refuses these folders."""
+    try:
+        layout = lay_out(names, labels=True, seed=0)
+    except ValueError:  # all images are packed: the keys that decide are given when they are read
+        return {}, ()
+    label: dict[str, int] = {}
+    for part in (layout.train, layout.val, layout.test):
+        if part is not None and part.labels is not None:
+            label |= dict(zip(part.names, part.labels.tolist(), strict=True))
+    return {name: number for name, number in label.items() if number >= 0}, layout.class_names or ()
 
 
 def _check_space(out: Path, needed: float) -> None:

@@ -20,11 +20,12 @@ from torch import Tensor
 from simclr_lightning.data.disk.decode import MAX_PIXELS, ImageError, decode_bytes, quiet
 from simclr_lightning.data.disk.layout import Part, lay_out
 from simclr_lightning.data.disk.listing import list_images
+from simclr_lightning.data.disk.readings import Chosen
 from simclr_lightning.data.disk.scan import EXTENSIONS
 from simclr_lightning.data.disk.shards import Index, is_packed, read_index, shard_name
 from simclr_lightning.data.disk.unreadable import OnCorrupt, check_policy, gathered, in_threads, skip_notes
 from simclr_lightning.data.folders import FolderImages
-from simclr_lightning.data.images import PackedNames, Splits, choose_held_out, digest
+from simclr_lightning.data.images import PackedNames, Splits, digest
 
 OPEN_SHARDS = 256  # of a set, in one process; systems allow 1,024 open files or more
 
@@ -139,6 +140,9 @@ def packed(
     max_skipped: int = 100,
     max_pixels: int = MAX_PIXELS,
     labels: bool = True,
+    train: str | None = None,
+    val: str | None = None,
+    test: str | None = None,
     seed: int = 0,
 ) -> Splits:
     """The images that `pack` wrote; parts, classes, test and held-out part are those of `folder` on what was packed.
@@ -172,7 +176,7 @@ def packed(
     row = {name: number for number, name in enumerate(index.names) if name not in skipped}
     if len(row) < 2:
         raise ValueError(f"data.path={root}: {len(row)} readable image(s); SimCLR needs at least 2")
-    layout = lay_out(list(row), labels=labels, seed=seed)
+    layout = lay_out(list(row), labels=labels, seed=seed, chosen=Chosen(train, val, test))
     if len(layout.train.names) < 2:
         raise ValueError(f"{root}: {len(layout.train.names)} training image; SimCLR needs at least 2")
 
@@ -180,15 +184,16 @@ def packed(
         rows = np.array([row[name] for name in part.names], dtype=np.int64)
         return PackedImages(root, index, rows, part.labels, max_pixels=max_pixels, on_corrupt=on_corrupt)
 
-    sets = images(layout.train), None if layout.test is None else images(layout.test)
+    sets = images(layout.rows()), None if layout.test is None else images(layout.test)
     return Splits(
         train=sets[0],
         test=sets[1],
-        held_out=choose_held_out(len(sets[0]), sets[0].labels, seed=seed),
+        held_out=layout.held_out(seed),
         class_names=layout.class_names,
-        identity=digest("packed", *(part for images in sets for part in _contents(images))),
+        identity=digest("packed", *(part for images in sets for part in _contents(images)), *layout.val_names()),
         notes=tuple(f"data.path: {note}" for note in (*layout.notes, *skip_notes(skipped))),
         skipped=tuple(skipped.values()),
+        val_images=layout.val_images,
     )
 
 

@@ -137,7 +137,8 @@ def test_interpolations_work_in_hydras_folders_and_nowhere_else() -> None:
 @pytest.mark.parametrize("key", PATH_KEYS)
 def test_every_path_key_takes_a_nasty_path(key: str) -> None:
     name = "/a b/=,(c)~[d]{e}'f\"\\g:漢 $/"
-    cfg = config.compose([f"{key}={name}"], name="evaluate" if key.startswith("paths.") else "train")
+    source = ["data=folder", "data.path=x"] if key.startswith("data.dataset.") else []
+    cfg = config.compose([*source, f"{key}={name}"], name="evaluate" if key.startswith("paths.") else "train")
     assert OmegaConf.select(cfg, key) == name
 
 
