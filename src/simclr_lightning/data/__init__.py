@@ -2,6 +2,7 @@
 
 from simclr_lightning.data.arrays import array
 from simclr_lightning.data.datamodule import ViewsDataModule
+from simclr_lightning.data.describe import described
 from simclr_lightning.data.disk.decode import ImageError, read_image
 from simclr_lightning.data.folders import FolderImages, folder
 from simclr_lightning.data.images import ImageSet, Splits, TensorImages
@@ -21,6 +22,7 @@ __all__ = [
     "array",
     "cifar10",
     "cifar100",
+    "described",
     "fashion_mnist",
     "folder",
     "imagenet",

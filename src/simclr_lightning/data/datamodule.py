@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -19,6 +20,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from simclr_lightning import distributed
+from simclr_lightning.data.describe import described
 from simclr_lightning.data.images import ImageSet, Splits
 from simclr_lightning.data.loading import Batch, train_loader
 from simclr_lightning.views import ViewRecipe, centre_view, crop_views, finish_views, make_views
@@ -137,9 +139,10 @@ class ViewsDataModule(L.LightningDataModule):
     # -- what evaluation calls ------------------------------------------------------------------------------------
 
     def load(self) -> Splits:
-        """The splits, made at the first call."""
+        """Return the splits, made at the first call; their notes begin with the lines of `described`."""
         if self.splits is None:
-            self.splits = self.dataset(self.path)
+            found = self.dataset(self.path)
+            self.splits = replace(found, notes=(*described(found), *found.notes))
         return self.splits
 
     @property

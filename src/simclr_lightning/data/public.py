@@ -81,9 +81,7 @@ def stl10(path: Path | str | None = None, *, seed: int = 0) -> Splits:
         _images(part, torch.from_numpy(found.data), torch.from_numpy(found.labels.astype(np.int64)))
         for part, found in (("train", train), ("test", test))
     ]
-    labelled = int((train.labels >= 0).sum())
-    note = f"stl10: {len(train.data):,} images to train on, {labelled:,} of them labelled"
-    return in_memory("stl10", *parts, class_names=tuple(train.classes), seed=seed, notes=(note,))
+    return in_memory("stl10", *parts, class_names=tuple(train.classes), seed=seed)
 
 
 def fashion_mnist(path: Path | str | None = None, *, seed: int = 0) -> Splits:
