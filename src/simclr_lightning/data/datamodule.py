@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from simclr_lightning import distributed
+from simclr_lightning.data.aspects import long_images
 from simclr_lightning.data.describe import described
 from simclr_lightning.data.images import ImageSet, Splits
 from simclr_lightning.data.loading import Batch, train_loader
@@ -139,10 +140,11 @@ class ViewsDataModule(L.LightningDataModule):
     # -- what evaluation calls ------------------------------------------------------------------------------------
 
     def load(self) -> Splits:
-        """Return the splits, made at the first call; their notes begin with the lines of `described`."""
+        """Return the splits, made at the first call; their notes then hold `described` and `long_images` too."""
         if self.splits is None:
             found = self.dataset(self.path)
-            self.splits = replace(found, notes=(*described(found), *found.notes))
+            long = long_images(found.train, self.recipe, found.training_images)
+            self.splits = replace(found, notes=(*described(found), *found.notes, *long))
         return self.splits
 
     @property

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from simclr_lightning.data.disk.decode import MAX_PIXELS, ImageError, read_image
+from simclr_lightning.data.disk.headers import header_size
 from simclr_lightning.data.disk.layout import Layout, Part, lay_out
 from simclr_lightning.data.disk.listing import Listing, list_images, passed_over, sizes_now
 from simclr_lightning.data.disk.readings import Chosen
@@ -81,6 +82,10 @@ class FolderImages:
             else:
                 mend = MEND
             raise ImageError(f"{error}; {mend}") from None
+
+    def size(self, index: int) -> tuple[int, int] | None:
+        """Return (height, width) of the image at `index` by its file's header; None where that cannot be read."""
+        return header_size(self.root / self.names[index])
 
 
 def folder(

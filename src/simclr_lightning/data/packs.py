@@ -8,6 +8,7 @@ was packed, since names and their order are.
 import os
 from collections.abc import Sequence
 from contextlib import closing
+from io import BytesIO
 from pathlib import Path
 from typing import Any, final
 from zlib import crc32
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from simclr_lightning.data.disk.decode import MAX_PIXELS, ImageError, decode_bytes, quiet
+from simclr_lightning.data.disk.headers import header_size
 from simclr_lightning.data.disk.layout import Part, lay_out
 from simclr_lightning.data.disk.listing import list_images
 from simclr_lightning.data.disk.readings import Chosen
@@ -27,6 +29,7 @@ from simclr_lightning.data.disk.unreadable import OnCorrupt, check_policy, gathe
 from simclr_lightning.data.folders import FolderImages
 from simclr_lightning.data.images import PackedNames, Splits, digest
 
+HEAD_BYTES = 4096  # of a packed JPEG: its size is in the first of them
 OPEN_SHARDS = 256  # of a set, in one process; systems allow 1,024 open files or more
 
 
@@ -89,6 +92,15 @@ class PackedImages:
             else:
                 mend = "copy the shard or pack again, or leave such images out with data.dataset.on_corrupt=skip"
             raise ImageError(f"{error}; {mend}") from None
+
+    def size(self, index: int) -> tuple[int, int] | None:
+        """Return (height, width) of the image at `index` by its header; None where that cannot be read."""
+        try:
+            shard = self._descriptor(int(self._shards[index])).number
+            head = os.pread(shard, min(HEAD_BYTES, int(self.sizes[index])), int(self._offsets[index]))
+        except OSError:
+            return None
+        return header_size(BytesIO(head))
 
     def error(self, index: int) -> str | None:
         """What is wrong with the bytes of the image at `index`, else None; nothing is decoded."""
