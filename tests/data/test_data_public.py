@@ -273,7 +273,7 @@ def test_imagenet_laid_out_otherwise(tmp_path):
     Image.fromarray(bytes_(4, 4, 3)).save(tmp_path / "a" / "val" / "1.JPEG")
     with pytest.raises(ValueError, match="val/ has no class folders; sort its images"):
         imagenet(tmp_path / "a")
-    with pytest.raises(ValueError, match="there is no train/ in it"):
+    with pytest.raises(ValueError, match="there is no such folder"):
         imagenet(tmp_path / "nowhere")
     with pytest.raises(ValueError, match=r"data\.path=DIR"):
         imagenet(None)

@@ -235,6 +235,7 @@ TWO_WAYS = [
         files(cat=5, dog=5, holdout=5),
         "classes cat/, dog/, not trained on holdout/: data.dataset.train=. data.dataset.val=holdout",
     ),
+    (files(test=classed(5)), "parts test/, one of them to train on: data.dataset.train=test"),
     (files(val=5, test=5), "parts test/, val/, one of them to train on: data.dataset.train=NAME"),
     (
         files(train1=classed(3), train2=classed(3), val=classed(3)),

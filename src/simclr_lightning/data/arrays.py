@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from simclr_lightning.data.images import Splits, TensorImages, in_memory, numbered
+from simclr_lightning.data.paths import looked_in
 
 PARTS = ("train", "val", "test")
 KEYS = tuple(f"{part}_{what}" for part in PARTS for what in ("images", "labels"))
@@ -75,8 +76,9 @@ def array(path: Path | str | None, *, seed: int = 0) -> Splits:
 def _read(file: Path) -> dict[str, Array]:
     """The arrays of the known keys; the others' names with empty arrays, for a note."""
     if not file.is_file():
-        what = "is a folder (data=folder reads those)" if file.is_dir() else "does not exist"
-        raise ValueError(f"data.path={file}: {what}; data=array reads one .npz file")
+        if file.is_dir():
+            raise ValueError(f"data.path={file}: is a folder, which data=folder reads; data=array reads one .npz file")
+        raise ValueError(f"data.path={file}: there is no such file{looked_in(file)}")
     with file.open("rb") as opened:
         try:
             archive = np.load(opened, allow_pickle=False)

@@ -32,6 +32,7 @@ from simclr_lightning.data.disk.unreadable import (
     undecodable,
 )
 from simclr_lightning.data.images import PackedNames, Splits, digest
+from simclr_lightning.data.paths import looked_in
 
 SAMPLE_BYTES = 4096  # of each sampled file's start and of its end, for the fingerprint
 
@@ -164,7 +165,7 @@ def _check(path: Path | str | None) -> Path:
         raise ValueError("data=folder needs a folder of images: data.path=DIR")
     root = Path(path).expanduser()
     if not root.exists():
-        raise ValueError(f"data.path={root}: there is no such folder; check the spelling")
+        raise ValueError(f"data.path={root}: there is no such folder{looked_in(root)}")
     if not root.is_dir():
         raise ValueError(f"data.path={root}: is a file; data=folder reads a folder of images, data=array an .npz")
     return root

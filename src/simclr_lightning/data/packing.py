@@ -21,6 +21,7 @@ from simclr_lightning.data.disk.listing import Listing, list_images, passed_over
 from simclr_lightning.data.disk.progress import counted
 from simclr_lightning.data.disk.shards import INDEX, SAMPLES, ShardWriter, is_packed, write_index
 from simclr_lightning.data.disk.unreadable import OnCorrupt, in_threads, too_many
+from simclr_lightning.data.paths import looked_in
 from simclr_lightning.files import in_the_way
 
 JPEG_SIDE = 65_500  # the longest that the encoder takes
@@ -68,7 +69,8 @@ def pack(
         ImageError: a file cannot be read; the message names it.
     """
     if not images.is_dir():
-        raise ValueError(f"{images}: {'is a file' if images.exists() else 'there is no such folder of images'}")
+        what = "is a file" if images.exists() else f"there is no such folder of images{looked_in(images)}"
+        raise ValueError(f"{images}: {what}")
     _check_out(out)
     listing = list_images(images)
     if not listing.names:

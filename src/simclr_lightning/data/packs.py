@@ -28,6 +28,7 @@ from simclr_lightning.data.disk.shards import Index, is_packed, read_index, shar
 from simclr_lightning.data.disk.unreadable import OnCorrupt, check_policy, gathered, in_threads, skip_notes
 from simclr_lightning.data.folders import FolderImages
 from simclr_lightning.data.images import PackedNames, Splits, digest
+from simclr_lightning.data.paths import looked_in
 
 HEAD_BYTES = 4096  # of a packed JPEG: its size is in the first of them
 OPEN_SHARDS = 256  # of a set, in one process; systems allow 1,024 open files or more
@@ -180,7 +181,7 @@ def packed(
         raise ValueError("data=packed needs a folder that `simclr pack IMAGES OUT` wrote: data.path=OUT")
     root = Path(path).expanduser()
     if not root.is_dir():
-        what = "is a file" if root.exists() else "there is no such folder; check the spelling"
+        what = "is a file" if root.exists() else f"there is no such folder{looked_in(root)}"
         raise ValueError(f"data.path={root}: {what}")
     check_policy(on_corrupt, max_skipped, max_pixels)
     index = read_index(root)

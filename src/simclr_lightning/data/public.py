@@ -25,6 +25,7 @@ from simclr_lightning.data.disk.decode import MAX_PIXELS
 from simclr_lightning.data.disk.unreadable import OnCorrupt
 from simclr_lightning.data.folders import folder
 from simclr_lightning.data.images import Splits, TensorImages, in_memory, numbered
+from simclr_lightning.data.paths import looked_in
 
 DEFAULT_ROOT = Path("data")
 SILENCE = 30  # seconds without a byte after which a download is given up
@@ -137,6 +138,11 @@ def imagenet(
     if path is None:
         raise ValueError("data=imagenet needs its folder, with train/ and val/ in it: data.path=DIR")
     root = Path(path).expanduser()
+    if not root.is_dir():
+        is_file = "is a file; data=imagenet reads a folder with train/ and val/"
+        raise ValueError(
+            f"data.path={root}: {is_file if root.exists() else f'there is no such folder{looked_in(root)}'}"
+        )
     for part in ("train", "val"):
         if not (root / part).is_dir():
             raise ValueError(

@@ -242,10 +242,9 @@ class _Level:
         """Folders of which none is named like training images: classes, or classes next to another part."""
         bare = [top for top, name in self.named.items() if name.role is not None and not name.rest]
         tests = [top for top in bare if self.named[top].role in ("val", "test", "held_out")]
-        if len(self.tops) < 2:
-            return Reading(self.base)
         if tests and len(bare) == len(self.tops):
-            raise self._ambiguous(f"parts {listed(bare)}, one of them to train on", self._key("NAME"))
+            name = "NAME" if len(bare) > 1 else bare[0]
+            raise self._ambiguous(f"parts {listed(bare)}, one of them to train on", self._key(name))
         if sure := [top for top in tests if self.named[top].clear or self.tops[top].inner & self.tops.keys()]:
             parts = zip(("val", "test"), self.val_and_test(sure), strict=True)
             keys = [self._key(""), *(f"data.dataset.{key}={part[:-1]}" for key, part in parts if part)]
