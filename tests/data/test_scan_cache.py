@@ -120,7 +120,7 @@ def test_a_damaged_file_is_not_used(root: Path, monkeypatch: pytest.MonkeyPatch)
     for damaged in (b"", b"PK", b"x" * 500, data[:-1], data[: len(data) // 2], *flips):
         cache(root).write_bytes(damaged)
         assert same(list_images(root), want)
-    monkeypatch.setattr(scan_cache, "VERSION", 2)
+    monkeypatch.setattr(scan_cache, "VERSION", scan_cache.VERSION + 1)
     cache(root).write_bytes(data)
     assert not list_images(root).kept
 

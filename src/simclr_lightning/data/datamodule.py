@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -18,6 +19,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from simclr_lightning import distributed, machine
+from simclr_lightning.data.aspects import long_images
+from simclr_lightning.data.describe import described
 from simclr_lightning.data.images import ImageSet, Splits
 from simclr_lightning.data.loading import Batch, as_tensors, train_loader
 from simclr_lightning.global_batch import check_batch
@@ -81,7 +84,7 @@ class ViewsDataModule(L.LightningDataModule):
         """Make the splits in this process and check the batch against them."""
         self._restored = 0
         splits = self.load()
-        check_batch(self.batch_size, images=len(splits.train), devices=distributed.world_size())
+        check_batch(self.batch_size, images=splits.training_images, devices=distributed.world_size())
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Batches of this rank: keys only for sets in memory, two uint8 crops an image for the others."""
@@ -137,15 +140,17 @@ class ViewsDataModule(L.LightningDataModule):
     # -- what evaluation calls ------------------------------------------------------------------------------------
 
     def load(self) -> Splits:
-        """The splits, made at the first call."""
+        """Return the splits, made at the first call; their notes then hold `described` and `long_images` too."""
         if self.splits is None:
-            self.splits = self.dataset(self.path)
+            found = self.dataset(self.path)
+            long = long_images(found.train, self.recipe, found.training_images)
+            self.splits = replace(found, notes=(*described(found), *found.notes, *long))
         return self.splits
 
     @property
     def steps_per_epoch(self) -> int:
-        """floor(images / global batch)."""
-        return len(self.load().train) // self.batch_size
+        """floor(training images / global batch)."""
+        return self.load().training_images // self.batch_size
 
     @property
     def samples_seen(self) -> int:

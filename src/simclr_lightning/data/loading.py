@@ -124,7 +124,7 @@ class _GlobalBatches(Sampler[Sequence[tuple[int, int]]]):
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         module, size = self.module, self.module.batch_size
         epoch, done = divmod(module.samples_seen // size, len(self))
-        order = permutation(len(module.load().train), seed=module.seed, epoch=epoch)
+        order = permutation(module.load().training_images, seed=module.seed, epoch=epoch)
         local = size // distributed.world_size()
         first = distributed.rank() * local
         for step in range(done, len(self)):

@@ -100,6 +100,7 @@ BAD: dict[str, list[Any]] = {
     "data.dataset.max_skipped": [-1, 1.5, None],
     "data.dataset.max_pixels": [0, 178_956_971, "many"],
     "data.dataset.full_scale": [0, -1, "12 bits"],
+    **{f"data.dataset.{part}": ["", 3, True, ["train"]] for part in ("train", "val", "test")},
     "views.size": [*NOT_WHOLE, 0, 100_000, 10**23],
     "views.crop": ["middle", None],
     "views.area": [[0, 1], [0.5, 1.5], [0.5, 0.1], [0.5], 0.5, "x", [NAN, 1], None],

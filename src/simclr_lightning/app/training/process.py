@@ -77,7 +77,7 @@ def _train(
     devices = device_count(cfg)
     data = parts.data
     splits = data.load()
-    check_batch(data.batch_size, images=len(splits.train), devices=devices * cfg.trainer.num_nodes)
+    check_batch(data.batch_size, images=splits.training_images, devices=devices * cfg.trainer.num_nodes)
     total = total_steps(cfg, data.steps_per_epoch)
     first_step = int(checkpoints.load(checkpoint)["global_step"]) if checkpoint else 0
     _check_space(folder, parts.module, numbers=3 if cfg.ema is None else 4)

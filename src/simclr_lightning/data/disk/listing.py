@@ -7,7 +7,9 @@ from pathlib import Path
 
 from simclr_lightning.data.disk import scan_cache
 from simclr_lightning.data.disk.progress import counted
-from simclr_lightning.data.disk.scan import REPORTED, Scan, is_image, scan
+from simclr_lightning.data.disk.scan import REPORTED, LeftOut, Scan, is_image, scan
+
+KINDS = 8  # of entries that are left out, named in a line
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,7 @@ class Listing:
         folder_links: links to folders inside `root` (whose files are found in their own place).
         broken: links without a target, loops among them.
         repeated: further names (links) of files that were already found.
+        left_out: entries that are no part of the data set (see `left_out`): kind -> count and first path.
         kept: whether it comes from an earlier run's scan, so that sizes may have changed since.
     """
 
@@ -34,6 +37,7 @@ class Listing:
     folder_links: tuple[str, ...]
     broken: tuple[str, ...]
     repeated: tuple[str, ...]
+    left_out: LeftOut
     kept: bool
 
 
@@ -80,7 +84,12 @@ def passed_over(listing: Listing) -> list[str]:
         (listing.broken, "links that lead nowhere"),
         (listing.repeated, "further names of the same files"),
     )
-    return [f"{len(names):,} passed over: {what} (e.g. {names[0]})" for names, what in kinds if names]
+    lines = [f"{len(names):,} passed over: {what} (e.g. {names[0]})" for names, what in kinds if names]
+    if listing.left_out:
+        shown = [f"{kind} ({count:,}, e.g. {path})" for kind, (count, path) in [*listing.left_out.items()][:KINDS]]
+        more = len(listing.left_out) - KINDS
+        lines.append(f"left out: {', '.join(shown)}" + (f" and {more:,} more kinds" if more > 0 else ""))
+    return lines
 
 
 def _size(file: str) -> int:
@@ -108,6 +117,7 @@ def _listing(place: str, found: Scan, *, kept: bool) -> Listing:
         folder_links=tuple(sorts["folder_links"]),
         broken=tuple(sorts["broken"]),
         repeated=tuple(sorted(found.repeated + sorts["repeated"])),
+        left_out=found.left_out,
         kept=kept,
     )
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from simclr_lightning.data.disk.scan import Scan, stamp
 
-VERSION = 1
+VERSION = 2
 KEPT_FROM = 20_000  # images; a smaller folder is read in a fraction of a second
 # A folder that changed so shortly before it was read may change again within the same tick of a coarse clock (2 s
 # on some file systems), which would not show: such a scan is not kept.
@@ -48,14 +48,16 @@ def kept(root: str) -> Scan | None:
             ):
                 return None
             texts = [_unpacked(arrays[key]) for key in ("names", "others", "links", "repeated")]
-            sizes = arrays["sizes"]
+            kinds, examples = _unpacked(arrays["left_out"]), _unpacked(arrays["left_out_examples"])
+            sizes, counts = arrays["sizes"], arrays["left_out_counts"].tolist()
+            left_out = dict(zip(kinds, zip(counts, examples, strict=True), strict=True))
     # There is none, or it is damaged, which numpy and zipfile meet with errors of almost any class.
     except Exception:
         return None
     names, others, links, repeated = texts
     if len(names) != len(sizes):
         return None
-    return Scan(folders, stamps, names, sizes, others, links, repeated)
+    return Scan(folders, stamps, names, sizes, others, links, repeated, left_out)
 
 
 def keep(root: str, scan: Scan, *, started: int) -> None:
@@ -84,6 +86,9 @@ def keep(root: str, scan: Scan, *, started: int) -> None:
                 others=_packed(scan.others),
                 links=_packed(scan.links),
                 repeated=_packed(scan.repeated),
+                left_out=_packed(scan.left_out),
+                left_out_counts=np.array([count for count, _ in scan.left_out.values()], dtype=np.int64),
+                left_out_examples=_packed(example for _, example in scan.left_out.values()),
             )
             fresh.replace(file)
         finally:

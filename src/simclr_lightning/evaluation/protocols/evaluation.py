@@ -184,7 +184,8 @@ def found(
     assert splits.test is not None
     assert splits.test.labels is not None
     head |= {"data_fingerprint": splits.fingerprint, "classes": len(splits.class_names or ())}
-    head |= {"train_images": len(parts.bank) + len(parts.held_out), "test_images": len(parts.test)}
+    trained = len(parts.bank) + len(parts.held_out) - splits.val_images
+    head |= {"train_images": trained, "test_images": len(parts.test)}
     labels = splits.test.labels[parts.test]
     return Found(head, encoder.spec, name, scores, untrained, labels, splits.class_names or ())
 
