@@ -101,12 +101,12 @@ def test_names_that_only_look_like_those_stay(tmp_path: Path) -> None:
 
 def test_what_is_left_out_is_remembered_with_the_listing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(scan_cache, "KEPT_FROM", 1)
+    monkeypatch.setattr(scan_cache, "STORED_FROM", 1)
     monkeypatch.setattr(scan_cache, "SETTLED", 0)
     pets(tmp_path / "images")
     picture(tmp_path / "images/cat/@eaDir/1.jpg")
     first, second = list_images(tmp_path / "images"), list_images(tmp_path / "images")
-    assert (first.kept, second.kept) == (False, True)
+    assert (first.cached, second.cached) == (False, True)
     assert first.left_out == second.left_out == {"@eaDir": (1, "cat/@eaDir")}
 
 

@@ -197,7 +197,7 @@ def _identity(listing: Listing, sets: Sequence[FolderImages | None], layout: Lay
     """
     root = listing.root
     samples = [None if images is None else _samples(root, images.names) for images in sets]
-    known = None if listing.kept else dict(zip(listing.names, listing.sizes, strict=True))
+    known = None if listing.cached else dict(zip(listing.names, listing.sizes, strict=True))
 
     def fingerprint() -> str:
         contents: list[Tensor | Sequence[str] | None] = []
@@ -209,7 +209,7 @@ def _identity(listing: Listing, sets: Sequence[FolderImages | None], layout: Lay
             contents += [images.names, images.labels, torch.tensor(sizes), sample]
         return digest("folder", *contents, *layout.val_names())
 
-    return fingerprint if listing.kept else fingerprint()
+    return fingerprint if listing.cached else fingerprint()
 
 
 def _samples(root: Path, names: Sequence[str]) -> Tensor:

@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from simclr_lightning.data.disk.levels import inside, listed
 from simclr_lightning.data.disk.part_names import part_name
-from simclr_lightning.data.disk.readings import Chosen, Key, Reading, inside, listed, read
+from simclr_lightning.data.disk.readings import Chosen, Key, Reading, read
 from simclr_lightning.data.images import TEST_STREAM, choose, choose_held_out
 
 TEST_SHARE = 0.2  # of a labeled folder without a test part

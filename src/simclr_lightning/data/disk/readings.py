@@ -8,12 +8,11 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Literal
 
+from simclr_lightning.data.disk.levels import SHOWN, base_of, listed, tops_of, with_parts
 from simclr_lightning.data.disk.part_names import PartName, part_name
 
 Key = Literal["train", "val", "test"]
 KEYS: Final[tuple[Key, ...]] = ("train", "val", "test")
-SHOWN: Final = 5  # folders named in a message
-FEW: Final = 20  # a folder with parts in it has few folders: more are classes
 
 
 @dataclass(frozen=True)
@@ -77,35 +76,10 @@ def read(folders: Mapping[str, int], chosen: Chosen) -> Reading:
     elif train is not None:
         found = _next_to(train, folders, given)
     else:
-        base = "" if given else _base(folders)
+        base = "" if given else base_of(folders)
         found = _Level(folders, base, without=given.values()).reading()
     val, test = given.get("val", found.val), given.get("test", found.test)
     return replace(found, val=val, test=test, chosen=frozenset(given))
-
-
-def inside(folder: str, folders: Iterable[str]) -> str:
-    """Return where a part's images begin: seg_train/seg_train/ for seg_train/, train/images/ for train/.
-
-    Args:
-        folder: the part's folder.
-        folders: every folder with images, without "/" at its end.
-    """
-    counts = dict.fromkeys(folders, 1)
-    while folder:
-        tops, loose = _tops(counts, folder)
-        own, only = part_name(folder[:-1].rpartition("/")[2]), part_name(next(iter(tops), ""))
-        is_same = only.role is not None and (only.role, only.rest) == (own.role, own.rest)
-        is_filler = only.role is None and not only.rest and not only.is_class
-        if loose or len(tops) != 1 or not (is_same or is_filler):
-            break
-        folder += f"{next(iter(tops))}/"
-    return folder
-
-
-def listed(tops: Sequence[str]) -> str:
-    """Return the first folders as text: "cat/, dog/ and 3 more"."""
-    more = f" and {len(tops) - SHOWN:,} more" if len(tops) > SHOWN else ""
-    return ", ".join(f"{top}/" for top in tops[:SHOWN]) + more
 
 
 def _checked(key: Key, value: str, folders: Collection[str]) -> str:
@@ -129,48 +103,6 @@ def _next_to(train: str, folders: Mapping[str, int], given: Mapping[Key, str]) -
     return Reading(train, val, test)
 
 
-@dataclass
-class _Top:
-    """A folder of one level: its images, whether some lie directly in it, and the folders in it."""
-
-    images: int
-    inner: set[str]
-
-
-def _tops(folders: Mapping[str, int], base: str, without: Iterable[str] = ()) -> tuple[dict[str, _Top], int]:
-    """The folders with images in ``base`` by their names, sorted, and the number of images next to them."""
-    tops: dict[str, _Top] = {}
-    loose, left_out = 0, tuple(without)
-    for folder, images in sorted(folders.items()):
-        if not f"{folder}/".startswith(base) or f"{folder}/".startswith(left_out):
-            continue
-        name, _, below = folder[len(base) :].partition("/")
-        if not name:
-            loose += images
-            continue
-        top = tops.setdefault(name, _Top(0, set()))
-        top.images += images
-        if below:
-            top.inner.add(below.partition("/")[0])
-    return tops, loose
-
-
-def _base(folders: Mapping[str, int]) -> str:
-    """The folder with the parts, where every image is in it: archive/ for archive/train/ and archive/test/."""
-    base = ""
-    tops, loose = _tops(folders, base)
-    while len(tops) == 1 and not loose:
-        base += f"{next(iter(tops))}/"
-        tops, loose = _tops(folders, base)
-    return base if _has_parts(tops) else ""
-
-
-def _has_parts(tops: Collection[str]) -> bool:
-    """Whether one of the names is clearly that of training images, and another one that of another part."""
-    named = [part_name(top) for top in tops] if len(tops) <= FEW else []
-    return any(name.role == "train" and name.clear for name in named) and len({n.role for n in named} - {None}) > 1
-
-
 class _Level:
     """The folders of one level, read by their names.
 
@@ -181,8 +113,8 @@ class _Level:
     """
 
     def __init__(self, folders: Mapping[str, int], base: str, *, without: Iterable[str]) -> None:
-        self.base = base
-        self.tops, self.loose = _tops(folders, base, without)
+        self.folders, self.base = folders, base
+        self.tops, self.loose = tops_of(folders, base, without)
         self.named: dict[str, PartName] = {top: part_name(top) for top in self.tops}
 
     def reading(self) -> Reading:
@@ -250,8 +182,8 @@ class _Level:
             keys = [self._key(""), *(f"data.dataset.{key}={part[:-1]}" for key, part in parts if part)]
             rest = [top for top in self.tops if top not in sure]
             raise self._ambiguous(f"classes {listed(rest)}, not trained on {listed(sure)}", " ".join(keys))
-        if split := [top for top in self.tops if _has_parts(self.tops[top].inner)]:
-            path = f"data.path=.../{self.base}{split[0]}, or sort the images into train/CLASS/ and test/CLASS/"
+        if split := with_parts(self.folders):
+            path = f"data.path=.../{split[0]}, or sort the images into train/CLASS/ and test/CLASS/"
             raise self._ambiguous(f"parts inside {listed(split)}", path)
         return Reading(self.base)
 

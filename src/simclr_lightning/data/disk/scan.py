@@ -1,4 +1,4 @@
-"""What the folders below a root hold, by the names alone: one pass, links unfollowed, nothing opened.
+"""One pass over all folders below a root, by the names alone: no link is followed and no file is opened.
 
 Legend: F folders, n images.
 """
@@ -24,17 +24,17 @@ Stamp = tuple[int, int, int]  # a folder's time of modification and of change, i
 
 @dataclass(frozen=True)
 class Scan:
-    """Everything below a root that is not a folder, sorted into kinds; links are not resolved.
+    """The entries below a root that are not folders, sorted into kinds; links are not resolved.
 
     Attributes:
         folders: paths of the F folders relative to the root, "" for itself and "/" at the end of each other.
         stamps: (F, 3) int64, the `Stamp` of each before it was read: adding, removing or renaming an entry
-            changes it, and no program can set the time of change back.
+            changes it, and programs cannot set the time of change back.
         names: n paths of image files relative to the root, sorted by code point.
-        sizes: (n,) int64, bytes of each.
+        sizes: (n,) int64, bytes of each image file.
         others: files that are not images, sorted.
         links: symbolic links, sorted.
-        repeated: further names (hard links) of images found under another name, sorted.
+        repeated: further names (hard links) of images that are found under another name, sorted.
         left_out: entries that are no part of the data set (see `left_out`): kind -> count and first path.
     """
 
@@ -49,7 +49,7 @@ class Scan:
 
 
 def stamp(folder: str) -> Stamp:
-    """The `Stamp` of a folder."""
+    """Return the `Stamp` of a folder."""
     status = os.stat(folder)  # noqa: PTH116 - a Path for each of a million folders is slow
     return status.st_mtime_ns, status.st_ctime_ns, status.st_ino
 
@@ -177,5 +177,5 @@ class _Entries:
 
 
 def is_image(name: str) -> bool:
-    """Whether a file's name ends like an image's."""
+    """Return whether a file's name has the extension of an image."""
     return name.lower().endswith(EXTENSIONS)
