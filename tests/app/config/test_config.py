@@ -218,6 +218,8 @@ def test_the_table_of_ranges_has_every_key_of_every_option_and_no_other() -> Non
     ):
         for path in (CONF / group).glob("*.yaml"):
             overrides = [f"{group}={path.stem}", *(["data.path=x"] if group == "data" else [])]
+            if path.stem == "custom":
+                overrides.append({"model": "model.encoder", "data": "data.dataset"}[group] + "._target_=mypkg.Mine")
             found |= flatten(unresolved(compose(overrides))).keys()
     assert found == RULES.keys()
     paths = [f"paths.{name}=x" for name in SOURCES]
