@@ -11,6 +11,7 @@ from typing import Final
 from simclr_lightning.app.config.near_names import did_you_mean
 from simclr_lightning.app.errors import mistake
 from simclr_lightning.cli.guard import guard
+from simclr_lightning.stopping import STOP
 
 COMMANDS: Final = {
     "train": "train KEY=VALUE ...               pretrain; `python train.py` is the same (-m sweeps, --help lists keys)",
@@ -24,12 +25,15 @@ COMMANDS: Final = {
 _INTERNAL: Final = ("rank",)  # a process of a run on several devices, started by the program itself
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None, *, ends: bool = False) -> int:
     """Run one command and return its exit code.
 
     Args:
         argv: the arguments after the program's name; None takes them from the process.
+        ends: the process ends after this call, so that signals are noted until then; always so without ``argv``.
     """
+    if argv is None or ends:
+        STOP.listen_to_the_end()
     arguments = list(sys.argv[1:] if argv is None else argv)
     command = arguments[0] if arguments else "--help"
 
@@ -40,10 +44,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _usage(command)
         if "" in arguments[1:] and command not in _INTERNAL:  # as a path it would be the current folder
             raise mistake(f"simclr {command} was given an empty argument; is a variable of the shell not set?")
-        code: int = importlib.import_module(f"simclr_lightning.cli.{command}").main(arguments[1:])
+        module = importlib.import_module(f"simclr_lightning.cli.{command}")
+        STOP.check()
+        code: int = module.main(arguments[1:])
         return code
 
-    return guard(run)  # each command words its own errors: here it is Ctrl-C while it is imported, and --help
+    return guard(run)  # each command reports its own errors; here it is Ctrl-C during the imports, and --help
 
 
 def _usage(command: str) -> int:
