@@ -21,7 +21,7 @@ def counted(what: str, *, unit: str, total: int | None = None) -> Iterator[Calla
         What to tell of so many more done.
     """
     # The images are listed before a process group exists: the launchers' variable tells the rank.
-    if os.environ.get("RANK", "0") != "0" or not sys.stderr.isatty():
+    if os.environ.get("RANK", "0") != "0" or sys.stderr is None or not sys.stderr.isatty():
         yield lambda done: None
         return
     from rich.console import Console
