@@ -6,12 +6,13 @@
 from __future__ import annotations
 
 import importlib
-import io
 import sys
 from collections.abc import Sequence
 from typing import Final
 
 from simclr_lightning.app.errors import mistake
+from simclr_lightning.cli import streams
+from simclr_lightning.cli.arguments import cleaned
 from simclr_lightning.cli.guard import guard
 from simclr_lightning.near_names import did_you_mean
 from simclr_lightning.stopping import STOP
@@ -27,6 +28,8 @@ COMMANDS: Final = {
 }
 _INTERNAL: Final = ("rank",)  # one process of a run on several devices; the program starts it
 
+_SHORT: Final = ("report", "--help", "-h", "help")  # commands of seconds, which end when nobody reads any more
+
 
 def main(argv: Sequence[str] | None = None, *, ends: bool = False) -> int:
     """Run one command and return its exit code.
@@ -37,12 +40,15 @@ def main(argv: Sequence[str] | None = None, *, ends: bool = False) -> int:
     """
     if argv is None or ends:
         STOP.listen_to_the_end()
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    command = arguments[0] if arguments else "--help"
+    given = list(sys.argv[1:] if argv is None else argv)
+    streams.open_closed()
 
     def run() -> int:
-        if isinstance(sys.stdout, io.TextIOWrapper):  # the terminal's encoding may lack characters of file names
-            sys.stdout.reconfigure(errors="backslashreplace")
+        streams.accept_any_name()
+        arguments = given if given[:1] == [*_INTERNAL] else cleaned(given)
+        command = arguments[0] if arguments else "--help"
+        if command not in _SHORT and not {"-h", "--help"} & {*arguments}:
+            streams.outlive_readers()
         if command not in (*COMMANDS, *_INTERNAL):
             return _usage(command)
         if "" in arguments[1:] and command not in _INTERNAL:  # an empty path would be the current folder

@@ -23,7 +23,7 @@ def counted(what: str, *, unit: str, total: int | None = None) -> Iterator[Calla
         A function to call with the number of further units done. It raises `Stopped` if a signal has come.
     """
     # Images are listed before a process group exists, so the rank comes from the launcher's variable.
-    if os.environ.get("RANK", "0") != "0" or not sys.stderr.isatty():
+    if os.environ.get("RANK", "0") != "0" or sys.stderr is None or not sys.stderr.isatty():
         yield lambda done: check()
         return
     from rich.console import Console
