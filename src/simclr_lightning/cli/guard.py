@@ -76,13 +76,17 @@ def _guarded(function: Callable[[], int], *, debug: bool, log: Callable[[], Path
         return code
 
 
-def guard_command(command: Callable[[Sequence[str]], int], argv: Sequence[str]) -> int:
+def guard_command(command: Callable[[Sequence[str]], int], argv: Sequence[str], *, usage: str | None = None) -> int:
     """`guard` a command that takes no configuration; ``debug=true`` among its arguments shows tracebacks.
 
     Args:
         command: takes the other arguments, returns its own exit code.
         argv: the arguments.
+        usage: printed for --help; None: the command answers it.
     """
+    if usage is not None and argv and argv[0] in ("-h", "--help"):
+        print(usage)
+        return 0
     rest = [argument for argument in argv if argument != "debug=true"]
     return guard(lambda: command(rest), debug=len(rest) < len(argv))
 
