@@ -50,7 +50,7 @@ def train_loader(module: Plan) -> DataLoader[Any]:
     workers = 0 if train.tensor is not None else module.num_workers
     if workers:
         # Imported once in the server that workers are forked from, not again in each: a worker starts at once.
-        multiprocessing.set_forkserver_preload(["__main__", __name__])
+        multiprocessing.set_forkserver_preload(["__main__", __name__, "simclr_lightning.data.disk.decode"])
     return DataLoader(
         source,
         batch_sampler=_GlobalBatches(module),
