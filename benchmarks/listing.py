@@ -48,7 +48,7 @@ def measure(root: Path) -> list[dict[str, object]]:
 
     first = step("list, new", lambda: list_images(root))
     second = step("list, cached", lambda: list_images(root))
-    assert second.kept
+    assert second.cached
     assert second.names == first.names
     train = step("parts and labels", lambda: lay_out(second.names, labels=True, seed=0)).train
     names = step("names packed", lambda: PackedNames(train.names))

@@ -332,15 +332,17 @@ def test_published_scores_are_shown_for_the_same_data_and_architecture() -> None
     [
         (("protocol=[knn,lineer]",), "did you mean linear?"),
         (("transfer=[cifar11]",), "did you mean cifar10?"),
-        (("select_on=test",), "test is scored once"),
+        (("select_on=test",), "no choice is made on test"),
         (("linear.epoch=3",), "did you mean linear.epochs?"),
         (("optimizer=lars",), "has no group 'optimizer'; its groups are data, model, views"),
         (("+optimizer=lars",), "has no group 'optimizer'"),
         (("optimizer.lr=1",), "did you mean linear.lr or semi.lr?"),
-        (("model=tiny",), "leave model out"),
+        (("model=tiny",), "remove model="),
+        (("protocol=os.system",), "protocol=os.system: a configuration may not make this"),
+        (("protocol=os.system", "trusted=[os]"), "os is not your own package"),
         (("semi.epochs=[3]",), "must have the same length"),
         (("knn.k=60",), "larger than the 58 labeled images"),
-        (("data=array", "data.path=plain.npz"), "data.path=plain.npz: there are no labels"),
+        (("data=array", "data.path=plain.npz"), "data.path=plain.npz: the test images have no labels"),
         (("data=array", "data.path=one.npz"), "data.path=one.npz: the labeled training images have 1 class"),
         (("transfer=[photos,array]", "paths.array=one.npz"), "paths.array=one.npz: the labeled training images"),
         (("transfer=[packed]", "paths.packed=."), "paths.packed=.: "),
@@ -399,7 +401,7 @@ def test_a_long_evaluation_is_refused_before_it_begins(
     assert "error: accelerator=cuda, but no GPU" in capsys.readouterr().err
     monkeypatch.setattr(os, "access", lambda *args: False)  # permissions do not stop root
     assert simclr("evaluate", run, "protocol=linear") == 1
-    assert "cannot be written" in capsys.readouterr().err
+    assert "is not writable" in capsys.readouterr().err
 
 
 def test_help_lists_the_keys(simclr: Program, capsys: pytest.CaptureFixture[str]) -> None:

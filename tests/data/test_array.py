@@ -156,8 +156,8 @@ def test_the_digest_keeps_parts_apart():
 
 
 def test_keys_that_are_not_used_are_said(tmp_path):
-    splits = array(saved(tmp_path, train_images=images(4, 2, 2, 3), val_images=images(2, 2, 2, 3)))
-    assert "val_images" in splits.notes[0]
+    splits = array(saved(tmp_path, train_images=images(4, 2, 2, 3), query_images=images(2, 2, 2, 3)))
+    assert "query_images" in splits.notes[0]
 
 
 GOOD = images(4, 6, 6, 3)
@@ -229,7 +229,7 @@ def test_files_that_are_not_npz(tmp_path):
     for name in ("one.npy", "text.npz", "empty.npz"):
         with pytest.raises(ValueError, match=f"{name}.*numpy.savez"):
             array(tmp_path / name)
-    with pytest.raises(ValueError, match="does not exist"):
+    with pytest.raises(ValueError, match="there is no such file"):
         array(tmp_path / "nowhere.npz")
     with pytest.raises(ValueError, match="data=folder"):
         array(tmp_path)

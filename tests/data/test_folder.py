@@ -75,7 +75,8 @@ def test_train_beside_a_part_for_testing(tmp_path, part):
     assert splits.class_names == ("ape", "bee", "cow")
     assert splits.test.labels.tolist() == [1, 1, 2, 2]
     assert splits.train.labels[splits.held_out].tolist() == [0, 1, 2]
-    assert splits.notes == ()
+    scored = f"data.path: {part}/ is taken as the test part, as there is no other; a tenth of train is held out"
+    assert [note[: len(scored)] for note in splits.notes] == ([] if part == "test" else [scored])
 
 
 def test_an_unsorted_test_folder_gives_way_to_val(tmp_path):
@@ -85,7 +86,7 @@ def test_an_unsorted_test_folder_gives_way_to_val(tmp_path):
     assert "test/ is not used" in splits.notes[0]
 
 
-def test_with_test_and_val_both_labelled_test_is_taken(tmp_path):
+def test_with_test_and_val_both_labeled_test_is_taken(tmp_path):
     fill(tmp_path, classes("train/") + classes("val/", count=2) + classes("test/", count=3))
     assert list(folder(tmp_path).test.names) == classes("test/", count=3)
 
@@ -102,20 +103,20 @@ def test_a_class_called_train(tmp_path):
 
 
 def test_what_is_neither_train_nor_test_is_said(tmp_path):
-    splits = folder(fill(tmp_path, classes("train/") + classes("val/") + ["extra/1.png", "logo.png"]))
+    splits = folder(fill(tmp_path, classes("train/") + classes("val/") + ["examples/1.png", "logo.png"]))
     assert len(splits.train) == 30
-    assert "images beside train/, extra/" in splits.notes[0]
+    assert "data.path: not used, being no part: examples/, images next to the folders" in splits.notes
 
 
 @pytest.mark.parametrize(
     ("names", "said"),
     [
         ([f"{number}.png" for number in range(20)], ""),
-        (["cover.png", *classes()], "not labelled: cover.png is in no class folder"),
-        ([f"all/{number}.png" for number in range(20)], "not labelled: all images are in one folder, all/"),
+        (["cover.png", *classes()], "not labeled: cover.png is in no class folder"),
+        ([f"all/{number}.png" for number in range(20)], "not labeled: all images are in one folder, all/"),
     ],
 )
-def test_flat_and_mixed_folders_are_not_labelled(tmp_path, names, said):
+def test_flat_and_mixed_folders_are_not_labeled(tmp_path, names, said):
     splits = folder(fill(tmp_path, names))
     assert len(splits.train) == len(names)
     assert splits.train.labels is None
@@ -139,7 +140,7 @@ def test_labels_can_be_ignored(tmp_path):
 
 def test_a_class_that_train_lacks_is_refused(tmp_path):
     fill(tmp_path, classes("train/") + classes("val/", names=("ape", "yak")))
-    with pytest.raises(ValueError, match="val/yak/ is a class that train/ does not have"):
+    with pytest.raises(ValueError, match="val/ has a class that train does not have: yak/; rename"):
         folder(tmp_path)
 
 
@@ -471,6 +472,6 @@ def test_real_photographs():
     assert Counter(splits.train.labels.tolist()) == dict.fromkeys(range(10), 200)
     assert len(splits.test) == 500
     assert len(splits.class_names) == 10
-    assert splits.notes == ()
+    assert len(splits.notes) == 1
     assert splits.train.load(0).shape == (3, 224, 224)
     assert folder(MINI, labels=False).train.labels is None

@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from torchvision import datasets
 
-from simclr_lightning.data import cifar10, cifar100, fashion_mnist, imagenet, public, stl10
+from simclr_lightning.data import cifar10, cifar100, described, fashion_mnist, imagenet, public, stl10
 
 RNG = np.random.default_rng(0)
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
@@ -116,7 +116,7 @@ def test_stl10(tmp_path, monkeypatch):
     assert len(splits.held_out) == 2
     assert (splits.train.labels[splits.held_out] >= 0).all()
     assert splits.class_names[3] == "class 3"
-    assert "29 images to train on, 20 of them labelled" in splits.notes[0]
+    assert described(splits)[0].startswith("train: 29 images, 20 of them labeled, in 10 classes; 2 held out")
 
 
 def idx(array, **changed):
@@ -273,7 +273,7 @@ def test_imagenet_laid_out_otherwise(tmp_path):
     Image.fromarray(bytes_(4, 4, 3)).save(tmp_path / "a" / "val" / "1.JPEG")
     with pytest.raises(ValueError, match="val/ has no class folders; sort its images"):
         imagenet(tmp_path / "a")
-    with pytest.raises(ValueError, match="there is no train/ in it"):
+    with pytest.raises(ValueError, match="there is no such folder"):
         imagenet(tmp_path / "nowhere")
     with pytest.raises(ValueError, match=r"data\.path=DIR"):
         imagenet(None)

@@ -19,7 +19,7 @@ from simclr_lightning.data.disk.listing import Listing, list_images
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Two class folders of six images each, with links; small and fresh as it is, its list is kept."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(scan_cache, "KEPT_FROM", 1)
+    monkeypatch.setattr(scan_cache, "STORED_FROM", 1)
     monkeypatch.setattr(scan_cache, "SETTLED", 0)
     root = tmp_path / "images"
     for number in range(12):
@@ -41,17 +41,17 @@ def cache(root: Path) -> Path:
 def fresh(root: Path, monkeypatch: pytest.MonkeyPatch) -> Listing:
     """The listing by a scan, whatever is kept."""
     with monkeypatch.context() as patched:
-        patched.setattr(scan_cache, "kept", lambda root: None)
+        patched.setattr(scan_cache, "read", lambda root: None)
         return list_images(root)
 
 
 def same(one: Listing, two: Listing) -> bool:
-    return dataclasses.replace(one, kept=True) == dataclasses.replace(two, kept=True)
+    return dataclasses.replace(one, cached=True) == dataclasses.replace(two, cached=True)
 
 
 def test_the_kept_list_is_that_of_the_scan_and_nothing_is_read(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = list_images(root)
-    assert not first.kept
+    assert not first.cached
     on_disk = {str(path.relative_to(root)) for path in root.rglob("*.png") if ".pool" not in path.parts}
     assert set(first.names) == on_disk - {"b é 図/hard.png"}
     assert first.repeated == ("b é 図/hard.png",)
@@ -61,7 +61,7 @@ def test_the_kept_list_is_that_of_the_scan_and_nothing_is_read(root: Path, monke
 
     monkeypatch.setattr(listing, "scan", refuse)
     second = list_images(root)
-    assert second.kept
+    assert second.cached
     assert same(first, second)
 
 
@@ -108,7 +108,7 @@ def test_a_folder_that_has_just_changed_is_not_kept(root: Path, monkeypatch: pyt
 
 
 def test_a_small_folder_is_not_kept(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scan_cache, "KEPT_FROM", 14)
+    monkeypatch.setattr(scan_cache, "STORED_FROM", 14)
     list_images(root)
     assert not cache(root).exists()
 
@@ -120,27 +120,27 @@ def test_a_damaged_file_is_not_used(root: Path, monkeypatch: pytest.MonkeyPatch)
     for damaged in (b"", b"PK", b"x" * 500, data[:-1], data[: len(data) // 2], *flips):
         cache(root).write_bytes(damaged)
         assert same(list_images(root), want)
-    monkeypatch.setattr(scan_cache, "VERSION", 2)
+    monkeypatch.setattr(scan_cache, "VERSION", scan_cache.VERSION + 1)
     cache(root).write_bytes(data)
-    assert not list_images(root).kept
+    assert not list_images(root).cached
 
 
 def test_a_cache_that_cannot_be_written_is_no_error(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (root.parent / "file").write_text("x")
     monkeypatch.setenv("XDG_CACHE_HOME", str(root.parent / "file"))
     assert same(list_images(root), list_images(root))
-    assert not list_images(root).kept
+    assert not list_images(root).cached
 
 
 def test_the_fingerprint_is_exact_with_a_kept_list(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(unreadable, "CHECKED", 2)  # so that most files are not among the samples
     first, second = folder(root), folder(root)
-    assert list_images(root).kept
+    assert list_images(root).cached
     assert first.fingerprint == second.fingerprint
     third = folder(root)
     with (root / "a/4.png").open("ab") as file:  # rewritten in place: no folder's time tells
         file.write(b"more")
-    assert list_images(root).kept
+    assert list_images(root).cached
     assert third.fingerprint != first.fingerprint
     cache(root).unlink()
     assert folder(root).fingerprint == third.fingerprint

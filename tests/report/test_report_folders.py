@@ -174,7 +174,7 @@ def bad(tmp_path: Path) -> Callable[[str], list[str]]:
         ("missing", 1, "there is no such folder"),
         ("empty", 1, "holds no run"),
         ("torn", 1, "no run in"),
-        ("list", 1, "not a JSON object"),
+        ("list", 1, "is not a JSON object"),
         ("readonly", 1, "cannot be written"),
         ("nothing", 2, "usage: simclr report DIR"),
         ("more", 2, "has no argument 'hello'"),

@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
+from simclr_lightning import machine
 from simclr_lightning.app.errors import UserError
 from simclr_lightning.data import FolderImages, PackedImages
 from simclr_lightning.data.datamodule import centred
@@ -65,6 +66,7 @@ def open_gallery(run: Path, images: Path, *, keep: bool) -> Gallery:
     """
     if not images.is_dir():
         raise UserError(f"{images}: there is no such folder of images")
+    machine.limit_threads()
     encoder = load_encoder(run)
     size = encoder.size
     assert size is not None  # an export always has it

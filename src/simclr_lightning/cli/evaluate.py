@@ -12,7 +12,7 @@ from typing import Any, Final
 from omegaconf import DictConfig
 from rich.console import Console
 
-from simclr_lightning import app
+from simclr_lightning import app, machine
 from simclr_lightning.app import runs, training
 from simclr_lightning.app.config.composition import compose, conf_folder
 from simclr_lightning.app.config.plain import from_plain, to_plain
@@ -56,6 +56,7 @@ def _main(argv: Sequence[str], overrides: list[str]) -> int:
 
 def _evaluate(run: Path, cfg: DictConfig, others: dict[str, DictConfig], *, sized: bool) -> int:
     training.quiet_libraries()
+    machine.limit_threads()
     folder = run if run.is_dir() else run.parent
     encoder = runs.encoder_of(run, cfg)
     if not os.access(folder, os.W_OK | os.X_OK):

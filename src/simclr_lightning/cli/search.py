@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import csv
-import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from simclr_lightning import app, data, evaluation, files, pictures
+from simclr_lightning import app, data, evaluation, files, machine, pictures
 from simclr_lightning.app.errors import UserError, mistake
 from simclr_lightning.cli.guard import guard_command
 from simclr_lightning.cli.parser import Parser
@@ -82,7 +81,7 @@ def _finder(gallery: app.Gallery, index: str) -> evaluation.Finder | None:
     if index == "faiss":
         return evaluation.faiss_index(gallery.h)
     needed = gallery.h.numel() * 4
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    memory = machine.memory()
     if needed > _HALF * memory:
         raise UserError(
             f"h of {len(gallery.h):,} images takes {needed / 1e9:.0f} of this machine's {memory / 1e9:.0f} GB of "

@@ -7,6 +7,7 @@ from simclr_lightning.lazy import lazy_names
 if TYPE_CHECKING:
     from simclr_lightning.data.arrays import array as array
     from simclr_lightning.data.datamodule import ViewsDataModule as ViewsDataModule, centred as centred
+    from simclr_lightning.data.describe import described as described
     from simclr_lightning.data.disk.decode import ImageError as ImageError, read_image as read_image
     from simclr_lightning.data.folders import FolderImages as FolderImages, folder as folder
     from simclr_lightning.data.images import ImageSet as ImageSet, Splits as Splits, TensorImages as TensorImages
@@ -23,5 +24,7 @@ if TYPE_CHECKING:
 
 __getattr__, __dir__, __all__ = lazy_names(__name__, __file__)
 
-SOURCES: Final = tuple(name for name in __all__ if name.islower() and name not in ("centred", "pack", "read_image"))
+SOURCES: Final = tuple(
+    name for name in __all__ if name.islower() and name not in ("centred", "described", "pack", "read_image")
+)
 """The functions that give `Splits`, by the names that ``data=`` has for them."""

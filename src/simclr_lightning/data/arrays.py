@@ -10,8 +10,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from simclr_lightning.data.images import Splits, TensorImages, in_memory, numbered
+from simclr_lightning.data.paths import looked_in
 
-KEYS = ("train_images", "train_labels", "test_images", "test_labels")
+PARTS = ("train", "val", "test")
+KEYS = tuple(f"{part}_{what}" for part in PARTS for what in ("images", "labels"))
 SHAPES = "(n, H, W, 3), (n, H, W), (n, H, W, 1) or (n, 3, H, W)"
 
 # What numpy and zipfile raise for files that are damaged or something else.
@@ -30,47 +32,53 @@ Array = NDArray[np.generic]
 
 
 def array(path: Path | str | None, *, seed: int = 0) -> Splits:
-    """The images of an .npz file.
+    """Return the images of an .npz file.
 
-    Keys: train_images, and if there are any, train_labels, test_images, test_labels. Images are uint8,
-    shaped (n, H, W, 3), (n, H, W), (n, H, W, 1) or (n, 3, H, W); grey ones are given three equal channels.
+    Keys: train_images, and if there are any, train_labels, val_images, val_labels, test_images, test_labels. Images
+    are uint8, shaped (n, H, W, 3), (n, H, W), (n, H, W, 1) or (n, 3, H, W); gray ones get three equal channels.
     Labels are whole numbers from 0, shaped (n,). Class numbers are made dense (0, 1, 2, ... in their order;
-    `class_names` holds the file's own numbers). Without test images `test` is None. The held-out part is a
-    seeded tenth of train, of every class its share. Nothing pickled is read.
+    `class_names` holds the file's own numbers). Validation images are the held-out part, or `test` when there are no
+    test images. Without them the held-out part is a seeded tenth of train, of every class its share. Nothing pickled
+    is read.
 
     Args:
         path: the .npz file.
-        seed: chooses the held-out part.
+        seed: chooses the held-out part where there are no validation images.
 
     Raises:
-        ValueError: no such file, not an .npz, or a key is missing, shaped or typed otherwise; one line that
-            names the file, the key and the mend.
+        ValueError: no such file, not an .npz, or a key is missing, or its shape or type is wrong; one line that names
+            the file, the key and what to do.
     """
     if path is None:
         raise ValueError("data=array needs a file: data.path=FILE.npz, with the keys " + ", ".join(KEYS))
     file = Path(path).expanduser()
     arrays = _read(file)
-    train = _images(file, "train_images", arrays)
-    test = _images(file, "test_images", arrays) if "test_images" in arrays else None
-    train_labels = _labels(file, "train_labels", arrays, len(train))
-    test_labels = _labels(file, "test_labels", arrays, 0 if test is None else len(test))
-    _check_pairs(file, arrays)
-    train_labels, test_labels, class_names = _dense(train_labels, test_labels)
+    images = {part: _images(file, f"{part}_images", arrays) for part in PARTS if f"{part}_images" in arrays}
+    labels = {
+        part: found
+        for part in PARTS
+        if (found := _labels(file, f"{part}_labels", arrays, len(images.get(part, ())))) is not None
+    }
+    _check_pairs(file, images, labels)
+    labels, class_names = _dense(labels)
+    sets = {part: TensorImages(x, labels.get(part), numbered(f"{part}/", len(x))) for part, x in images.items()}
+    notes = _notes(file, arrays)
+    if "val" in sets and "test" not in sets:
+        sets["test"] = sets.pop("val")
+        notes += (f"{file}: val_images are taken as the test part, as there are no test_images",)
+    elif "val" in sets:
+        notes += (f"{file}: val_images are the held-out part: choices are made on them, and they are never trained on",)
     return in_memory(
-        "array",
-        TensorImages(train, train_labels, numbered("train/", len(train))),
-        None if test is None else TensorImages(test, test_labels, numbered("test/", len(test))),
-        class_names=class_names,
-        seed=seed,
-        notes=_notes(file, arrays),
+        "array", sets["train"], sets.get("test"), val=sets.get("val"), class_names=class_names, seed=seed, notes=notes
     )
 
 
 def _read(file: Path) -> dict[str, Array]:
     """The arrays of the known keys; the others' names with empty arrays, for a note."""
     if not file.is_file():
-        what = "is a folder (data=folder reads those)" if file.is_dir() else "does not exist"
-        raise ValueError(f"data.path={file}: {what}; data=array reads one .npz file")
+        if file.is_dir():
+            raise ValueError(f"data.path={file}: is a folder, which data=folder reads; data=array reads one .npz file")
+        raise ValueError(f"data.path={file}: there is no such file{looked_in(file)}")
     with file.open("rb") as opened:
         try:
             archive = np.load(opened, allow_pickle=False)
@@ -139,20 +147,26 @@ def _labels(file: Path, key: str, arrays: dict[str, Array], count: int) -> Tenso
     return torch.from_numpy(found.astype(np.int64))
 
 
-def _check_pairs(file: Path, arrays: dict[str, Array]) -> None:
-    """Labels of both splits or of none: scores on test need both."""
-    for having, missing in (("train_labels", "test_labels"), ("test_labels", "train_labels")):
-        if having in arrays and missing not in arrays and "test_images" in arrays:
-            raise ValueError(f"{file}: {having} is there but {missing} is not; add it, or leave both out")
+def _check_pairs(file: Path, images: dict[str, Tensor], labels: dict[str, Tensor]) -> None:
+    """Refuse labels of some parts alone, and validation images of another size, which lie in one tensor with train."""
+    for part in images:
+        for having, missing in (("train", part), (part, "train")):
+            if having in labels and missing not in labels:
+                raise ValueError(
+                    f"{file}: {having}_labels is there but {missing}_labels is not; add it, or leave both out"
+                )
+    sizes = [tuple(images[part].shape[2:]) for part in ("train", "val") if part in images]
+    if len(set(sizes)) > 1:
+        raise ValueError(f"{file}: train_images are {sizes[0]} pixels and val_images {sizes[1]}; make them one size")
 
 
-def _dense(train: Tensor | None, test: Tensor | None) -> tuple[Tensor | None, Tensor | None, tuple[str, ...] | None]:
-    """Class numbers 0, 1, 2, ... in place of the file's own, and the file's own as names."""
-    if train is None:
-        return None, None, None
-    classes = torch.unique(train if test is None else torch.cat((train, test)))
-    dense = [None if labels is None else torch.searchsorted(classes, labels) for labels in (train, test)]
-    return dense[0], dense[1], tuple(str(number) for number in classes.tolist())
+def _dense(labels: dict[str, Tensor]) -> tuple[dict[str, Tensor], tuple[str, ...] | None]:
+    """Class numbers 0, 1, 2, ... in place of the file's own, and the file's own as names; None without labels."""
+    if "train" not in labels:
+        return {}, None
+    classes = torch.unique(torch.cat([*labels.values()]))
+    dense = {part: torch.searchsorted(classes, found) for part, found in labels.items()}
+    return dense, tuple(str(number) for number in classes.tolist())
 
 
 def _notes(file: Path, arrays: dict[str, Array]) -> tuple[str, ...]:

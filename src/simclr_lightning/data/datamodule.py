@@ -6,9 +6,9 @@ takes its contiguous part. The position is the number of images seen, so a resum
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -18,9 +18,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from simclr_lightning import distributed
+from simclr_lightning import distributed, machine
+from simclr_lightning.data.aspects import long_images
+from simclr_lightning.data.describe import described
 from simclr_lightning.data.images import ImageSet, Splits
-from simclr_lightning.data.loading import Batch, train_loader
+from simclr_lightning.data.loading import Batch, as_tensors, train_loader
 from simclr_lightning.global_batch import check_batch
 from simclr_lightning.views import ViewRecipe, centre_view, crop_views, finish_views, make_views, recipe as named_recipe
 from simclr_lightning.views.kernels import onto
@@ -82,7 +84,7 @@ class ViewsDataModule(L.LightningDataModule):
         """Make the splits in this process and check the batch against them."""
         self._restored = 0
         splits = self.load()
-        check_batch(self.batch_size, images=len(splits.train), devices=distributed.world_size())
+        check_batch(self.batch_size, images=splits.training_images, devices=distributed.world_size())
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Batches of this rank: keys only for sets in memory, two uint8 crops an image for the others."""
@@ -92,6 +94,7 @@ class ViewsDataModule(L.LightningDataModule):
         """Move the bytes alone: the indices stay on the host, which plans the views with them and need not wait."""
         if not _is_ours(batch):
             return super().transfer_batch_to_device(batch, device, dataloader_idx)
+        batch = as_tensors(batch)
         moved = {"crops": batch["crops"].to(device, non_blocking=True)} if "crops" in batch else {}
         return {**batch, **moved, "device": device}
 
@@ -137,15 +140,17 @@ class ViewsDataModule(L.LightningDataModule):
     # -- what evaluation calls ------------------------------------------------------------------------------------
 
     def load(self) -> Splits:
-        """The splits, made at the first call."""
+        """Return the splits, made at the first call; their notes then hold `described` and `long_images` too."""
         if self.splits is None:
-            self.splits = self.dataset(self.path)
+            found = self.dataset(self.path)
+            long = long_images(found.train, self.recipe, found.training_images)
+            self.splits = replace(found, notes=(*described(found), *found.notes, *long))
         return self.splits
 
     @property
     def steps_per_epoch(self) -> int:
-        """floor(images / global batch)."""
-        return len(self.load().train) // self.batch_size
+        """floor(training images / global batch)."""
+        return self.load().training_images // self.batch_size
 
     @property
     def samples_seen(self) -> int:
@@ -206,7 +211,7 @@ def centred(images: ImageSet, indices: Tensor, *, size: int) -> Tensor:
     """Evaluation views (b, 3, size, size) float in [0, 1] of the images at ``indices`` (b,)."""
     if images.tensor is not None:
         return centre_view(images.tensor[indices], size=size)
-    with ThreadPoolExecutor(os.cpu_count() or 1) as threads:  # decoding leaves Python's lock
+    with ThreadPoolExecutor(machine.cores()) as threads:  # decoding leaves Python's lock
         views = threads.map(lambda i: centre_view(images.load(i)[None], size=size), indices.tolist())
         return torch.cat(list(views))
 

@@ -15,8 +15,10 @@ import torch
 from torch import Tensor
 
 from simclr_lightning.data.disk.decode import MAX_PIXELS, ImageError, read_image
-from simclr_lightning.data.disk.layout import Part, lay_out
+from simclr_lightning.data.disk.headers import header_size
+from simclr_lightning.data.disk.layout import Layout, Part, lay_out
 from simclr_lightning.data.disk.listing import Listing, list_images, passed_over, sizes_now
+from simclr_lightning.data.disk.readings import Chosen
 from simclr_lightning.data.disk.scan import EXTENSIONS
 from simclr_lightning.data.disk.shards import is_packed
 from simclr_lightning.data.disk.unreadable import (
@@ -29,7 +31,8 @@ from simclr_lightning.data.disk.unreadable import (
     spread,
     undecodable,
 )
-from simclr_lightning.data.images import PackedNames, Splits, choose_held_out, digest
+from simclr_lightning.data.images import PackedNames, Splits, digest
+from simclr_lightning.data.paths import looked_in
 
 SAMPLE_BYTES = 4096  # of each sampled file's start and of its end, for the fingerprint
 
@@ -85,6 +88,10 @@ class FolderImages:
                 mend = MEND
             raise ImageError(f"{error}; {mend}") from None
 
+    def size(self, index: int) -> tuple[int, int] | None:
+        """Return (height, width) of the image at `index` by its file's header; None where that cannot be read."""
+        return header_size(self.root / self.names[index])
+
 
 def folder(
     path: Path | str | None,
@@ -94,6 +101,9 @@ def folder(
     max_pixels: int = MAX_PIXELS,
     full_scale: float | None = None,
     labels: bool = True,
+    train: str | None = None,
+    val: str | None = None,
+    test: str | None = None,
     seed: int = 0,
 ) -> Splits:
     """The images below a folder; formats, modes and orientation as in `read_image`.
@@ -135,24 +145,24 @@ def folder(
     names = [name for name in listing.names if name not in skipped] if skipped else listing.names
     if len(names) < 2:
         raise ValueError(_too_few(listing, len(names), skipped))
-    layout = lay_out(names, labels=labels, seed=seed)
-    train, test = layout.train, layout.test
-    if len(train.names) < 2:
-        raise ValueError(f"{listing.root}: {len(train.names)} training image; SimCLR needs at least 2")
+    layout = lay_out(names, labels=labels, seed=seed, chosen=Chosen(train, val, test))
+    if len(layout.train.names) < 2:
+        raise ValueError(f"{listing.root}: {len(layout.train.names)} training image; SimCLR needs at least 2")
 
     def images(part: Part) -> FolderImages:
         options: dict[str, Any] = {"max_pixels": max_pixels, "full_scale": full_scale, "on_corrupt": on_corrupt}
         return FolderImages(listing.root, PackedNames(part.names), part.labels, **options)
 
-    sets = images(train), None if test is None else images(test)
+    sets = images(layout.rows()), None if layout.test is None else images(layout.test)
     return Splits(
         train=sets[0],
         test=sets[1],
-        held_out=choose_held_out(len(train.names), train.labels, seed=seed),
+        held_out=layout.held_out(seed),
         class_names=layout.class_names,
-        identity=_identity(listing, sets),
+        identity=_identity(listing, sets, layout),
         notes=tuple(f"data.path: {note}" for note in (*layout.notes, *passed_over(listing), *skip_notes(skipped))),
         skipped=tuple(skipped.values()),
+        val_images=layout.val_images,
     )
 
 
@@ -161,7 +171,7 @@ def _check(path: Path | str | None) -> Path:
         raise ValueError("data=folder needs a folder of images: data.path=DIR")
     root = Path(path).expanduser()
     if not root.exists():
-        raise ValueError(f"data.path={root}: there is no such folder; check the spelling")
+        raise ValueError(f"data.path={root}: there is no such folder{looked_in(root)}")
     if not root.is_dir():
         raise ValueError(f"data.path={root}: is a file; data=folder reads a folder of images, data=array an .npz")
     return root
@@ -179,7 +189,7 @@ def _too_few(listing: Listing, usable: int, skipped: dict[str, str]) -> str:
     return f"data.path={listing.root}: {found} ({seen}); SimCLR needs at least 2, named {kinds}"
 
 
-def _identity(listing: Listing, sets: Sequence[FolderImages | None]) -> str | Callable[[], str]:
+def _identity(listing: Listing, sets: Sequence[FolderImages | None], layout: Layout) -> str | Callable[[], str]:
     """The fingerprint: it differs when files are added, removed, renamed or changed.
 
     Samples of the files are read now. The sizes of a kept listing, which may have changed since, are asked for when
@@ -187,7 +197,7 @@ def _identity(listing: Listing, sets: Sequence[FolderImages | None]) -> str | Ca
     """
     root = listing.root
     samples = [None if images is None else _samples(root, images.names) for images in sets]
-    known = None if listing.kept else dict(zip(listing.names, listing.sizes, strict=True))
+    known = None if listing.cached else dict(zip(listing.names, listing.sizes, strict=True))
 
     def fingerprint() -> str:
         contents: list[Tensor | Sequence[str] | None] = []
@@ -197,9 +207,9 @@ def _identity(listing: Listing, sets: Sequence[FolderImages | None]) -> str | Ca
                 continue
             sizes = sizes_now(root, images.names) if known is None else [known[name] for name in images.names]
             contents += [images.names, images.labels, torch.tensor(sizes), sample]
-        return digest("folder", *contents)
+        return digest("folder", *contents, *layout.val_names())
 
-    return fingerprint if listing.kept else fingerprint()
+    return fingerprint if listing.cached else fingerprint()
 
 
 def _samples(root: Path, names: Sequence[str]) -> Tensor:

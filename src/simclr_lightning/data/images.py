@@ -136,14 +136,18 @@ class Splits:
     """A source's images, and which of them are for what.
 
     Attributes:
-        train: the images to train on; its labels (if any) feed the kNN bank and the probes.
-        test: scored once, at the end; None when there is nothing to score on.
-        held_out: (m,) int64, sorted indices into `train`: the part that choices are made on (best checkpoint,
-            l2). Pretraining sees these images; their labels are never in a bank nor a probe's training.
-        class_names: one name a class number, or None without labels.
-        identity: gives `fingerprint`, or is it.
-        notes: lines to print once.
-        skipped: "path: reason" of every file that was left out as unreadable.
+        train: the images to train on, followed by those of a validation part (`val_images`); the labels of the
+            others (if any) feed the kNN bank and the probes.
+        test: the images that scores are measured on at the end; None when there are none.
+        held_out: (m,) int64, sorted rows of `train`: the part that choices are made on (best checkpoint, l2). Their
+            labels are never in a bank nor in a probe's training. Pretraining sees these images without labels, except
+            those of a validation part.
+        class_names: one name for each class number, or None without labels.
+        identity: the fingerprint, or a function that returns it.
+        notes: lines to print.
+        skipped: "path: reason" for every file that was left out as unreadable.
+        val_images: how many rows at the end of `train` are a validation part: all of them are held out, and no
+            training sees them.
     """
 
     train: ImageSet
@@ -153,6 +157,12 @@ class Splits:
     identity: str | Callable[[], str]
     notes: tuple[str, ...] = ()
     skipped: tuple[str, ...] = ()
+    val_images: int = 0
+
+    @property
+    def training_images(self) -> int:
+        """How many images are trained on: the first rows of `train`."""
+        return len(self.train) - self.val_images
 
     @cached_property
     def fingerprint(self) -> str:
@@ -203,16 +213,26 @@ def in_memory(
     class_names: tuple[str, ...] | None,
     seed: int,
     notes: tuple[str, ...] = (),
+    val: TensorImages | None = None,
 ) -> Splits:
-    """`Splits` of images in memory: a seeded tenth held out, every byte in the fingerprint."""
-    contents = [part for images in (train, test) if images is not None for part in (images.tensor, images.labels)]
+    """Return `Splits` of images in memory, with every byte in the fingerprint.
+
+    The held-out part is ``val``, which has labels if ``train`` has; without it, a seeded tenth of ``train``.
+    """
+    sets = [images for images in (train, test, val) if images is not None]
+    n, held_out = len(train), choose_held_out(len(train), train.labels, seed=seed)
+    if val is not None:
+        labels = None if train.labels is None or val.labels is None else torch.cat((train.labels, val.labels))
+        train = TensorImages(torch.cat((train.tensor, val.tensor)), labels, PackedNames([*train.names, *val.names]))
+        held_out = torch.arange(n, len(train))
     return Splits(
         train=train,
         test=test,
-        held_out=choose_held_out(len(train), train.labels, seed=seed),
+        held_out=held_out,
         class_names=class_names,
-        identity=digest(source, *contents),
+        identity=digest(source, *(part for images in sets for part in (images.tensor, images.labels))),
         notes=notes,
+        val_images=len(train) - n,
     )
 
 

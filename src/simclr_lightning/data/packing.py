@@ -21,6 +21,7 @@ from simclr_lightning.data.disk.listing import Listing, list_images, passed_over
 from simclr_lightning.data.disk.progress import counted
 from simclr_lightning.data.disk.shards import INDEX, SAMPLES, ShardWriter, is_packed, write_index
 from simclr_lightning.data.disk.unreadable import OnCorrupt, in_threads, too_many
+from simclr_lightning.data.paths import looked_in
 from simclr_lightning.files import in_the_way
 
 JPEG_SIDE = 65_500  # the longest that the encoder takes
@@ -70,7 +71,8 @@ def pack(
         ImageError: a file cannot be read; the message names it.
     """
     if not images.is_dir():
-        raise ValueError(f"{images}: {'is a file' if images.exists() else 'there is no such folder of images'}")
+        what = "is a file" if images.exists() else f"there is no such folder of images{looked_in(images)}"
+        raise ValueError(f"{images}: {what}")
     _check_out(out)
     listing = list_images(images)
     if not listing.names:
@@ -162,11 +164,7 @@ def _held(out: Path) -> Iterator[None]:
 def _write(
     out: Path, listing: Listing, encoded: Iterator[bytes | str], facts: dict[str, int], max_skipped: int | None
 ) -> Packed:
-    layout = lay_out(listing.names, labels=True, seed=0)
-    label = _labels_by_name(layout.train.names, layout.train.labels)
-    if layout.test is not None:
-        label |= _labels_by_name(layout.test.names, layout.test.labels)
-    classes = layout.class_names or ()
+    label, classes = _labels_by_name(listing.names)
     skipped: list[str] = []
     with (
         ShardWriter(out) as shards,
@@ -194,8 +192,17 @@ def _write(
     return Packed(**counts, bytes=int(index.sizes.sum()), skipped=tuple(skipped))
 
 
-def _labels_by_name(names: list[str], labels: Tensor | None) -> dict[str, int]:
-    return {} if labels is None else dict(zip(names, labels.tolist(), strict=True))
+def _labels_by_name(names: list[str]) -> tuple[dict[str, int], tuple[str, ...]]:
+    """The class number of each labeled file, and the class names; none where `lay_out` refuses these folders."""
+    try:
+        layout = lay_out(names, labels=True, seed=0)
+    except ValueError:  # all images are packed: the keys that decide are given when they are read
+        return {}, ()
+    label: dict[str, int] = {}
+    for part in (layout.train, layout.val, layout.test):
+        if part is not None and part.labels is not None:
+            label |= dict(zip(part.names, part.labels.tolist(), strict=True))
+    return {name: number for name, number in label.items() if number >= 0}, layout.class_names or ()
 
 
 def _check_space(out: Path, needed: float) -> None:

@@ -8,6 +8,7 @@ was packed, since names and their order are.
 import os
 from collections.abc import Sequence
 from contextlib import closing
+from io import BytesIO
 from pathlib import Path
 from typing import Any, final
 from zlib import crc32
@@ -18,14 +19,18 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from simclr_lightning.data.disk.decode import MAX_PIXELS, ImageError, decode_bytes, quiet
+from simclr_lightning.data.disk.headers import header_size
 from simclr_lightning.data.disk.layout import Part, lay_out
 from simclr_lightning.data.disk.listing import list_images
+from simclr_lightning.data.disk.readings import Chosen
 from simclr_lightning.data.disk.scan import EXTENSIONS
 from simclr_lightning.data.disk.shards import Index, is_packed, read_index, shard_name
 from simclr_lightning.data.disk.unreadable import OnCorrupt, check_policy, gathered, in_threads, skip_notes
 from simclr_lightning.data.folders import FolderImages
-from simclr_lightning.data.images import PackedNames, Splits, choose_held_out, digest
+from simclr_lightning.data.images import PackedNames, Splits, digest
+from simclr_lightning.data.paths import looked_in
 
+HEAD_BYTES = 4096  # of a packed JPEG: its size is in the first of them
 OPEN_SHARDS = 256  # of a set, in one process; systems allow 1,024 open files or more
 
 
@@ -89,6 +94,15 @@ class PackedImages:
                 mend = "copy the shard or pack again, or leave such images out with data.dataset.on_corrupt=skip"
             raise ImageError(f"{error}; {mend}") from None
 
+    def size(self, index: int) -> tuple[int, int] | None:
+        """Return (height, width) of the image at `index` by its header; None where that cannot be read."""
+        try:
+            shard = self._descriptor(int(self._shards[index])).number
+            head = os.pread(shard, min(HEAD_BYTES, int(self.sizes[index])), int(self._offsets[index]))
+        except OSError:
+            return None
+        return header_size(BytesIO(head))
+
     def error(self, index: int) -> str | None:
         """What is wrong with the bytes of the image at `index`, else None; nothing is decoded."""
         try:
@@ -139,6 +153,9 @@ def packed(
     max_skipped: int = 100,
     max_pixels: int = MAX_PIXELS,
     labels: bool = True,
+    train: str | None = None,
+    val: str | None = None,
+    test: str | None = None,
     seed: int = 0,
 ) -> Splits:
     """The images that `pack` wrote; parts, classes, test and held-out part are those of `folder` on what was packed.
@@ -164,7 +181,7 @@ def packed(
         raise ValueError("data=packed needs a folder that `simclr pack IMAGES OUT` wrote: data.path=OUT")
     root = Path(path).expanduser()
     if not root.is_dir():
-        what = "is a file" if root.exists() else "there is no such folder; check the spelling"
+        what = "is a file" if root.exists() else f"there is no such folder{looked_in(root)}"
         raise ValueError(f"data.path={root}: {what}")
     check_policy(on_corrupt, max_skipped, max_pixels)
     index = read_index(root)
@@ -172,7 +189,7 @@ def packed(
     row = {name: number for number, name in enumerate(index.names) if name not in skipped}
     if len(row) < 2:
         raise ValueError(f"data.path={root}: {len(row)} readable image(s); SimCLR needs at least 2")
-    layout = lay_out(list(row), labels=labels, seed=seed)
+    layout = lay_out(list(row), labels=labels, seed=seed, chosen=Chosen(train, val, test))
     if len(layout.train.names) < 2:
         raise ValueError(f"{root}: {len(layout.train.names)} training image; SimCLR needs at least 2")
 
@@ -180,15 +197,16 @@ def packed(
         rows = np.array([row[name] for name in part.names], dtype=np.int64)
         return PackedImages(root, index, rows, part.labels, max_pixels=max_pixels, on_corrupt=on_corrupt)
 
-    sets = images(layout.train), None if layout.test is None else images(layout.test)
+    sets = images(layout.rows()), None if layout.test is None else images(layout.test)
     return Splits(
         train=sets[0],
         test=sets[1],
-        held_out=choose_held_out(len(sets[0]), sets[0].labels, seed=seed),
+        held_out=layout.held_out(seed),
         class_names=layout.class_names,
-        identity=digest("packed", *(part for images in sets for part in _contents(images))),
+        identity=digest("packed", *(part for images in sets for part in _contents(images)), *layout.val_names()),
         notes=tuple(f"data.path: {note}" for note in (*layout.notes, *skip_notes(skipped))),
         skipped=tuple(skipped.values()),
+        val_images=layout.val_images,
     )
 
 

@@ -25,6 +25,7 @@ from simclr_lightning.data.disk.decode import MAX_PIXELS
 from simclr_lightning.data.disk.unreadable import OnCorrupt
 from simclr_lightning.data.folders import folder
 from simclr_lightning.data.images import Splits, TensorImages, in_memory, numbered
+from simclr_lightning.data.paths import looked_in
 
 DEFAULT_ROOT = Path("data")
 SILENCE = 30  # seconds without a byte after which a download is given up
@@ -81,9 +82,7 @@ def stl10(path: Path | str | None = None, *, seed: int = 0) -> Splits:
         _images(part, torch.from_numpy(found.data), torch.from_numpy(found.labels.astype(np.int64)))
         for part, found in (("train", train), ("test", test))
     ]
-    labelled = int((train.labels >= 0).sum())
-    note = f"stl10: {len(train.data):,} images to train on, {labelled:,} of them labelled"
-    return in_memory("stl10", *parts, class_names=tuple(train.classes), seed=seed, notes=(note,))
+    return in_memory("stl10", *parts, class_names=tuple(train.classes), seed=seed)
 
 
 def fashion_mnist(path: Path | str | None = None, *, seed: int = 0) -> Splits:
@@ -139,6 +138,11 @@ def imagenet(
     if path is None:
         raise ValueError("data=imagenet needs its folder, with train/ and val/ in it: data.path=DIR")
     root = Path(path).expanduser()
+    if not root.is_dir():
+        is_file = "is a file; data=imagenet reads a folder with train/ and val/"
+        raise ValueError(
+            f"data.path={root}: {is_file if root.exists() else f'there is no such folder{looked_in(root)}'}"
+        )
     for part in ("train", "val"):
         if not (root / part).is_dir():
             raise ValueError(

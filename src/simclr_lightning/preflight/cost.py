@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from simclr_lightning import machine
 from simclr_lightning.ntxent.blocks import MEMORY
 from simclr_lightning.optim import parameter_groups
 from simclr_lightning.preflight.copies import trial, untouched, views
@@ -109,26 +108,7 @@ def free_bytes(device: torch.device) -> int:
     """Return the free memory in bytes: of a GPU, or for a CPU of this machine within the limit of its container."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
-    available = _available()
-    for limit, used in _CONTAINERS:
-        if limit.exists() and used.exists() and limit.read_text().strip().isdigit():
-            available = min(available, int(limit.read_text()) - int(used.read_text()))
-    return available
-
-
-def _available() -> int:
-    """Return Linux's MemAvailable in bytes; on other systems half of the machine's memory."""
-    table = Path("/proc/meminfo")
-    if table.exists():
-        return next(int(line.split()[1]) * 1024 for line in table.read_text().splitlines() if "MemAvailable" in line)
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
-
-
-# Files with limit and usage of a container: control groups version 2, and version 1.
-_CONTAINERS = (
-    (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")),
-    (Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"), Path("/sys/fs/cgroup/memory/memory.usage_in_bytes")),
-)
+    return machine.free_memory()
 
 
 def _saved_bytes(module: SimCLR, pairs: int, size: int, device: torch.device, context: Context) -> float:

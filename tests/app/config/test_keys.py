@@ -37,8 +37,10 @@ def options() -> dict[str, DictConfig]:
     found = {}
     for path in sorted(CONF.glob("*/*.yaml")):
         if path.parent.name != "hydra":
-            option = f"{path.parent.name}={path.stem}"
-            found[option] = compose([option, "data.path=x"])
+            group, option = path.parent.name, f"{path.parent.name}={path.stem}"
+            target = {"model": "model.encoder", "data": "data.dataset"}.get(group, group)
+            own = [f"{target}._target_=simclr_lightning.encoders.resnet"] if path.stem == "custom" else []
+            found[option] = compose([option, "data.path=x", *own])
     return found
 
 
@@ -98,6 +100,7 @@ BAD: dict[str, list[Any]] = {
     "data.dataset.max_skipped": [-1, 1.5, None],
     "data.dataset.max_pixels": [0, 178_956_971, "many"],
     "data.dataset.full_scale": [0, -1, "12 bits"],
+    **{f"data.dataset.{part}": ["", 3, True, ["train"]] for part in ("train", "val", "test")},
     "views.size": [*NOT_WHOLE, 0, 100_000, 10**23],
     "views.crop": ["middle", None],
     "views.area": [[0, 1], [0.5, 1.5], [0.5, 0.1], [0.5], 0.5, "x", [NAN, 1], None],
@@ -210,7 +213,8 @@ RATES = [0, -1, "x", None, True, NAN, 1e300, [], [0.1, 0], [0.1, 0.1], [0.1, 1e3
 BAD_EVALUATION: dict[str, list[Any]] = {
     "protocol": [*LISTS, ["knn", "knn"], "linaer", True],
     "transfer": [3, "x", [None], ["cifar10", "cifar10"], None],
-    **{f"paths.{name}": ["", 3, True] for name in sorted(path.stem for path in (CONF / "data").glob("*.yaml"))},
+    **{f"paths.{path.stem}": ["", 3, True] for path in (CONF / "data").glob("[!c]*.yaml")},
+    **{f"paths.cifar{n}": ["", 3, True] for n in (10, 100)},
     "untrained": [1, "yes", None],
     "select_on": ["test", "train", None, True],
     "seeds": [*LISTS, [0, 0], [-1], [1.5], 0, None],

@@ -113,7 +113,8 @@ def test_a_path_of_question_marks_is_not_a_missing_value() -> None:
 @pytest.mark.parametrize("key", PATH_KEYS)
 def test_every_path_key_accepts_a_difficult_path(key: str) -> None:
     name = "/a b/=,(c)~[d]{e}'f\"\\g:漢 $/"
-    cfg = compose([f"{key}={name}"], name="evaluate" if key.startswith("paths.") else "train")
+    source = ["data=folder", "data.path=x"] if key.startswith("data.dataset.") else []
+    cfg = compose([*source, f"{key}={name}"], name="evaluate" if key.startswith("paths.") else "train")
     assert OmegaConf.select(cfg, key) == name
 
 

@@ -11,6 +11,7 @@ from simclr_lightning.app.config.rules import (
     ANY_SEED,
     CHANNELS,
     CHECKED_BY_ITSELF,
+    FOLDER,
     GRID,
     LARGEST_SIDE,
     LAUNCHER,
@@ -86,6 +87,7 @@ RULES: Final[dict[str, Rule]] = {
             "data.num_workers": whole(0, 1024),
             "data.resident": one_of("auto", True, False),
             "data.dataset.labels": SWITCH,
+            **{f"data.dataset.{part}": FOLDER for part in ("train", "val", "test")},
             "data.dataset.on_corrupt": one_of("fail", "skip"),
             "data.dataset.max_skipped": whole(0),
             "data.dataset.max_pixels": whole(1, 178_956_970),
@@ -186,11 +188,18 @@ _RATE_LIST: Final = list_of("of such numbers", POSITIVE)
 _RATES: Final = Rule(lambda v: POSITIVE.accepts(v) or _RATE_LIST.accepts(v), f"{POSITIVE.says}, or {_RATE_LIST.says}")
 _SHARES: Final = list_of("of shares above 0 and below 1", number("", lambda v: 0 < v < 1))
 _SGD: Final = {"batch_size": whole(2), "epochs": whole(1), "lr": _RATES}
+_PROTOCOL: Final = Rule(
+    lambda v: v in PROTOCOLS if isinstance(v, str) and "." not in v else isinstance(v, str),
+    f"one of {', '.join(PROTOCOLS)}, or the dotted name of a function",
+)
 EVALUATION_RULES: Final[dict[str, Rule]] = {
     **{key: rule for key, rule in RULES.items() if key.startswith(("data.", "views.")) or key in ("seed", "debug")},
     **optional({key: rule for key, rule in RULES.items() if key.startswith("model.")}),
     "trusted": NAMES,
-    "protocol": list_of(f"of {', '.join(PROTOCOLS)}", one_of(*PROTOCOLS)).or_(*PROTOCOLS, None),
+    "protocol": Rule(
+        lambda v: v is None or _PROTOCOL.accepts(v) or list_of("", _PROTOCOL).accepts(v),
+        f"{_PROTOCOL.says}, a list of these, or null",
+    ),
     "transfer": list_of("of data sets", one_of(*SOURCES), least=0),
     **optional({f"paths.{name}": PATH for name in SOURCES}),
     "untrained": SWITCH,

@@ -16,6 +16,7 @@ PATH_KEYS: Final[Mapping[str, tuple[str, ...]]] = {
     "data.path": (),
     "model.weights": ("imagenet",),
     "ckpt_path": ("last",),
+    **{f"data.dataset.{part}": () for part in ("train", "val", "test")},
     "hydra.run.dir": (),
     "hydra.sweep.dir": (),
     **{f"paths.{name}": () for name in SOURCES},

@@ -87,6 +87,7 @@ def _is_channels(value: Any) -> bool:
 SWITCH: Final = Rule(lambda v: isinstance(v, bool), "true or false")
 TEXT: Final = Rule(lambda v: isinstance(v, str) and bool(v.strip()), "a text that is not empty")
 PATH: Final = Rule(lambda v: isinstance(v, str) and bool(v), "a path").or_(None)
+FOLDER: Final = Rule(lambda v: isinstance(v, str) and bool(v), "a folder's name in data.path").or_(None)
 POSITIVE: Final = number(f"above 0 and at most {MOST:,}", lambda v: 0 < v <= MOST)
 NOT_NEGATIVE: Final = number(f"from 0 to {MOST:,}", lambda v: 0 <= v <= MOST)
 CHANNELS: Final = Rule(_is_channels, "three numbers, one per channel").or_(None)

@@ -123,6 +123,17 @@ def check_trusted(trusted: Sequence[str]) -> None:
             )
 
 
+def check_own(key: str, name: str, trusted: Sequence[str]) -> None:
+    """Refuse a dotted name that is not defined in a package that the user trusts.
+
+    Raises:
+        UserError: the message names the key and the name.
+    """
+    check_trusted(trusted)
+    if not _is_defined_in(_follow(name, trusted), trusted):
+        raise _refusal(key, name)
+
+
 def resolve(name: str, trusted: Sequence[str] = ()) -> Any | None:
     """Return the object with a dotted name if a configuration may make it, else None.
 

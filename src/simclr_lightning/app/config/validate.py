@@ -17,7 +17,7 @@ from simclr_lightning.app.config.keys import (
 )
 from simclr_lightning.app.config.plain import to_plain
 from simclr_lightning.app.config.rules import Rule
-from simclr_lightning.app.config.targets import check_targets, resolve
+from simclr_lightning.app.config.targets import check_own, check_targets, resolve
 from simclr_lightning.app.errors import mistake
 from simclr_lightning.data import SOURCES
 from simclr_lightning.evaluation.protocols import PROTOCOLS
@@ -71,7 +71,11 @@ def check_evaluation(cfg: DictConfig) -> None:
     """
     for key, options in (("protocol", tuple(PROTOCOLS)), ("transfer", SOURCES)):
         names = cfg.get(key)
-        check_names(key, names if OmegaConf.is_list(names) else [names], options)
+        named = list(names) if OmegaConf.is_list(names) else [names]
+        yours = [name for name in named if key == "protocol" and isinstance(name, str) and "." in name]
+        for name in yours:
+            check_own(key, name, trusted=cfg.trusted)
+        check_names(key, [name for name in named if name not in yours], options)
     plain = _checked(cfg, EVALUATION_RULES)
     _check_parts(plain)
     semi = plain["semi"]

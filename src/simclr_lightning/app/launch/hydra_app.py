@@ -18,6 +18,7 @@ from hydra.plugins.launcher import Launcher as HydraLauncher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
+from simclr_lightning import machine
 from simclr_lightning.app import errors
 from simclr_lightning.app.config.composition import (
     conf_folder,
@@ -27,7 +28,7 @@ from simclr_lightning.app.config.composition import (
 )
 from simclr_lightning.app.config.targets import LAUNCHERS
 from simclr_lightning.app.launch.jobs import SweepStopped
-from simclr_lightning.app.launch.local import Machine, cores, gpus
+from simclr_lightning.app.launch.local import Machine, gpus
 from simclr_lightning.app.launch.ranks import is_external
 from simclr_lightning.app.launch.slurm import Cluster
 from simclr_lightning.app.launch.sweep import Outcome, Sweep
@@ -77,8 +78,8 @@ class Launcher(HydraLauncher):
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Check the jobs of a grid."""
-        machine = Machine(self.jobs, gpus=gpus() if self.jobs > 1 else (), cores=cores())
-        self.sweep = Sweep(config, hydra_context.config_loader, machine, at_once=self.jobs)
+        here = Machine(self.jobs, gpus=gpus() if self.jobs > 1 else (), cores=machine.cores())
+        self.sweep = Sweep(config, hydra_context.config_loader, here, at_once=self.jobs)
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Run jobs that are checked."""

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from simclr_lightning import machine
 from simclr_lightning.app import errors, training
 from simclr_lightning.app.errors import UserError
 from simclr_lightning.app.runs.locate import prepare
@@ -47,7 +48,7 @@ def run_ranks(folder: Path, devices: int, *, checkpoint: Path | None, any_images
     reports.mkdir(exist_ok=True)
     for old in reports.glob("*.json"):
         old.unlink()
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // devices)))
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, machine.cores() // devices)))
     words = [str(folder), str(checkpoint or ""), *(["any_images"] if any_images else []), *(["debug"] if debug else [])]
     with tempfile.TemporaryDirectory(prefix="simclr_ranks_") as logs:
         launch = LaunchConfig(

@@ -11,12 +11,13 @@ from torch import nn
 from simclr_lightning import checkpoint, encoders
 from simclr_lightning.app.config.instantiate import make
 from simclr_lightning.app.config.plain import from_plain, to_plain
-from simclr_lightning.app.config.targets import check_targets
+from simclr_lightning.app.config.targets import check_targets, resolve
 from simclr_lightning.app.errors import UserError, mistake
 from simclr_lightning.app.runs.run import read_config
 from simclr_lightning.encoders import Encoder, weights as encoder_weights
 from simclr_lightning.export import load_encoder
 from simclr_lightning.projector import Projector
+from simclr_lightning.run_folder import EXPORTED, flatten, read_saved_config
 
 
 def encoder_of(run: Path, cfg: DictConfig) -> Encoder:
@@ -36,8 +37,8 @@ def encoder_of(run: Path, cfg: DictConfig) -> Encoder:
         if "model" not in cfg:
             raise mistake(f"{run} contains weights but no architecture; add it, such as model=resnet50")
         return _build(cfg.model.encoder, run, size=int(cfg.views.size))
-    unfinished = run.is_dir() and not (run / "exported").is_dir() and (run / ".hydra").is_dir()
-    found = checkpoint.newest(run) if unfinished else None
+    of_run = run.is_dir() and (run / ".hydra").is_dir()
+    found = checkpoint.newest(run) if of_run and (not (run / EXPORTED).is_dir() or _is_users(run, cfg)) else None
     if found is None:
         encoder_weights.find_export(run)  # raises if there is no export
     if "model" in cfg:
@@ -99,6 +100,12 @@ def _build(node: DictConfig, source: Path, *, size: int) -> Encoder:
     encoders.load_weights(encoder, source)
     encoder.size = size
     return encoder.eval()
+
+
+def _is_users(run: Path, cfg: DictConfig) -> bool:
+    """Return whether a run's encoder is a class of a trusted package, which `load_encoder` cannot build."""
+    target = str(flatten(read_saved_config(run)).get("model.encoder._target_"))
+    return bool(cfg.trusted) and resolve(target) is None and resolve(target, cfg.trusted) is not None
 
 
 def _is_export(path: Path) -> bool:

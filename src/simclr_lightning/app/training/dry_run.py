@@ -12,7 +12,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from simclr_lightning import checkpoint as checkpoints, preflight
+from simclr_lightning import checkpoint as checkpoints, machine, preflight
 from simclr_lightning.app.runs.run import Run
 from simclr_lightning.app.training import devices, performance
 from simclr_lightning.app.training.build import build
@@ -37,11 +37,12 @@ def print_dry_run(run: Run) -> int:
         return 0
     cfg, console = run.cfg, Console(highlight=False)
     quiet_libraries()
+    machine.limit_threads()
     here = devices.device_count(cfg)
     processes = here * int(cfg.trainer.num_nodes)
     parts = build(cfg)
     data, splits = parts.data, parts.data.load()
-    check_batch(data.batch_size, images=len(splits.train), devices=processes)
+    check_batch(data.batch_size, images=splits.training_images, devices=processes)
     total = total_steps(cfg, data.steps_per_epoch)
     left = total - (int(checkpoints.load(run.checkpoint)["global_step"]) if run.checkpoint else 0)
     for line in (*splits.notes, *opening_notes(cfg, parts, total)):
@@ -59,7 +60,7 @@ def print_dry_run(run: Run) -> int:
     for row in (
         ("devices", f"{processes} {device.type}, {data.batch_size // processes} of {data.batch_size} images on each"),
         ("negatives", f"{2 * data.batch_size - 2:,} a view, from all devices"),
-        *_size_rows(cost, data.batch_size, cfg.micro_batch_size, processes, free, len(splits.train)),
+        *_size_rows(cost, data.batch_size, cfg.micro_batch_size, processes, free, splits.training_images),
         *_time_rows(rates, processes, left, data.batch_size),
     ):
         table.add_row(*row)

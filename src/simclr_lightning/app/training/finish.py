@@ -145,7 +145,7 @@ def _pixels(images: ImageSet, rows: Tensor, data: ViewsDataModule) -> Tensor:
 def _draw(folder: Path, encoder: nn.Module, data: ViewsDataModule, device: torch.device, h_test: Tensor | None) -> None:
     splits = data.load()
     shown_set = splits.test if splits.test is not None else splits.train
-    spread = _spread(len(splits.train), PICTURE_QUERIES)
+    spread = _spread(splits.training_images, PICTURE_QUERIES)
     pictures.view_pairs(*data.view_pairs(spread), folder / "views.png", count=len(spread))
 
     rows = _spread(len(shown_set), MAP_POINTS)
@@ -175,7 +175,7 @@ def _spread(count: int, wanted: int) -> Tensor:
 def _card(cfg: DictConfig, data: ViewsDataModule, summary: dict[str, Any]) -> dict[str, Any]:
     splits = data.load()
     return {
-        "data": f"{len(splits.train)} images, {cfg.data.dataset._target_.rsplit('.', 1)[-1]}",
+        "data": f"{splits.training_images} images, {cfg.data.dataset._target_.rsplit('.', 1)[-1]}",
         "views": dict(cfg.views),
         "recipe": {
             "batch size": cfg.data.batch_size,

@@ -74,7 +74,7 @@ def _unlabelled(folder: Path) -> Table:
 def opening_notes(cfg: DictConfig, parts: Parts, total: int) -> list[str]:
     """Lines that say what is about to happen."""
     devices = device_count(cfg) * cfg.trainer.num_nodes
-    batch, images = parts.data.batch_size, len(parts.data.load().train)
+    batch, images = parts.data.batch_size, parts.data.load().training_images
     lines = [
         f"{images} images, {parts.data.steps_per_epoch} steps an epoch of {batch} images on {devices} "
         f"{accelerator(cfg)} device(s), {2 * batch - 2} negatives a view, {total} steps"

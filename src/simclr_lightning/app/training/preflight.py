@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 
 import lightning as L
 from omegaconf import DictConfig
 
-from simclr_lightning import preflight
+from simclr_lightning import machine, preflight
 from simclr_lightning.callbacks import Stopped
 from simclr_lightning.data import FolderImages, ViewsDataModule
 from simclr_lightning.preflight import Rates
@@ -66,7 +65,7 @@ def line_of(cfg: DictConfig, data: ViewsDataModule, trainer: L.Trainer, rates: R
     return preflight.line(
         rates,
         processes=devices * cfg.trainer.num_nodes,
-        cores=max(1, (os.cpu_count() or 1) // devices),
+        cores=max(1, machine.cores() // devices),
         in_memory=tensor is not None,
         resident=tensor is not None and data.is_resident(tensor, trainer.strategy.root_device),
         packable=isinstance(data.load().train, FolderImages),

@@ -13,7 +13,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 from rich.console import Console
 
-from simclr_lightning import checkpoint as checkpoints
+from simclr_lightning import checkpoint as checkpoints, machine
 from simclr_lightning.app.errors import UserError, describe
 from simclr_lightning.app.training import finish, performance, preflight
 from simclr_lightning.app.training.build import Parts, build
@@ -46,6 +46,7 @@ def run_process(
     signals = StopSignals()
     signals.install()
     quiet_libraries()
+    machine.limit_threads()
     console = Console(highlight=False, soft_wrap=True)
     try:
         parts = build(cfg)
@@ -76,7 +77,7 @@ def _train(
     devices = device_count(cfg)
     data = parts.data
     splits = data.load()
-    check_batch(data.batch_size, images=len(splits.train), devices=devices * cfg.trainer.num_nodes)
+    check_batch(data.batch_size, images=splits.training_images, devices=devices * cfg.trainer.num_nodes)
     total = total_steps(cfg, data.steps_per_epoch)
     first_step = int(checkpoints.load(checkpoint)["global_step"]) if checkpoint else 0
     _check_space(folder, parts.module, numbers=3 if cfg.ema is None else 4)

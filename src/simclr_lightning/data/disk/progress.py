@@ -1,4 +1,4 @@
-"""How far a long piece of work has come, for whoever waits at a terminal."""
+"""A progress bar on the terminal for work on many files."""
 
 import os
 import sys
@@ -8,19 +8,19 @@ from contextlib import contextmanager
 
 @contextmanager
 def counted(what: str, *, unit: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
-    """Show a bar, or without a total a count, on stderr while the body runs; it is gone afterwards.
+    """Show a bar on stderr while the body runs, and remove it afterwards; without a total, show a count.
 
-    Nothing is shown where stderr is no terminal, nor on ranks other than the first.
+    Nothing is shown where stderr is not a terminal, nor on ranks other than the first.
 
     Args:
-        what: the work.
-        unit: what is counted.
-        total: how many there are.
+        what: the text before the bar.
+        unit: the name of what is counted, such as "images".
+        total: their number, if it is known.
 
     Yields:
-        What to tell of so many more done.
+        A function to call with the number of further units done.
     """
-    # The images are listed before a process group exists: the launchers' variable tells the rank.
+    # Images are listed before a process group exists, so the rank comes from the launcher's variable.
     if os.environ.get("RANK", "0") != "0" or not sys.stderr.isatty():
         yield lambda done: None
         return

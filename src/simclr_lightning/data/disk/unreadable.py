@@ -1,6 +1,5 @@
 """Files that cannot be read as images: found at the start where that is cheap, refused or left out."""
 
-import os
 from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -8,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Literal, TypeVar
 
+from simclr_lightning import machine
 from simclr_lightning.data.disk.decode import PILLOW_LIMIT, ImageError, check_header, decode, quiet
 from simclr_lightning.data.disk.listing import Listing
 from simclr_lightning.data.disk.progress import counted
@@ -47,7 +47,7 @@ def spread(count: int) -> range:
 
 def in_threads(function: Callable[[A], T], items: Sequence[A]) -> Generator[T, None, None]:
     """Map over files with threads (reading, decoding and encoding release Python's lock), in order."""
-    count = min(16, os.cpu_count() or 1)
+    count = min(16, machine.cores())
     with ThreadPoolExecutor(count) as threads:
         # Only a few handfuls are under way at a time, so that an early end costs little.
         for start in range(0, len(items), 4 * count * HANDFUL):

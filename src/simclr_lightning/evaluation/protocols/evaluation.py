@@ -49,8 +49,9 @@ class Found:
 
 
 def find_protocol(name: str) -> Protocol:
-    """Return the protocol that `PROTOCOLS` lists under a name."""
-    found: Protocol = getattr(importlib.import_module(PROTOCOLS[name]), name)
+    """Return the protocol with a name in `PROTOCOLS`, or with the dotted name of a function."""
+    module, _, function = name.rpartition(".")
+    found: Protocol = getattr(importlib.import_module(module or PROTOCOLS[name]), function)
     return found
 
 
@@ -96,7 +97,7 @@ class Evaluation:
         Args:
             encoder: in evaluation mode; it is not changed.
             data: labeled images for train and test; None: only ``transfer``.
-            protocols: names in `PROTOCOLS`.
+            protocols: names in `PROTOCOLS`, or dotted names of other protocols, which have no options.
             options: the options of each protocol, by its name.
             transfer: further labeled data sets, by name.
             what: a prefix of every printed line, such as "untrained ".
@@ -184,7 +185,8 @@ def found(
     assert splits.test is not None
     assert splits.test.labels is not None
     head |= {"data_fingerprint": splits.fingerprint, "classes": len(splits.class_names or ())}
-    head |= {"train_images": len(parts.bank) + len(parts.held_out), "test_images": len(parts.test)}
+    trained = len(parts.bank) + len(parts.held_out) - splits.val_images
+    head |= {"train_images": trained, "test_images": len(parts.test)}
     labels = splits.test.labels[parts.test]
     return Found(head, encoder.spec, name, scores, untrained, labels, splits.class_names or ())
 

@@ -46,7 +46,7 @@ def semi(subject: Subject, options: Mapping[str, Any]) -> list[Score]:
         started, share = time.perf_counter(), share_name(fraction)
         predicted, files, most = [], {}, 0
         for seed in subject.seeds:
-            rows = balanced_subset(subject.labels, fraction=fraction, seed=seed)
+            rows = balanced_subset(subject.labels[: subject.splits.training_images], fraction=fraction, seed=seed)
             files[f"subset_{share}pct_seed{seed}.csv"] = _listed(subject.splits, rows)
             most = len(rows)
             classifier = _fit(
@@ -82,6 +82,7 @@ def _trained(key: str, title: str, subject: Subject, options: Mapping[str, Any],
         lr = max(tried, key=lambda rate: tried[rate])  # the lowest of the best
         details = {f"{key}_held_out_top1": tried[lr]}
     rows = torch.cat((subject.parts.bank, subject.parts.held_out)).sort().values
+    rows = rows[rows < subject.splits.training_images]  # a validation part is never trained on
     predicted = [_on_test(subject, fit(rows, lr, seed, title)) for seed in subject.seeds]
     details = {f"{key}_lr": lr, **details}
     score = made_score(key, title, predicted, _test_labels(subject), details)
@@ -126,7 +127,7 @@ def _fit(
     if size < 2:
         raise ValueError(f"{what}: {len(rows)} labeled image(s) are too few to train on; raise semi.fractions")
     assert images.labels is not None
-    splits = replace(subject.splits, train=images, test=None, held_out=rows[:0])
+    splits = replace(subject.splits, train=images, test=None, held_out=rows[:0], val_images=0)
     data = ViewsDataModule(
         lambda path: splits, batch_size=size, recipe=subject.data.recipe, seed=seed,
         num_workers=subject.data.num_workers, resident=subject.data.resident,
