@@ -107,6 +107,11 @@ def small_trainer(folder: Path, *, stop: Callable[[], int] = lambda: 0, **option
     )
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that start processes come first: the short ones at the end keep both workers busy."""
+    items.sort(key=lambda item: "system" not in item.path.parts)
+
+
 HANDLERS = {signum: signal.getsignal(signum) for signum in (signal.SIGTERM, signal.SIGINT)}
 
 

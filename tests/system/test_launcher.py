@@ -17,9 +17,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from conftest import WORDS, small_images
 from simclr_lightning import checkpoint
+from simclr_lightning.run_folder import OUTPUT
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -73,68 +75,63 @@ def summary(run: Path) -> dict[str, object]:
     return json.loads((run / "summary.json").read_text())
 
 
-@pytest.fixture
-def long(npz: Path, tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], Path]]:
-    """A run on two processes that lasts until it is stopped, at some step after its first checkpoint."""
-    run = tmp_path / "run"
-    words = (*WORDS, f"data.path={npz}", "trainer.devices=2", f"hydra.run.dir={run}", "trainer.max_epochs=100000")
-    process = start(tmp_path, *words, "callbacks.online.every_n_epochs=0", "callbacks.checkpoints.every_n_epochs=5")
-    wait_for(lambda: (run / "checkpoints/last.ckpt").exists() or process.poll() is not None)
-    yield process, run
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
+LASTS = ("trainer.max_epochs=100000", "callbacks.online.every_n_epochs=0", "callbacks.checkpoints.every_n_epochs=5")
+
+
+@contextlib.contextmanager
+def training(folder: Path, *words: str) -> Iterator[subprocess.Popen[str]]:
+    """A run in ``folder/run`` that lasts until it is stopped, once it has trained further than its last checkpoint."""
+    run = folder / "run"
+    process, before = start(folder, *words), steps(run)
+    try:
+        wait_for(
+            lambda: (steps(run) > before and (run / "checkpoints/last.ckpt").exists()) or process.poll() is not None
+        )
+        yield process
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
 
 
 @pytest.fixture(scope="module")
-def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, str, str]:
-    """A finished run on two processes: the folder it was started in, its images, what it printed on both streams."""
-    folder = tmp_path_factory.mktemp("pair")
+def stopped(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int, str, str]:
+    """The folder of a run on two processes that SIGTERM stopped, the exit code, and what it printed on both streams."""
+    folder = tmp_path_factory.mktemp("stopped")
     images, labels = small_images(64)
     np.savez(folder / "images.npz", train_images=images, train_labels=labels)
-    words = ("data.path=images.npz", "trainer.devices=2", "hydra.run.dir=run")
-    code, out, err = finish(start(folder, *WORDS, *words))
-    assert code == 0, err
-    return folder, folder / "images.npz", out, err
+    words = (*WORDS, "data.path=images.npz", "trainer.devices=2", f"hydra.run.dir={folder / 'run'}")
+    with training(folder, *words, *LASTS) as process:
+        process.send_signal(signal.SIGTERM)
+        return folder, *finish(process)
 
 
-def test_two_processes_give_one_run(pair: tuple[Path, Path, str, str]) -> None:
-    folder, _, out, err = pair
+def test_two_processes_give_one_run_that_sigterm_stops(stopped: tuple[Path, int, str, str]) -> None:
+    folder, code, out, err = stopped
+    assert (code, ranks(folder)) == (143, []), err
+    assert "Traceback" not in err
     assert "Warning" not in err
     assert "30 negatives" in out  # of the global batch of 16, over both processes
+    assert "ckpt_path=" in out
     assert [path.name for path in folder.iterdir() if path.is_dir()] == ["run"]
     found = summary(folder / "run")
-    assert (found["status"], found["steps"], found["devices"]) == ("finished", 8, 2)
-    assert found["images_seen"] == 128
+    assert (found["status"], found["devices"]) == ("stopped", 2)
+    assert found["images_seen"] == 16 * found["steps"]
 
 
-def test_sigterm_saves_and_the_run_goes_on(long: tuple[subprocess.Popen[str], Path]) -> None:
-    process, run = long
-    before = time.monotonic()
-    process.send_signal(signal.SIGTERM)
-    code, out, err = finish(process)
-    assert (code, ranks(run)) == (143, []), err
-    assert time.monotonic() - before < 30
-    assert "Traceback" not in err
-    assert "ckpt_path=" in out
-    found = summary(run)
-    assert found["status"] == "stopped"
-    words = ("ckpt_path=last", f"trainer.max_steps={found['steps'] + 3}", f"hydra.run.dir={run.parent}")
-    code, _, err = finish(start(run.parent, *words))
-    assert code == 0, err
-    assert summary(run)["steps"] == found["steps"] + 3
-
-
-def test_a_killed_rank_is_named_and_none_is_left(long: tuple[subprocess.Popen[str], Path]) -> None:
-    process, run = long
-    pids = ranks(run)
-    assert len(pids) == 2
-    os.kill(pids[1], signal.SIGKILL)
-    before = time.monotonic()
-    code, _, err = finish(process)
+def test_a_stopped_run_goes_on_and_a_killed_rank_is_named_and_none_is_left(
+    stopped: tuple[Path, int, str, str],
+) -> None:
+    folder, run = stopped[0], stopped[0] / "run"
+    saved = checkpoint.load(run / "checkpoints/last.ckpt")["global_step"]
+    with training(folder, "ckpt_path=last", f"hydra.run.dir={folder}") as process:
+        pids = ranks(run)
+        assert len(pids) == 2
+        os.kill(pids[1], signal.SIGKILL)
+        code, _, err = finish(process)
     assert code not in (0, None)
-    assert time.monotonic() - before < 30
     assert ranks(run) == []
+    assert steps(run) > saved
     assert "was killed by SIGKILL" in err
     assert "rank 1" in err
     assert "Traceback" not in err
@@ -142,10 +139,12 @@ def test_a_killed_rank_is_named_and_none_is_left(long: tuple[subprocess.Popen[st
     assert summary(run)["status"] == "failed"
 
 
-def test_a_killed_parent_leaves_no_rank(long: tuple[subprocess.Popen[str], Path]) -> None:
-    process, run = long
-    process.kill()
-    wait_for(lambda: not ranks(run), 30)
+def test_a_failed_run_goes_on_and_a_killed_parent_leaves_no_rank(stopped: tuple[Path, int, str, str]) -> None:
+    folder = stopped[0]
+    with training(folder, f"ckpt_path={folder / 'run'}") as process:
+        assert len(ranks(folder)) == 2
+        process.kill()
+        wait_for(lambda: not ranks(folder))
 
 
 def sweep(folder: Path, *words: str) -> tuple[int, str, str]:
@@ -156,14 +155,27 @@ def runs(folder: Path) -> list[Path]:
     return sorted(path.parent for path in folder.glob("**/summary.json"))
 
 
+def spied_loss(folder: Path, monkeypatch: pytest.MonkeyPatch, line: str) -> tuple[str, ...]:
+    """Words for a loss of the user's own that runs a line of Python before each step."""
+    text = "import os, time\nfrom pathlib import Path\nfrom simclr_lightning import NTXent\n\nclass Spy(NTXent):\n"
+    text += f"    def forward(self, z_a, z_b):\n        {line}\n        return super().forward(z_a, z_b)\n"
+    (folder / "spy.py").write_text(text)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, (str(folder), os.environ.get("PYTHONPATH")))))
+    return "trusted=[spy]", "loss._target_=spy.Spy"
+
+
 def test_a_job_that_is_killed_is_resumed_by_the_same_command_and_no_finished_job_runs_again(
-    npz: Path, tmp_path: Path
+    npz: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    short, long = (tmp_path / "sweep" / f"{n}_trainer.max_epochs={epochs}" for n, epochs in enumerate((1, 3)))
+    saved, go = long / "checkpoints/last.ckpt", tmp_path / "go"
+    # Once it has saved, the job waits to be killed.
+    hold = f"while Path({str(saved)!r}).exists() and not Path({str(go)!r}).exists(): time.sleep(0.05)"
     words = [word for word in WORDS if not word.startswith("trainer.max_epochs")]
-    words = [*words, f"data.path={npz}", "trainer.max_epochs=1,40", "hydra.sweep.dir=sweep", "hydra.launcher.jobs=2"]
+    words += [f"data.path={npz}", "trainer.max_epochs=1,3", "hydra.sweep.dir=sweep", "hydra.launcher.jobs=2"]
+    words += spied_loss(tmp_path, monkeypatch, hold)
     process = start(tmp_path, "-m", *words)
-    short, long = (tmp_path / "sweep" / f"{n}_trainer.max_epochs={epochs}" for n, epochs in enumerate((1, 40)))
-    wait_for(lambda: (long / "checkpoints/last.ckpt").exists() or process.poll() is not None)
+    wait_for(lambda: saved.exists() or process.poll() is not None)
     for pid in processes(f"{long}"):
         os.kill(pid, signal.SIGKILL)
     code, out, err = finish(process)
@@ -171,47 +183,56 @@ def test_a_job_that_is_killed_is_resumed_by_the_same_command_and_no_finished_job
     assert "failed (killed by SIGKILL)" in err
     assert "1 of 2 finished, 1 failed" in out
     before = {path: path.stat().st_mtime_ns for path in short.rglob("*") if path.is_file()}
-    kept = steps(long)
-    assert 0 < kept < 160
+    assert checkpoint.load(saved)["global_step"] == 4
+    go.touch()
     code, out, err = sweep(tmp_path, *words)
     assert code == 0, err
     assert out.count("finished before") == 1
     assert {path: path.stat().st_mtime_ns for path in short.rglob("*") if path.is_file()} == before
-    assert (summary(long)["status"], summary(long)["steps"]) == ("finished", 160)
+    assert (summary(long)["status"], summary(long)["steps"]) == ("finished", 12)
     first_lines = (long / "train.log").read_text().count("64 images, ")
     assert first_lines == 2  # one beginning, one resumption
 
 
-def test_every_job_is_checked_before_the_first(npz: Path, tmp_path: Path) -> None:
-    words = (*WORDS, f"data.path={npz}", "loss.temperature=0.1,-1")
-    code, _, err = sweep(tmp_path, *words)
-    assert code != 0
-    assert "loss.temperature" in err
-    assert "Traceback" not in err
-    assert runs(tmp_path) == []
-
-
-def test_a_job_that_fails_leaves_no_process_and_the_others_run(npz: Path, tmp_path: Path) -> None:
-    words = [word for word in WORDS if not word.startswith(("data.batch_size", "trainer.max_epochs"))]
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, tuple[int, str, str]]:
+    """The folder of a sweep of two jobs on two processes each, of which the first fails; its exit code and output."""
+    folder = tmp_path_factory.mktemp("pair")
+    images, labels = small_images(64)
+    np.savez(folder / "images.npz", train_images=images, train_labels=labels)
+    words = [word for word in WORDS if not word.startswith("data.batch_size")]
     # 128 is more than the 64 images: known only once they are loaded, in every rank of the job.
-    code, _, err = sweep(
-        tmp_path, *words, f"data.path={npz}", "trainer.max_steps=2", "trainer.devices=2", "data.batch_size=128,16"
-    )
+    words += ["data.path=images.npz", "trainer.devices=2", "data.batch_size=128,16"]
+    return folder, sweep(folder, *words, f"hydra.sweep.dir={folder / 'sweep'}")
+
+
+def test_a_job_that_fails_leaves_no_process_and_the_others_run(pair: tuple[Path, tuple[int, str, str]]) -> None:
+    folder, (code, _, err) = pair
     assert code != 0
     assert "larger than the 64 training images" in err
     assert "1 job(s) failed" in err
     assert "Traceback" not in err
-    assert [summary(run)["status"] for run in runs(tmp_path)] == ["failed", "finished"]
-    assert ranks(tmp_path) == []
+    failed, finished = map(summary, runs(folder))
+    assert (failed["status"], finished["status"]) == ("failed", "finished")
+    assert (finished["steps"], finished["devices"], finished["images_seen"]) == (8, 2, 128)
+    assert "Warning" not in (runs(folder)[1] / OUTPUT).read_text()
+    assert ranks(folder) == []
 
 
-def test_two_nodes_give_the_run_of_two_devices(pair: tuple[Path, Path, str, str], tmp_path: Path) -> None:
+def test_two_nodes_give_the_run_of_two_devices(pair: tuple[Path, tuple[int, str, str]], tmp_path: Path) -> None:
     """Two launchers as SLURM starts them, a process each: one folder, and the weights of ``trainer.devices=2``."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     where = ["--nnodes=2", "--nproc-per-node=1", "--master-addr=127.0.0.1", f"--master-port={port}"]
-    train = ["-m", "simclr_lightning.cli", "train", *WORDS, f"data.path={pair[1]}", "trainer.num_nodes=2"]
+    train = [
+        "-m",
+        "simclr_lightning.cli",
+        "train",
+        *WORDS,
+        f"data.path={pair[0] / 'images.npz'}",
+        "trainer.num_nodes=2",
+    ]
     nodes = []
     for node in range(2):
         slurm = {"NTASKS": 2, "NNODES": 2, "PROCID": node, "NODEID": node, "JOB_ID": 1, "LOCALID": 0, "JOB_NAME": "run"}
@@ -230,7 +251,7 @@ def test_two_nodes_give_the_run_of_two_devices(pair: tuple[Path, Path, str, str]
     assert [path.name for path in run.parent.iterdir()] == [run.name]
     assert (summary(run)["status"], summary(run)["devices"], summary(run)["steps"]) == ("finished", 2, 8)
     ours, theirs = (
-        checkpoint.load(folder / "checkpoints/last.ckpt")["state_dict"] for folder in (run, pair[0] / "run")
+        checkpoint.load(folder / "checkpoints/last.ckpt")["state_dict"] for folder in (run, runs(pair[0])[1])
     )
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
@@ -265,10 +286,6 @@ def test_several_tasks_of_srun_are_refused_before_anything(
 
 
 def test_ctrl_c_reaches_loader_workers_and_the_run_still_saves(tmp_path: Path) -> None:
-    from PIL import Image
-
-    from conftest import small_images
-
     for index, image in enumerate(small_images(40)[0]):
         path = tmp_path / "images" / f"{index:02d}.png"
         path.parent.mkdir(exist_ok=True)
@@ -276,8 +293,7 @@ def test_ctrl_c_reaches_loader_workers_and_the_run_still_saves(tmp_path: Path) -
     words = [word for word in WORDS if not word.startswith(("data=", "trainer.max_epochs"))]
     run = tmp_path / "run"
     process = start(
-        tmp_path, *words, "data=folder", "data.path=images", "data.num_workers=2", "trainer.max_epochs=100000",
-        "hydra.run.dir=run", "callbacks.online.every_n_epochs=0", "callbacks.checkpoints.every_n_epochs=5",
+        tmp_path, *words, "data=folder", "data.path=images", "data.num_workers=2", "hydra.run.dir=run", *LASTS
     )  # fmt: skip
     wait_for(lambda: (run / "checkpoints/last.ckpt").exists() or process.poll() is not None)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does
@@ -299,26 +315,13 @@ def test_optuna_gives_every_rank_the_same_temperature(
     npz: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("optuna")
-    (tmp_path / "spy.py").write_text(
-        "import os\nfrom pathlib import Path\nfrom simclr_lightning import NTXent\n\n"
-        "class Spy(NTXent):\n"
-        "    def forward(self, z_a, z_b):\n"
-        f"        Path({str(tmp_path)!r}, f'{{self.temperature!r}} of {{os.environ.get(\"RANK\")}}').touch()\n"
-        "        return super().forward(z_a, z_b)\n"
-    )
-    path = os.pathsep.join(filter(None, (str(tmp_path), os.environ.get("PYTHONPATH"))))
-    monkeypatch.setenv("PYTHONPATH", path)
-    words = (
-        *WORDS,
-        f"data.path={npz}",
-        "trainer.devices=2",
-        "trainer.max_steps=2",
-    )
-    spied = ("trusted=[spy]", "loss._target_=spy.Spy", "loss.temperature=interval(0.1,1)")
-    study = ("-m", "hydra/sweeper=optuna", "hydra.sweeper.n_trials=2", "hydra.sweep.dir=study")
+    note = f"Path({str(tmp_path)!r}, f'{{self.temperature!r}} of {{os.environ.get(\"RANK\")}}').touch()"
+    spied = (*spied_loss(tmp_path, monkeypatch, note), "loss.temperature=interval(0.1,1)")
+    words = (*WORDS, f"data.path={npz}", "trainer.devices=2", "trainer.max_steps=2")
+    study = ("-m", "hydra/sweeper=optuna", "hydra.sweeper.n_trials=1", "hydra.sweep.dir=study")
     code, out, err = finish(start(tmp_path, *words, *spied, *study))
     assert code == 0, out + err
     tried = {summary(file.parent)["temperature"] for file in tmp_path.glob("study/*/summary.json")}
     seen = {tuple(file.name.split(" of ")) for file in tmp_path.glob("* of [0-9]")}
-    assert len(tried) == 2
+    assert len(tried) == 1
     assert seen == {(repr(temperature), rank) for temperature in tried for rank in "01"}

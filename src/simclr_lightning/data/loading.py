@@ -64,7 +64,7 @@ def train_loader(module: Plan) -> DataLoader[Any]:
     workers = module.num_workers if train.tensor is None and _has_semaphores(module.num_workers) else 0
     if workers:
         # Imported once in the server that workers are forked from, not again in each: a worker starts at once.
-        multiprocessing.set_forkserver_preload(["__main__", __name__])
+        multiprocessing.set_forkserver_preload(["__main__", __name__, "simclr_lightning.data.disk.decode"])
     with warnings.catch_warnings():  # workers wait for the disk too: a process of one core may have several
         warnings.filterwarnings("ignore", message="This DataLoader will create")
         return _loader(module, source, workers, pin=train.tensor is None and torch.cuda.is_available())

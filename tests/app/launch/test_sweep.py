@@ -366,27 +366,27 @@ def test_optuna_tries_maximises_and_finds_its_trials_again(
         return [sys.executable, "-S", "-c", code]
 
     monkeypatch.setattr(local, "command", stub)
-    words = ("train", "-m", *WORDS, f"data.path={npz}", "hydra/sweeper=optuna", "hydra.sweeper.n_trials=3")
+    words = ("train", "-m", *WORDS, f"data.path={npz}", "hydra/sweeper=optuna", "hydra.sweeper.n_trials=2")
     space = "loss.temperature=tag(log,interval(0.05,1))"
     assert simclr(*words, space, "hydra.sweep.dir=dry", "dry_run=true") == 0
     assert tried == []
     assert "stopped" not in capsys.readouterr().err
     assert simclr(*words, space, "hydra.sweep.dir=sweep") == 0
-    assert len(set(tried)) == 3
+    assert len(set(tried)) == 2
     assert all(0.05 <= value <= 1 for value in tried)
     best = OmegaConf.load("sweep/optimization_results.yaml").best_params["loss.temperature"]
     assert best == min(tried, key=lambda value: abs(value - 0.3))
-    assert len([path for path in Path("sweep").iterdir() if path.is_dir()]) == 3
+    assert len([path for path in Path("sweep").iterdir() if path.is_dir()]) == 2
     first = list(tried)
     assert simclr(*words, space, "hydra.sweep.dir=again") == 0
-    assert tried[3:] == first  # the same command makes the same choices
+    assert tried[2:] == first  # the same command makes the same choices
     Path("grid").mkdir()
     Path("grid/sweep.yaml").write_text("jobs: " + "[" * 5000)  # damaged
     assert simclr(*words, "loss.temperature=choice(0.2,0.4)", "hydra/sweeper/sampler=grid", "hydra.sweep.dir=grid") == 0
-    assert sorted(tried[6:]) == [0.2, 0.4]
+    assert sorted(tried[4:]) == [0.2, 0.4]
     monkeypatch.setattr(local, "command", lambda words, folder: [sys.executable, "-S", "-c", "import sys; sys.exit(3)"])
     capsys.readouterr()
     assert simclr(*words, space, "hydra.sweep.dir=failing") == 1
     said = capsys.readouterr().err
-    assert "3 job(s) failed" in said
+    assert "2 job(s) failed" in said
     assert "Error executing" not in said

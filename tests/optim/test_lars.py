@@ -1,28 +1,27 @@
-"""Compare LARS, parameter groups and schedules with their formulas in naive float64 NumPy."""
+"""Compare LARS with its definition in naive float64 NumPy, and its interface with an optimizer of torch."""
+
+from __future__ import annotations
 
 import copy
 import io
 import math
-import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import timm.optim
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from simclr_lightning.optim import LARS, Schedule, parameter_groups, scaled_lr, warmup_cosine
+from simclr_lightning.optim import LARS, Schedule, parameter_groups
 
 # name -> shape; "zero" starts at zero and has a gradient of zero in the first steps; "still" never has a gradient
 SHAPES = {"conv": (4, 3, 3, 3), "dense": (6, 5), "zero": (3, 2), "still": (2, 2), "gamma": (4,), "bias": (6,)}
 EXCLUDED = {"gamma", "bias"}
+
+
 STEPS, WARMUP, BATCH, BASE = 200, 20, 512, 0.3
 
 
@@ -175,9 +174,6 @@ def test_where_timms_lars_agrees_and_where_it_differs() -> None:
     assert _timm_pair(weight_decay=0, lrs=constant) > 0.1
 
 
-# ---- masked steps
-
-
 def _bits(tensor: Tensor) -> Tensor:
     return tensor.detach().contiguous().view(torch.int32)
 
@@ -250,9 +246,6 @@ def test_a_step_never_waits_for_the_device(found_inf: Tensor | None) -> None:
         optimizer.step()
         with pytest.raises(AssertionError, match="host read"):
             bool(next(model.parameters()).sum() > 0)  # the guard detects a read
-
-
-# ---- the interface of an optimizer
 
 
 def test_any_memory_layout_gives_the_same_update() -> None:
@@ -358,174 +351,3 @@ def test_sparse_gradients_are_refused() -> None:
     table(torch.tensor([1])).sum().backward()
     with pytest.raises(ValueError, match="dense gradients"):
         LARS(table.parameters(), lr=0.1).step()
-
-
-# ---- parameter groups
-
-
-class Everything(nn.Module):
-    """Hold every kind of parameter that ``parameter_groups`` must distinguish."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(3, 4, 3)
-        self.bn = nn.BatchNorm2d(4)
-        self.sync = nn.SyncBatchNorm(4)
-        self.layer_norm = nn.LayerNorm(4)
-        self.attention = nn.MultiheadAttention(4, 2)
-        self.linear = nn.Linear(4, 4, bias=False)
-        self.tied = nn.Linear(4, 4)
-        self.tied.weight = self.linear.weight
-        self.again = self.bn
-        self.frozen = nn.Linear(4, 4).requires_grad_(False)
-        self.token = nn.Parameter(torch.zeros(4))
-
-
-def test_parameter_groups_separate_batchnorm_and_biases() -> None:
-    model = Everything()
-    first, second = parameter_groups(model)
-    names = {id(p): name for name, p in model.named_parameters()}
-    assert [names[id(p)] for p in first["params"]] == [
-        "token", "conv.weight", "attention.in_proj_weight", "attention.out_proj.weight", "linear.weight",
-    ]  # fmt: skip
-    assert sorted(names[id(p)] for p in second["params"]) == sorted([
-        "conv.bias", "bn.weight", "bn.bias", "sync.weight", "sync.bias", "layer_norm.weight",
-        "layer_norm.bias", "attention.in_proj_bias", "attention.out_proj.bias", "tied.bias",
-    ])  # fmt: skip
-    assert "weight_decay" not in first
-    assert "adapt" not in first
-    assert second["weight_decay"] == 0
-    assert second["adapt"] is False
-
-
-@pytest.mark.parametrize("factory", [LARS, torch.optim.SGD, torch.optim.AdamW])
-def test_the_first_group_inherits_and_the_second_does_not(factory: Any) -> None:
-    optimizer = factory(parameter_groups(Everything()), lr=0.1, weight_decay=0.25)
-    assert [group["weight_decay"] for group in optimizer.param_groups] == [0.25, 0.0]
-    if factory is LARS:
-        assert [group["adapt"] for group in optimizer.param_groups] == [True, False]
-
-
-def test_a_network_without_norms_and_biases_has_an_empty_second_group() -> None:
-    model = nn.Linear(3, 2, bias=False)
-    optimizer = LARS(parameter_groups(model), lr=0.1)
-    model(torch.ones(1, 3)).sum().backward()
-    optimizer.step()
-
-
-def test_nothing_to_train_is_refused() -> None:
-    with pytest.raises(ValueError, match="unfreeze"):
-        parameter_groups(nn.Linear(2, 2).requires_grad_(False))
-
-
-# ---- rules and schedules
-
-
-def test_scaled_lr_at_the_papers_batches() -> None:
-    assert scaled_lr(0.3, 4096, "linear") == pytest.approx(4.8)
-    assert scaled_lr(0.075, 4096, "sqrt") == pytest.approx(4.8)
-    assert scaled_lr(0.3, 4096, "constant") == 0.3
-    with pytest.raises(ValueError, match="linear, sqrt, constant"):
-        scaled_lr(0.3, 256, "cubic")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="at least 1"):
-        scaled_lr(0.3, 0, "linear")
-
-
-@pytest.mark.parametrize(("warmup", "total"), [(0, 1), (0, 50), (1, 2), (10, 97), (50, 50)])
-def test_warmup_cosine_at_every_step(warmup: int, total: int) -> None:
-    for step in range(total + 5):
-        found = warmup_cosine(step, warmup_steps=warmup, total_steps=total)
-        if step >= total:
-            assert found == 0
-        elif step < warmup:
-            assert found == step / warmup
-        else:
-            # the same cosine in its half-angle form, as an independent formula
-            half = np.float64(step - warmup) / (total - warmup) * np.pi / 2
-            assert found == pytest.approx(np.cos(half) ** 2, abs=1e-15)
-
-
-@pytest.mark.parametrize(("step", "warmup", "total"), [(-1, 0, 5), (0, 6, 5), (0, -1, 5), (0, 0, 0)])
-def test_warmup_cosine_refuses_what_has_no_meaning(step: int, warmup: int, total: int) -> None:
-    with pytest.raises(ValueError, match="it must be"):
-        warmup_cosine(step, warmup_steps=warmup, total_steps=total)
-
-
-@pytest.mark.parametrize(
-    ("rule", "peak"), [("linear", 0.2 * 96 / 256), ("sqrt", 0.2 * math.sqrt(96)), ("constant", 0.2)]
-)
-def test_schedule_sets_the_rate_of_every_step_and_group(rule: Any, peak: float) -> None:
-    model = nn.BatchNorm1d(3)
-    optimizer = torch.optim.SGD([{"params": [model.weight]}, {"params": [model.bias], "lr": 0.1}], lr=0.2)
-    scheduler = Schedule(rule, warmup_epochs=1.5)(optimizer, global_batch_size=96, steps_per_epoch=10, total_steps=60)
-    for step in range(60):
-        factor = step / 15 if step < 15 else (1 + math.cos(math.pi * (step - 15) / 45)) / 2
-        rates = [group["lr"] for group in optimizer.param_groups]
-        assert rates == pytest.approx([peak * factor, peak * factor / 2], rel=1e-14, abs=1e-17)
-        optimizer.step()
-        scheduler.step()
-    assert optimizer.param_groups[0]["lr"] == 0
-
-
-def test_a_warmup_longer_than_the_run_is_shortened() -> None:
-    assert Schedule(warmup_epochs=10).warmup_steps(100, 5000) == 1000
-    assert Schedule(warmup_epochs=10).warmup_steps(100, 1000) == 1000
-    assert Schedule(warmup_epochs=10).warmup_steps(100, 999) == 99
-    assert Schedule(warmup_epochs=10).warmup_steps(100, 5) == 0
-    assert Schedule(warmup_epochs=0).warmup_steps(100, 5) == 0
-
-
-def test_a_schedule_out_of_range_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"schedule\.rule is 'square'"):
-        Schedule("square")  # type: ignore[arg-type]
-    for epochs in (-1, math.inf, math.nan):
-        with pytest.raises(ValueError, match=r"schedule\.warmup_epochs"):
-            Schedule(warmup_epochs=epochs)
-
-
-# ---- two processes
-
-
-def _train(model: nn.Module, x_NF: Tensor, *, parts: int) -> tuple[list[float], Tensor]:
-    """Return the rates and the final weights of ten scheduled LARS steps on one part of the global batch."""
-    optimizer = LARS(parameter_groups(model), lr=0.3, weight_decay=1e-3)
-    scheduler = Schedule(warmup_epochs=1)(
-        optimizer, global_batch_size=len(x_NF) * parts, steps_per_epoch=3, total_steps=10
-    )
-    rates = []
-    for _ in range(10):
-        rates.append(optimizer.param_groups[0]["lr"])
-        model.zero_grad()
-        model(x_NF).square().mean().backward()
-        optimizer.step()
-        scheduler.step()
-    return rates, torch.cat([p.detach().flatten() for p in model.parameters()])
-
-
-def _network() -> nn.Module:
-    torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(5, 7), nn.Tanh(), nn.Linear(7, 3)).double()
-
-
-def _rank(rank: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
-    x_NF = torch.randn(8, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    result = _train(DistributedDataParallel(_network()), x_NF[rank * 4 : rank * 4 + 4], parts=2)
-    torch.save(result, f"{folder}/{rank}.pt")
-    dist.destroy_process_group()
-
-
-def test_two_processes_make_the_steps_of_one(tmp_path: Path) -> None:
-    mp.spawn(_rank, args=(os.fspath(tmp_path),), nprocs=2)
-    x_NF = torch.randn(8, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    rates, weights = _train(_network(), x_NF, parts=1)
-    peak = 0.3 * 8 / 256
-    for step, rate in enumerate(rates):
-        factor = step / 3 if step < 3 else (1 + math.cos(math.pi * (step - 3) / 7)) / 2
-        assert rate == pytest.approx(peak * factor, rel=1e-14)
-    for rank in range(2):
-        their_rates, their_weights = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
-        assert their_rates == rates
-        assert (their_weights - weights).norm() / weights.norm() < 1e-12
-    assert not torch.equal(weights, torch.cat([p.detach().flatten() for p in _network().parameters()]))
