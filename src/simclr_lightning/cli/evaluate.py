@@ -72,6 +72,9 @@ def _evaluate(run: Path, cfg: DictConfig, others: dict[str, DictConfig], *, size
         with paths_named(name):
             transfer[name] = _data(to_plain(other), size, 1)
     console = Console(highlight=False)
+    for images in (data, *transfer.values()):
+        for line in images.load().notes if images is not None else ():
+            console.print(line, style="dim", markup=False, soft_wrap=True)
     evaluation = protocols.Evaluation(
         all_devices(plain["accelerator"]), console, plain["precision"], plain["seeds"],
         cache=folder / FEATURES if plain["cache"] else None, start=partial(runs.start_of, run),
