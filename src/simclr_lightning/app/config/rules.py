@@ -88,6 +88,10 @@ SWITCH: Final = Rule(lambda v: isinstance(v, bool), "true or false")
 TEXT: Final = Rule(lambda v: isinstance(v, str) and bool(v.strip()), "a text that is not empty")
 PATH: Final = Rule(lambda v: isinstance(v, str) and bool(v), "a path").or_(None)
 POSITIVE: Final = number(f"above 0 and at most {MOST:,}", lambda v: 0 < v <= MOST)
+TEMPERATURE: Final = number(
+    f"from 0.001 to {MOST:,}: below it the loss is that of the one nearest negative, and its gradient leaves float32",
+    lambda v: 0.001 <= v <= MOST,
+)
 NOT_NEGATIVE: Final = number(f"from 0 to {MOST:,}", lambda v: 0 <= v <= MOST)
 CHANNELS: Final = Rule(_is_channels, "three numbers, one a channel").or_(None)
 SPREAD: Final = Rule(lambda v: _is_channels(v) and min(v) > 0, "three numbers above 0, one a channel").or_(None)
