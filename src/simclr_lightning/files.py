@@ -1,6 +1,7 @@
 """Write files atomically: fill a temporary file next to the target, sync it to disk, and rename it to the target."""
 
 import contextlib
+import errno
 import os
 import shutil
 import tempfile
@@ -119,12 +120,20 @@ def write_text(path: Path, text: str) -> None:
 def check_writable(path: Path) -> None:
     """Check that a file or folder can be created, before the work that produces its content; creates nothing.
 
+    >>> file = Path(tempfile.mkdtemp()) / "file"
+    >>> file.touch()
+    >>> check_writable(file / "folder" / "out")
+    Traceback (most recent call last):
+    NotADirectoryError: [Errno 20] Not a directory: ...
+
     Args:
         path: the file or folder; it need not exist.
 
     Raises:
-        OSError: the folder, or the nearest existing folder above it, is not writable.
+        OSError: the folder, or the nearest existing folder above it, is not writable, or there is a file in its place.
     """
+    if found := next((place for place in path.absolute().parents if in_the_way(place)), None):
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(found))
     try:
         with tempfile.TemporaryFile(dir=_nearest(path)):
             pass

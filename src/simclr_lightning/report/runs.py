@@ -81,7 +81,7 @@ class Run:
         return f"{self.status} {where}; train.log may say why"
 
     def value(self, key: str) -> Any:
-        """Return the value of a key in the configuration, or the option of a group by its override; None without one."""
+        """Return a key's value in the configuration, or a group's option by its override; None without one."""
         if key in self.config:
             value = self.config[key]
             return str(value) if isinstance(value, list) else value
