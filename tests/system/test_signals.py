@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import os
@@ -42,8 +43,9 @@ def status(run: Path) -> str:
     return str(json.loads((run / "summary.json").read_text())["status"])
 
 
-@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize(
+    ("stage", "signum"), list(zip(STAGES, itertools.cycle((signal.SIGTERM, signal.SIGINT)), strict=False))
+)
 def test_a_signal_stops_the_run_after_the_piece_of_work_and_the_printed_line_works(
     stage: str,
     signum: signal.Signals,
