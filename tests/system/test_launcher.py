@@ -260,8 +260,9 @@ def test_two_nodes_give_the_run_of_two_devices(pair: tuple[Path, tuple[int, str,
 def test_devices_that_are_not_those_of_torchrun_are_refused(
     npz: Path, simclr: object, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("RANK", "0")
-    monkeypatch.setenv("WORLD_SIZE", "2")
+    variables = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": "29500"}
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
     assert simclr("train", *WORDS, f"data.path={npz}") == 2
     assert "2 processes were started from outside" in capsys.readouterr().err
     assert simclr("train", "-m", *WORDS, f"data.path={npz}", "seed=1,2") != 0

@@ -1,4 +1,4 @@
-"""The end of a run on the terminal, and what metrics.csv says of it."""
+"""The lines that a run prints at its start, and the tables and commands that it prints at its end."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _WITHOUT_LABELS: Final = {  # docs/label_free.md
 
 
 def closing_block(folder: Path, summary: dict[str, Any], console: Console) -> None:
-    """The table of scores and the commands to go on with."""
+    """Print the table of scores, and the commands to resume, evaluate, embed and sync."""
     unlabelled = summary.get("knn_top1") is None
     console.print(_unlabelled(folder) if unlabelled else _labelled(summary))
     run = shown(folder)
@@ -41,7 +41,7 @@ def closing_block(folder: Path, summary: dict[str, Any], console: Console) -> No
 
 
 def _labelled(summary: dict[str, Any]) -> Table:
-    """The scores on test."""
+    """Return the table of the scores on test."""
     table = Table(title="top-1 on test", title_justify="left")
     table.add_column("what")
     table.add_column("score", justify="right")
@@ -58,7 +58,7 @@ def _labelled(summary: dict[str, Any]) -> Table:
 
 
 def _unlabelled(folder: Path) -> Table:
-    """What two views of held-out images say without labels, after the first epoch that was scored and the last."""
+    """Return the table of the scores without labels, after the first and after the last scored epoch."""
     table = Table(title="no labels: two views of each held-out image", title_justify="left")
     table.add_column("what")
     for name in ("first", "last"):
@@ -72,7 +72,7 @@ def _unlabelled(folder: Path) -> Table:
 
 
 def opening_notes(cfg: DictConfig, parts: Parts, total: int) -> list[str]:
-    """Lines that say what is about to happen."""
+    """Return the lines that a run prints before its first step: images, steps, BatchNorm, precision, warm-up."""
     devices = device_count(cfg) * cfg.trainer.num_nodes
     batch, images = parts.data.batch_size, parts.data.load().training_images
     lines = [
@@ -81,14 +81,14 @@ def opening_notes(cfg: DictConfig, parts: Parts, total: int) -> list[str]:
     ]
     shared, part = devices_of_a_batchnorm(cfg), cfg.micro_batch_size or batch
     if devices > 1 and accelerator(cfg) == "cpu":
-        lines.append("BatchNorm statistics are per process on the CPU (synchronised BatchNorm exists on GPUs only)")
+        lines.append("BatchNorm statistics are per process on the CPU (synchronized BatchNorm exists on GPUs only)")
     elif devices > shared:
         whose = f"shared by groups of {shared} devices" if shared > 1 else "per device"
         lines.append(f"BatchNorm statistics are {whose}: those of {shared * part // devices} images")
     lines += [line] if (line := performance.note(cfg, accelerator(cfg), total)) else []
     if cfg.micro_batch_size is not None:
         lines.append(
-            f"micro-batches of {cfg.micro_batch_size} images with the gradient of {batch}; BatchNorm normalises each"
+            f"micro-batches of {cfg.micro_batch_size} images with the gradient of {batch}; BatchNorm normalizes each"
         )
     if cfg.ema is not None:
         lines.append(f"scores, best.ckpt and the exported encoder are of the weights' moving average (ema={cfg.ema})")
