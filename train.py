@@ -10,4 +10,4 @@ import sys
 from simclr_lightning.cli import main
 
 if __name__ == "__main__":
-    sys.exit(main(["train", *sys.argv[1:]]))
+    sys.exit(main(["train", *sys.argv[1:]], ends=True))

@@ -1,8 +1,11 @@
-"""Faults in large numbers: kills, damage, hostile files, malformed input and NaN. The tests have a short form of each.
+"""Faults in large numbers: kills, signals, damage, hostile files, malformed input and NaN.
+
+The tests have a short form of each.
 
     python benchmarks/faults.py                          # everything: about 25 minutes on one core
     python benchmarks/faults.py --part saves chains      # two of the kinds
     python benchmarks/faults.py --share 0.1              # a tenth of the trials
+    python benchmarks/faults.py --part signals --count 40
     python benchmarks/faults.py --quick                  # one to ten trials of each kind
 
 The kinds are in `_faults`, one module for each. The script prints a table of trials and failures, and exits with 1
@@ -26,6 +29,7 @@ from _faults.hostile import hostile_checkpoints, hostile_configs
 from _faults.inputs import inputs
 from _faults.nan import nan
 from _faults.saves import saves
+from _faults.signals import signals
 from _harness import arguments, parse, table, write
 
 PARTS: dict[str, tuple[Callable[[int, Path], Failures], int]] = {
@@ -36,13 +40,14 @@ PARTS: dict[str, tuple[Callable[[int, Path], Failures], int]] = {
     "hostile checkpoints": (hostile_checkpoints, 25),
     "hostile configs": (hostile_configs, 25),
     "nan": (nan, 20),
+    "signals": (signals, 200),
 }
 COLUMNS = {"fault": "{fault}", "trials": "{trials}", "failures": "{failures}", "seconds": "{seconds}"}
 
 
-def measure(name: str, share: float) -> dict[str, Any]:
+def measure(name: str, share: float, count: int | None) -> dict[str, Any]:
     check, trials = PARTS[name]
-    trials, started = max(1, round(trials * share)), time.monotonic()
+    trials, started = count or max(1, round(trials * share)), time.monotonic()
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):  # runs without hydra.run.dir write here
         failures = list(check(trials, Path(folder).resolve()))
     row = {"fault": name, "trials": trials, "failures": failures, "seconds": round(time.monotonic() - started, 1)}
@@ -56,8 +61,9 @@ def main() -> int:
     parser = arguments(__file__, __doc__, threads=1)
     parser.add_argument("--part", nargs="+", choices=list(PARTS), default=list(PARTS), help="default: all")
     parser.add_argument("--share", type=float, default=1.0, help="of the trials")
+    parser.add_argument("--count", type=int, help="trials of each kind, instead of a share")
     options = parse(parser)
-    rows = [measure(name, 0.01 if options.quick else options.share) for name in options.part]
+    rows = [measure(name, 0.01 if options.quick else options.share, options.count) for name in options.part]
     print(table(COLUMNS, [{**row, "failures": len(row["failures"])} for row in rows]))
     write(options, "torch", rows=rows)
     return int(any(row["failures"] for row in rows))

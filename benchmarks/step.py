@@ -40,7 +40,6 @@ from _images import jpeg_folder
 from simclr_lightning.app.runs.locate import locate_checked
 from simclr_lightning.app.training import performance
 from simclr_lightning.app.training.build import Parts, build
-from simclr_lightning.app.training.signals import StopSignals
 from simclr_lightning.app.training.trainer import make_trainer, quiet_libraries, total_steps
 from simclr_lightning.optim import parameter_groups
 from simclr_lightning.preflight.copies import trial, views
@@ -185,7 +184,6 @@ def prepared(overrides: list[str], folder: Path) -> tuple[Parts, L.Trainer]:
         cfg,
         total=total_steps(cfg, steps),
         steps_per_epoch=steps,
-        signals=StopSignals(),
         console=Console(file=io.StringIO()),
     )
     return parts, trainer

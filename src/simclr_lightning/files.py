@@ -4,9 +4,28 @@ import contextlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+_undos: list[Callable[[], object]] = []
+
+
+@contextmanager
+def undone_if_ended(undo: Callable[[], object]) -> Iterator[None]:
+    """Call ``undo`` if the process ends by a signal inside the block without an exception (`stopping`)."""
+    _undos.append(undo)
+    try:
+        yield
+    finally:
+        _undos.remove(undo)
+
+
+def undo_unfinished() -> None:
+    """Remove what this process is writing and has not finished, the newest first."""
+    for undo in reversed(_undos):
+        with contextlib.suppress(OSError):
+            undo()
 
 
 @contextmanager
@@ -30,9 +49,10 @@ def whole(path: Path) -> Iterator[Path]:
     """
     fresh = _fresh(path.parent, path.name)
     try:
-        yield fresh
-        sync(fresh)
-        fresh.replace(path)
+        with undone_if_ended(fresh.unlink):
+            yield fresh
+            sync(fresh)
+            fresh.replace(path)
         with contextlib.suppress(OSError):  # some file systems cannot sync a folder; the file is complete anyway
             sync(path.parent)
     finally:
@@ -57,28 +77,34 @@ def together(folder: Path, name: str) -> Iterator[Path]:
     fresh = _fresh(_nearest(folder), name)
     made = [place for place in (folder, *folder.parents) if not place.exists()]
     new: list[Path] = []
-    try:
-        shutil.rmtree(fresh, ignore_errors=True)  # left by a killed process with the same id
-        fresh.mkdir()
-        yield fresh
-        filled = sorted(fresh.iterdir())
-        for path in filled:
-            sync(path)
-        folder.mkdir(parents=True, exist_ok=True)
-        for path in filled:
-            place = folder / path.name
-            if not os.path.lexists(place):
-                new.append(place)
-            path.replace(place)
-        with contextlib.suppress(OSError):  # see `whole`
-            sync(folder)
-    except BaseException:
+
+    def undo() -> None:
         for place in new:
             with contextlib.suppress(OSError):
                 place.unlink()
+        shutil.rmtree(fresh, ignore_errors=True)
         for place in made:
             with contextlib.suppress(OSError):  # it was not created yet, or holds files of others
                 place.rmdir()
+
+    try:
+        with undone_if_ended(undo):
+            shutil.rmtree(fresh, ignore_errors=True)  # left by a killed process with the same id
+            fresh.mkdir()
+            yield fresh
+            filled = sorted(fresh.iterdir())
+            for path in filled:
+                sync(path)
+            folder.mkdir(parents=True, exist_ok=True)
+            for path in filled:
+                place = folder / path.name
+                if not os.path.lexists(place):
+                    new.append(place)
+                path.replace(place)
+        with contextlib.suppress(OSError):  # see `whole`
+            sync(folder)
+    except BaseException:
+        undo()
         raise
     finally:
         shutil.rmtree(fresh, ignore_errors=True)

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from simclr_lightning import files
 from simclr_lightning.app.errors import LINES, UserError, mistake
 from simclr_lightning.cli import main
 from simclr_lightning.cli.guard import guard
+from simclr_lightning.stopping import check
 
 
 def raising(error: BaseException) -> Callable[[], int]:
@@ -81,32 +81,40 @@ def test_interrupts_and_exits() -> None:
     assert stop.value.code == 7
 
 
-def test_sigterm_cleans_up_and_exits_with_143() -> None:
-    before, tidied = signal.getsignal(signal.SIGTERM), []
+def test_a_signal_ends_a_command_at_its_next_check_and_not_before(tmp_path: Path) -> None:
+    under_way = []
 
     def work() -> int:
-        try:
-            os.kill(os.getpid(), signal.SIGTERM)
-            time.sleep(5)
-        finally:
-            tidied.append(True)
+        with files.whole(tmp_path / "out") as fresh:
+            fresh.write_text("half")
+            signal.raise_signal(signal.SIGTERM)
+            under_way.append("ended in peace")
+            check()
         return 0
 
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    try:
-        assert (guard(work), tidied) == (143, [True])
-        assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    assert (guard(work), under_way) == (143, ["ended in peace"])
+    assert list(tmp_path.iterdir()) == []
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    check()  # the signal is forgotten
 
-        def compiled() -> int:
-            with contextlib.suppress(KeyboardInterrupt):
-                signal.raise_signal(signal.SIGINT)
-            raise TypeError("what compiled code makes of it")
 
-        assert guard(lambda: guard(compiled)) == 130
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a handler that is already set stays
-        assert guard(lambda: int(signal.getsignal(signal.SIGTERM) is signal.SIG_IGN)) == 1
-    finally:
-        signal.signal(signal.SIGTERM, before)
+def test_an_error_after_a_signal_is_the_signals(capsys: pytest.CaptureFixture[str]) -> None:
+    def with_workers() -> int:
+        signal.raise_signal(signal.SIGINT)
+        raise RuntimeError("a worker, which the signal reached too, is gone")
+
+    assert guard(lambda: guard(with_workers)) == 130
+    assert capsys.readouterr().err == "\ninterrupted\n"
+
+
+def test_a_command_that_has_done_its_work_when_the_signal_comes_has_succeeded() -> None:
+    assert guard(lambda: signal.raise_signal(signal.SIGTERM) or 0) == 0  # type: ignore[func-returns-value]
+
+
+def test_an_ignored_signal_stays_ignored() -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    assert guard(lambda: int(signal.getsignal(signal.SIGTERM) is signal.SIG_IGN)) == 1
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="a full disk is /dev/full, on Linux")

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from simclr_lightning.callbacks.checkpoints import save_last
+from simclr_lightning.stopping import Stopped
 
 _FOUND = "NaN or infinity in loss or gradient at"
 OVERFLOWS_IN_A_ROW = 20  # the fp16 scaler skips a step that overflows; this many in a row are an error
@@ -18,18 +19,6 @@ OVERFLOWS_IN_A_ROW = 20  # the fp16 scaler skips a step that overflows; this man
 
 class NonFiniteError(ValueError):
     """NaN or infinity in loss, gradient or weights; the message names the step, and the images or the tensor."""
-
-
-class Stopped(Exception):
-    """A signal stopped the run, which has saved its state.
-
-    Attributes:
-        signum: the number of the signal.
-    """
-
-    def __init__(self, signum: int) -> None:
-        super().__init__(f"stopped by signal {signum}")
-        self.signum = signum
 
 
 class Health(L.Callback):

@@ -17,6 +17,7 @@ from simclr_lightning.evaluation import accuracy, extract, fit_logistic, knn_pre
 from simclr_lightning.evaluation.features import evaluation_mode
 from simclr_lightning.selection import LABEL_FREE, LABELED, SELECTABLE, selected
 from simclr_lightning.simclr import SimCLR
+from simclr_lightning.stopping import Stopped
 
 QUERIES_AT_MOST = 10_000  # held-out images whose classes are predicted between epochs
 PROBE_L2 = 1e-3  # l2 of the online probe, in units of the mean variance of the features
@@ -96,7 +97,7 @@ class OnlineScore(L.Callback):
         assert isinstance(pl_module, SimCLR)
         found: dict[str, float] = {}
         if trainer.is_global_zero:
-            with contextlib.suppress(_SignalReceived), averaged(trainer, pl_module):
+            with contextlib.suppress(Stopped), averaged(trainer, pl_module):
                 found = self._scores(pl_module, _data_of(trainer))
         found = trainer.strategy.broadcast(found)
         self.latest = {f"online/{name}": value for name, value in found.items()}
@@ -129,15 +130,15 @@ class OnlineScore(L.Callback):
         return found
 
     def _until_signal(self, batches: Iterable[Tensor]) -> Iterator[Tensor]:
-        """Yield the batches; raise if the process has received a signal."""
+        """Yield the batches.
+
+        Raises:
+            Stopped: the process has received a signal.
+        """
         for batch in batches:
-            if self.stop():
-                raise _SignalReceived
+            if signum := self.stop():
+                raise Stopped(signum)
             yield batch
-
-
-class _SignalReceived(Exception):
-    """A signal came while the encoder was scored."""
 
 
 def probe_scores(h_nF: Tensor, y_n: Tensor, held_h_mF: Tensor, held_y_m: Tensor) -> dict[str, float]:

@@ -6,14 +6,16 @@
 from __future__ import annotations
 
 import importlib
-import io
 import sys
 from collections.abc import Sequence
 from typing import Final
 
 from simclr_lightning.app.errors import mistake
+from simclr_lightning.cli import streams
+from simclr_lightning.cli.arguments import cleaned
 from simclr_lightning.cli.guard import guard
 from simclr_lightning.near_names import did_you_mean
+from simclr_lightning.stopping import STOP
 
 COMMANDS: Final = {
     "train": "train KEY=VALUE ...               pretrain; `python train.py` is the same (-m sweeps, --help lists keys)",
@@ -26,24 +28,34 @@ COMMANDS: Final = {
 }
 _INTERNAL: Final = ("rank",)  # one process of a run on several devices; the program starts it
 
+_SHORT: Final = ("report", "--help", "-h", "help")  # commands of seconds, which end when nobody reads any more
 
-def main(argv: Sequence[str] | None = None) -> int:
+
+def main(argv: Sequence[str] | None = None, *, ends: bool = False) -> int:
     """Run one command and return its exit code.
 
     Args:
         argv: the arguments after the program's name; None: those of this process.
+        ends: the process ends after this call, so that signals are noted until then; always so without ``argv``.
     """
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    command = arguments[0] if arguments else "--help"
+    if argv is None or ends:
+        STOP.listen_to_the_end()
+    given = list(sys.argv[1:] if argv is None else argv)
+    streams.open_closed()
 
     def run() -> int:
-        if isinstance(sys.stdout, io.TextIOWrapper):  # the terminal's encoding may lack characters of file names
-            sys.stdout.reconfigure(errors="backslashreplace")
+        streams.accept_any_name()
+        arguments = given if given[:1] == [*_INTERNAL] else cleaned(given)
+        command = arguments[0] if arguments else "--help"
+        if command not in _SHORT and not {"-h", "--help"} & {*arguments}:
+            streams.outlive_readers()
         if command not in (*COMMANDS, *_INTERNAL):
             return _usage(command)
         if "" in arguments[1:] and command not in _INTERNAL:  # an empty path would be the current folder
             raise mistake(f"simclr {command}: an empty argument; check that the shell variable in it is set")
-        code: int = importlib.import_module(f"simclr_lightning.cli.{command}").main(arguments[1:])
+        module = importlib.import_module(f"simclr_lightning.cli.{command}")
+        STOP.check()
+        code: int = module.main(arguments[1:])
         return code
 
     return guard(run)  # for Ctrl-C during imports, and for --help; each command has a guard of its own

@@ -6,12 +6,11 @@ import csv
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from simclr_lightning import app, files, pictures
 from simclr_lightning.app import errors
 from simclr_lightning.app.errors import UserError
-from simclr_lightning.cli.guard import guard_command
 from simclr_lightning.cli.parser import Parser
 from simclr_lightning.extras import require
 
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
 
 def main(argv: Sequence[str]) -> int:
     """Run ``simclr embed`` with these arguments; return the exit code."""
-    return guard_command(_main, argv)
+    return _parser().run(_main, argv)
 
 
 def _parser() -> Parser:
@@ -36,10 +35,7 @@ def _parser() -> Parser:
     return parser
 
 
-def _main(argv: Sequence[str]) -> int:
-    asked = _parser().parse(argv)
-    if asked is None:
-        return 0
+def _main(asked: Any) -> int:
     if asked.map == "umap":
         require("umap", "--map umap")
     write = _writer(asked.out)

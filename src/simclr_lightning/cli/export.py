@@ -9,7 +9,6 @@ from typing import Any
 
 from simclr_lightning import export
 from simclr_lightning.app import errors
-from simclr_lightning.cli.guard import guard_command
 from simclr_lightning.cli.parser import Parser
 
 FORMATS = ("safetensors", "torchvision", "timm", "onnx", "hub")
@@ -17,7 +16,7 @@ FORMATS = ("safetensors", "torchvision", "timm", "onnx", "hub")
 
 def main(argv: Sequence[str]) -> int:
     """Run ``simclr export`` with these arguments; return the exit code."""
-    return guard_command(_main, argv)
+    return _parser().run(_main, argv)
 
 
 def _parser() -> Parser:
@@ -30,10 +29,7 @@ def _parser() -> Parser:
     return parser
 
 
-def _main(argv: Sequence[str]) -> int:
-    asked = _parser().parse(argv)
-    if asked is None:
-        return 0
+def _main(asked: Any) -> int:
     if os.path.lexists(asked.out) and not asked.force:  # before torch is imported, which takes seconds
         raise errors.UserError(f"{asked.out} exists; give another OUT, or --force to overwrite it")
     if asked.licence is not None and not (asked.licence.strip() and asked.licence.isprintable()):

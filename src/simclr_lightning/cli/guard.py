@@ -1,4 +1,9 @@
-"""Run a command: signals, closed pipes and errors become a short message and an exit code."""
+"""Run a command: signals, closed pipes and errors become a short message and an exit code.
+
+The first Ctrl-C or SIGTERM ends a command at the next call of `simclr_lightning.stopping.check`: the loops over images,
+batches, fits and pictures have one. A command that reaches none within `PATIENCE` seconds is ended all the same, and so
+is a command that gets a second signal; unfinished files are then removed without its help.
+"""
 
 from __future__ import annotations
 
@@ -6,25 +11,15 @@ import contextlib
 import os
 import signal
 import sys
-import threading
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import FrameType
-from typing import Any
 
 from simclr_lightning.app.errors import describe
+from simclr_lightning.stopping import STOP, Stopped
 
 INTERRUPTED = 130
 BROKEN_PIPE = 141
-TERMINATED = 143
-
-_DEFAULT: dict[int, Any] = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
-_received: list[int] = []  # signals of this process's command
-
-
-class Terminated(BaseException):
-    """SIGTERM came: what is under way is left as Ctrl-C leaves it, and temporary files are removed."""
 
 
 def _nowhere() -> Path | None:
@@ -44,28 +39,34 @@ def guard(function: Callable[[], int], *, debug: bool = False, log: Callable[[],
         The command's own code, ``UserError.code``, 130 after Ctrl-C, 143 after SIGTERM, 141 when the reader of a
         pipe is gone, else 1.
     """
+    with STOP.listening():
+        STOP.last = _report_stop
+        return _guarded(function, debug=debug, log=log)
+
+
+def _guarded(function: Callable[[], int], *, debug: bool, log: Callable[[], Path | None]) -> int:
     try:
-        with _stoppable():
-            code = function()
-            _flush()
-            return code
+        STOP.check()
+        code = function()
+        _flush()
+        return code
     except SystemExit as stop:
         if isinstance(stop.__context__, BrokenPipeError):  # rich met it, and leaves with 1
             return BROKEN_PIPE
         raise
     except KeyboardInterrupt:
-        print("\ninterrupted", file=sys.stderr)
+        _report_stop(signal.SIGINT)
         return INTERRUPTED
-    except Terminated:
-        print("\nstopped by SIGTERM", file=sys.stderr)
-        return TERMINATED
+    except Stopped as stop:
+        STOP.do_last(stop.signum)
+        return 128 + stop.signum
     except BrokenPipeError:
         _silence_stdout()
         return BROKEN_PIPE
     except Exception as error:
-        if _received:  # inside compiled code: it made an error of its own of what was raised there
-            print(f"\nstopped by {signal.Signals(_received[0]).name}", file=sys.stderr)
-            return 128 + _received[0]
+        if signum := STOP.pending():  # an error after a signal comes from a process that the signal reached too
+            STOP.do_last(signum)
+            return 128 + signum
         if debug:
             traceback.print_exc()
         message, code = describe(error, log=log(), debug=debug)
@@ -75,38 +76,23 @@ def guard(function: Callable[[], int], *, debug: bool = False, log: Callable[[],
         return code
 
 
-def guard_command(command: Callable[[Sequence[str]], int], argv: Sequence[str]) -> int:
+def guard_command(command: Callable[[Sequence[str]], int], argv: Sequence[str], *, usage: str | None = None) -> int:
     """`guard` a command that takes no configuration; ``debug=true`` among its arguments shows tracebacks.
 
     Args:
         command: takes the other arguments, returns its own exit code.
         argv: the arguments.
+        usage: printed for --help; None: the command answers it.
     """
+    if usage is not None and argv and argv[0] in ("-h", "--help"):
+        print(usage)
+        return 0
     rest = [argument for argument in argv if argument != "debug=true"]
     return guard(lambda: command(rest), debug=len(rest) < len(argv))
 
 
-@contextlib.contextmanager
-def _stoppable() -> Iterator[None]:
-    """SIGINT and SIGTERM raise inside and are noted, where nobody else has taken them."""
-
-    def stop(signum: int, frame: FrameType | None) -> None:
-        _received.append(signum)
-        signal.signal(signum, _DEFAULT[signum])  # a second one ends what tidies up
-        raise KeyboardInterrupt if signum == signal.SIGINT else Terminated
-
-    taken = []
-    if threading.current_thread() is threading.main_thread():
-        taken = [signum for signum, usual in _DEFAULT.items() if signal.getsignal(signum) is usual]
-    if taken:  # by the outermost of those that are nested
-        _received.clear()
-    for signum in taken:
-        signal.signal(signum, stop)
-    try:
-        yield
-    finally:
-        for signum in taken:
-            signal.signal(signum, _DEFAULT[signum])
+def _report_stop(signum: int) -> None:
+    print("\ninterrupted" if signum == signal.SIGINT else "\nstopped by SIGTERM", file=sys.stderr, flush=True)
 
 
 def _flush() -> None:

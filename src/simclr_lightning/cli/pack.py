@@ -21,10 +21,7 @@ USAGE: Final = (
 
 def main(argv: Sequence[str]) -> int:
     """Run ``simclr pack`` with these arguments; return the exit code."""
-    if argv and argv[0] in ("-h", "--help"):
-        print(USAGE)
-        return 0
-    return guard_command(_main, argv)
+    return guard_command(_main, argv, usage=USAGE)
 
 
 def _main(argv: Sequence[str]) -> int:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from simclr_lightning.app.errors import mistake
+from simclr_lightning.cli.guard import guard_command
 
 
 class Parser(argparse.ArgumentParser):
@@ -28,13 +29,19 @@ class Parser(argparse.ArgumentParser):
         """Print the help; unlike in argparse, a failed write raises."""
         print(self.format_help(), end="", file=file, flush=True)
 
-    def parse(self, argv: Sequence[str]) -> Any:
-        """Return the values of the arguments as attributes; None after --help.
+    def run(self, command: Callable[[Any], int], argv: Sequence[str]) -> int:
+        """Guard a command and give it the values of its arguments as attributes; return the exit code.
 
-        Raises:
-            UserError: an argument is unknown, missing or wrong.
+        Args:
+            command: returns its own exit code; it is not called for --help.
+            argv: the arguments.
         """
-        try:
-            return self.parse_args(argv)
-        except SystemExit:
-            return None
+
+        def parsed(rest: Sequence[str]) -> int:
+            try:
+                asked = self.parse_args(rest)
+            except SystemExit:  # after --help
+                return 0
+            return command(asked)
+
+        return guard_command(parsed, argv)

@@ -20,10 +20,7 @@ USAGE = "usage: simclr report DIR ['axes=[KEY,KEY]'] [logger=wandb]   (DIR: a ru
 
 def main(argv: Sequence[str]) -> int:
     """Run ``simclr report`` with these arguments; return the exit code."""
-    if argv and argv[0] in ("-h", "--help"):
-        print(USAGE)
-        return 0
-    return guard_command(_main, argv)
+    return guard_command(_main, argv, usage=USAGE)
 
 
 def _main(argv: Sequence[str]) -> int:

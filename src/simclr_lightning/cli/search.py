@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 from simclr_lightning import app, data, evaluation, files, machine, pictures
 from simclr_lightning.app.errors import UserError, mistake
-from simclr_lightning.cli.guard import guard_command
 from simclr_lightning.cli.parser import Parser
 from simclr_lightning.extras import require
 
@@ -24,7 +23,7 @@ _HALF: Final = 0.5  # share of the machine's memory that the exact search may us
 
 def main(argv: Sequence[str]) -> int:
     """Run ``simclr search`` with these arguments; return the exit code."""
-    return guard_command(_main, argv)
+    return _parser().run(_main, argv)
 
 
 def _parser() -> Parser:
@@ -45,10 +44,7 @@ def _parser() -> Parser:
     return parser
 
 
-def _main(argv: Sequence[str]) -> int:
-    asked = _parser().parse(argv)
-    if asked is None:
-        return 0
+def _main(asked: Any) -> int:
     if asked.k < 1:
         raise mistake(f"-k {asked.k}: it must be at least 1")
     if not 0 < asked.threshold <= 1:

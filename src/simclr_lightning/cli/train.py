@@ -17,6 +17,7 @@ from simclr_lightning.app.training.devices import device_count
 from simclr_lightning.cli.guard import guard
 from simclr_lightning.overrides import flag
 from simclr_lightning.run_folder import LOG, read_summary, write_summary
+from simclr_lightning.stopping import check
 
 # Flags that print the configuration or a help text; Hydra handles them.
 HYDRA_FLAGS: Final = frozenset(
@@ -48,6 +49,7 @@ def _main(overrides: list[str], started: float, folder: list[Path]) -> int:
         return training.print_dry_run(run)
     if not run.is_finished:
         training.check_images(run.cfg)
+    check()
     return (run_external if is_external() else _single)(run, started, folder)
 
 
@@ -64,7 +66,10 @@ def _single(run: Run, started: float, known: list[Path]) -> int:
             )
         debug = flag(run.overrides, "debug")
         try:
-            return run_ranks(run.folder, devices, checkpoint=run.checkpoint, any_images=run.any_images, debug=debug)
+            code = run_ranks(run.folder, devices, checkpoint=run.checkpoint, any_images=run.any_images, debug=debug)
+            if code:
+                training.record_stop(run.folder, run.cfg, code - 128)
+            return code
         finally:
             if "status" not in read_summary(run.folder):  # killed ranks write no summary
                 write_summary(run.folder, training.blank_summary(run.cfg))

@@ -22,7 +22,7 @@ from simclr_lightning.data.disk.progress import counted
 from simclr_lightning.data.disk.shards import INDEX, SAMPLES, ShardWriter, is_packed, write_index
 from simclr_lightning.data.disk.unreadable import OnCorrupt, in_threads, too_many
 from simclr_lightning.data.paths import looked_in
-from simclr_lightning.files import in_the_way
+from simclr_lightning.files import in_the_way, undone_if_ended
 
 JPEG_SIDE = 65_500  # the longest that the encoder takes
 ESTIMATED_AFTER = 1_000  # images from which the size of the whole is estimated
@@ -131,16 +131,21 @@ def _check_out(out: Path) -> None:
 def _all_or_nothing(out: Path) -> Iterator[None]:
     """Make and hold the folder; when the body does not come to its end, remove what was written there."""
     made = not out.exists()
+
+    def undo() -> None:
+        for path in (out / INDEX, out / SAMPLES, *out.glob("shard-*.tar")):
+            path.unlink(missing_ok=True)
+        if made:
+            with suppress(OSError):
+                out.rmdir()
+
     out.mkdir(exist_ok=True)
     with _held(out):
         try:
-            yield
+            with undone_if_ended(undo):
+                yield
         except BaseException as error:
-            for path in (out / INDEX, out / SAMPLES, *out.glob("shard-*.tar")):
-                path.unlink(missing_ok=True)
-            if made:
-                with suppress(OSError):
-                    out.rmdir()
+            undo()
             if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise ValueError(f"{out}: the disk is full; make room or give another OUT (nothing was left)") from None
             raise

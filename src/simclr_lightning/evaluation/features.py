@@ -9,6 +9,8 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 import torch
 from torch import Tensor, nn
 
+from simclr_lightning.stopping import check
+
 # Features are copied from the device to the CPU once in this many batches, because each copy waits for the device.
 _BATCHES_PER_COPY = 32
 
@@ -47,6 +49,7 @@ def extract(
     waiting: list[Tensor] = []
     with evaluation_mode(encoder):
         for x_b3SS in batches:
+            check()
             # Only the encoder runs under inference_mode, so tensors that the iterable makes stay ordinary tensors.
             with torch.inference_mode(), _autocast(device, precision):
                 waiting.append(encoder(x_b3SS.to(device, non_blocking=True)))

@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from simclr_lightning.stopping import check
+
 # One block of similarities takes 64 MB in float32: large enough for the full speed of the matrix product.
 _BLOCK_ROWS, _BLOCK_COLUMNS = 512, 32768
 
@@ -45,6 +47,7 @@ def unit_rows(h_nF: Tensor) -> Tensor:
 
 
 def _nearest_of_block(block_qF: Tensor, bank_nF: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    check()
     best_qk: Tensor | None = None
     index_qk: Tensor | None = None
     for start in range(0, len(bank_nF), _BLOCK_COLUMNS):

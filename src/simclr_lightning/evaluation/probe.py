@@ -18,6 +18,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from simclr_lightning.stopping import check
+
 L2_GRID: tuple[float, ...] = tuple((10.0 ** torch.linspace(-6, 5, 45, dtype=torch.float64)).tolist())
 """The paper's 45 values of l2, logarithmically spaced from 1e-6 to 1e5."""
 
@@ -208,6 +210,7 @@ class _Problem:
         )
 
         def closure() -> float:
+            check()
             loss, gradient_CA = self.evaluate(u_CA * scale_A, l2)
             u_CA.grad = gradient_CA.mul_(scale_A)
             return loss.item()

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from simclr_lightning import files
+from simclr_lightning.stopping import check
 
 # Importing Matplotlib takes a second, so the functions that draw import it.
 if TYPE_CHECKING:
@@ -21,10 +22,11 @@ CLASS_COLORS = (
 
 
 def figure(width: float, height: float, *, layout: Literal["constrained"] | None = "constrained") -> Figure:
-    """Return an empty figure; width and height in inches."""
+    """Return an empty figure, width and height in inches; raise `Stopped` if a signal has come."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure as Canvas
 
+    check()
     made = Canvas(figsize=(width, height), layout=layout, facecolor="white")
     FigureCanvasAgg(made)
     return made

@@ -27,7 +27,6 @@ from simclr_lightning.app.training.batchnorm import SharedBatchNorm
 from simclr_lightning.app.training.build import build
 from simclr_lightning.app.training.devices import devices_of_a_batchnorm
 from simclr_lightning.app.training.messages import opening_notes
-from simclr_lightning.app.training.signals import StopSignals
 from simclr_lightning.app.training.trainer import make_trainer
 from simclr_lightning.encoders import resnet
 
@@ -81,9 +80,7 @@ def test_the_trainer_is_given_it_and_the_opening_says_so(
     words = ["trainer.devices=4", "trainer.precision=32-true", "micro_batch_size=32"]
     cfg = locate_checked([*words, f"trainer.sync_batchnorm={asked}"]).cfg
     monkeypatch.setattr(trainer, "trainer_options", lambda *args: {"accelerator": "cpu", "strategy": DDPStrategy()})
-    made, _ = make_trainer(
-        tmp_path, cfg, total=1, steps_per_epoch=1, signals=StopSignals(), console=Console(quiet=True)
-    )
+    made, _ = make_trainer(tmp_path, cfg, total=1, steps_per_epoch=1, console=Console(quiet=True))
     given = made.strategy._layer_sync
     assert (given and given.devices) == devices
     lines = [line for line in opening_notes(cfg, build(cfg), 1) if "BatchNorm statistics" in line]

@@ -9,7 +9,7 @@ from typing import Any, Final
 from omegaconf import DictConfig
 
 from simclr_lightning.app.config.grammar import Groups, Override, trusted_by
-from simclr_lightning.app.config.keys import EVALUATION_RULES, RULES
+from simclr_lightning.app.config.keys import EVALUATION_RULES, RULES, SET_BY_PROGRAM, WHY_SET_BY_PROGRAM
 from simclr_lightning.app.config.plain import unresolved
 from simclr_lightning.app.config.targets import resolve
 from simclr_lightning.app.errors import UserError, mistake
@@ -55,8 +55,10 @@ def explain(error: Exception, overrides: Sequence[Override], base: DictConfig, g
 
 
 def unknown(shown: str, known: Iterable[str], groups: Sequence[str]) -> UserError:
-    """Return the error for an unknown key; it names the nearest known keys."""
+    """Return the error for an unknown key: the nearest known keys, or why the program sets this one itself."""
     key = shown.lstrip("~").replace("/", ".")
+    if reason := set_by_program(key):
+        return mistake(reason)
     what = "key" if "." in key else "key or group"
     names = [name for name in known if not name.rpartition(".")[2].startswith("_")]
     near = nearest(key, names)
@@ -67,6 +69,15 @@ def unknown(shown: str, known: Iterable[str], groups: Sequence[str]) -> UserErro
     if node and parts:
         return mistake(f"{shown}: unknown {what}; {node} has {listed(sorted(parts))}")
     return mistake(f"{shown}: unknown {what}; the groups are {', '.join(groups)}")
+
+
+def set_by_program(key: str) -> str | None:
+    """Return the message for a key that the program sets itself, or for its last part alone; None for other keys."""
+    for name, instead in SET_BY_PROGRAM.items():
+        if key == name or key.startswith(f"{name}.") or ("." not in key and name == f"trainer.{key}"):
+            reason = WHY_SET_BY_PROGRAM.get(name, "the program sets this itself")
+            return f"{name}: {reason}{f'; use {instead}' if instead else ''}"
+    return None
 
 
 def check_missing(cfg: DictConfig) -> None:

@@ -8,16 +8,11 @@ from typing import Any, Final
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from simclr_lightning.app.config.keys import (
-    EVALUATION_RULES,
-    HYDRA_RULES,
-    RULES,
-    SET_BY_PROGRAM,
-    WHY_SET_BY_PROGRAM,
-)
+from simclr_lightning.app.config.keys import EVALUATION_RULES, HYDRA_RULES, RULES
 from simclr_lightning.app.config.plain import to_plain
 from simclr_lightning.app.config.rules import Rule
 from simclr_lightning.app.config.targets import check_own, check_targets, resolve
+from simclr_lightning.app.config.unknown_keys import set_by_program
 from simclr_lightning.app.errors import mistake
 from simclr_lightning.data import SOURCES
 from simclr_lightning.evaluation.protocols import PROTOCOLS
@@ -131,10 +126,9 @@ def _checked(cfg: DictConfig, rules: Mapping[str, Rule]) -> dict[str, Any]:
     flat = flatten(plain)
     for key, rule in rules.items():
         _check_key(key, rule, flat, plain)
-    for key, instead in SET_BY_PROGRAM.items():
-        if any(name == key or name.startswith(f"{key}.") for name in flat):
-            hint = f"; use {instead}" if instead else ""
-            raise mistake(f"{key}: {WHY_SET_BY_PROGRAM.get(key, 'the program sets this itself')}{hint}")
+    for key in flat:
+        if "." in key and (reason := set_by_program(key)):
+            raise mistake(reason)
     return plain
 
 

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
+import math
 import re
-import signal
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from omegaconf import DictConfig
 
@@ -21,6 +20,7 @@ from simclr_lightning.app.config.quoting import as_value
 from simclr_lightning.app.runs.locate import locate_checked
 from simclr_lightning.overrides import key_of
 from simclr_lightning.run_folder import read_saved_config, read_summary
+from simclr_lightning.stopping import STOP
 
 SECONDS_BETWEEN_LOOKS = 0.2
 SECONDS_TO_STOP = 60  # after which a job that was asked to stop is killed
@@ -130,7 +130,7 @@ def run_jobs(
 ) -> dict[int, int]:
     """Run jobs side by side, whatever becomes of each, and return their exit codes by number.
 
-    SIGINT and SIGTERM are passed on to all that run; no other job starts then.
+    Each SIGINT and SIGTERM is passed on to all running jobs; no other job starts then.
 
     Args:
         jobs: the jobs, in their order.
@@ -144,11 +144,11 @@ def run_jobs(
     """
     codes: dict[int, int] = {}
     waiting, running = deque(jobs), dict[int, tuple[Job, Running]]()
-    with _signals() as received:
+    with STOP.listening(patience=math.inf, again=False):
         seen, deadline = 0, 0.0
         try:
-            while running or (waiting and not received):
-                while waiting and not received and len(running) < at_once:
+            while running or (waiting and not STOP.received):
+                while waiting and not STOP.received and len(running) < at_once:
                     started = start(waiting[0])
                     if started is None:
                         break
@@ -162,19 +162,19 @@ def run_jobs(
                         del running[job.number]
                         process.kill()
                         watcher.ended(job, code)
-                for signum in received[seen:]:
+                for signum in STOP.received[seen:]:
                     seen, deadline = seen + 1, deadline or time.monotonic() + SECONDS_TO_STOP
                     for _, process in running.values():
                         process.stop(signum)
-                if received and time.monotonic() > deadline:
+                if STOP.received and time.monotonic() > deadline:
                     break
                 watcher.look()
                 time.sleep(seconds)
         finally:
             for _, process in running.values():
                 process.kill()
-        if received:
-            raise SweepStopped(128 + received[0])
+        if STOP.received:
+            raise SweepStopped(128 + STOP.received[0])
     return codes
 
 
@@ -190,19 +190,3 @@ def _job(number: int, overrides: tuple[str, ...], name: str, folder: Path) -> Jo
 def _where(folder: Path) -> str:
     key = "ckpt_path" if checkpoint.newest(folder) else "hydra.run.dir"
     return f"{key}={as_value(str(folder))}"
-
-
-@contextlib.contextmanager
-def _signals() -> Iterator[list[int]]:
-    """The list of SIGINT and SIGTERM received from here on."""
-    received: list[int] = []
-
-    def note(signum: int, frame: Any) -> None:
-        received.append(signum)
-
-    before = {signum: signal.signal(signum, note) for signum in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield received
-    finally:
-        for signum, handler in before.items():
-            signal.signal(signum, handler)

@@ -6,12 +6,16 @@ import contextlib
 import ctypes
 import json
 import logging
+import math
 import os
 import re
 import signal
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,16 +25,21 @@ from simclr_lightning.app.errors import UserError
 from simclr_lightning.app.runs.locate import prepare
 from simclr_lightning.app.runs.run import Run, locked, read_config, reserve
 from simclr_lightning.app.training.devices import accelerator, device_count
+from simclr_lightning.stopping import STOP
 
 SECONDS_TO_STOP = 20  # after which a rank that does not answer is killed
+SECONDS_BETWEEN_LOOKS = 0.1
 _PR_SET_PDEATHSIG = 1
+# How the backends of torch.distributed report it where they raise a RuntimeError: "[/pytorch/third_party/gloo/...]".
+_LOST_PEER = re.compile(r"\b(gloo|NCCL|TCPStore|connection (reset|closed|refused)|broken pipe)\b", re.IGNORECASE)
 
 
 def run_ranks(folder: Path, devices: int, *, checkpoint: Path | None, any_images: bool, debug: bool) -> int:
     """Start one process a device, wait for all of them and return the run's exit code.
 
     The ranks are killed together: when one dies, the others are gone within `SECONDS_TO_STOP` seconds and the dead one
-    is named. A signal to this process is passed on to them.
+    is named. A signal to this process is passed on to them, and a second one kills them. The elastic launcher would
+    raise an exception from a signal handler, but sets no handlers in a thread, so it runs in one.
 
     Args:
         folder: the run's folder, with .hydra/config.yaml written.
@@ -39,14 +48,14 @@ def run_ranks(folder: Path, devices: int, *, checkpoint: Path | None, any_images
         any_images: go on although the images differ.
         debug: ranks print their tracebacks.
     """
-    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
+    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, launch_agent
 
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     reports = folder / ".ranks"
     reports.mkdir(exist_ok=True)
-    for old in reports.glob("*.json"):
+    for old in reports.iterdir():
         old.unlink()
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, machine.cores() // devices)))
     words = [str(folder), str(checkpoint or ""), *(["any_images"] if any_images else []), *(["debug"] if debug else [])]
@@ -63,13 +72,33 @@ def run_ranks(folder: Path, devices: int, *, checkpoint: Path | None, any_images
             local_addr="localhost",
             shutdown_timeout=SECONDS_TO_STOP,
         )
-        try:
-            launch_agent(launch, sys.executable, ["-m", "simclr_lightning.cli", "rank", *words])
-        except SignalException as stop:
-            return 128 + int(stop.sigval)
-        except ChildFailedError as error:
-            return _explain(reports, {rank: failure.exitcode for rank, failure in error.failures.items()})
+        start = partial(launch_agent, launch, sys.executable, ["-m", "simclr_lightning.cli", "rank", *words])
+        with STOP.listening(patience=math.inf, again=False), ThreadPoolExecutor(1) as thread:
+            ranks = thread.submit(start)
+            _pass_signals_on(reports, ranks)
+            try:
+                ranks.result()
+            except ChildFailedError as error:
+                if signum := STOP.pending():
+                    return 128 + signum
+                return _explain(reports, {rank: failure.exitcode for rank, failure in error.failures.items()})
     return 0
+
+
+def _pass_signals_on(reports: Path, ranks: Future[Any]) -> None:
+    """Wait until all ranks have ended; send each the first signal, and SIGKILL after a second one or a time limit."""
+    asked, deadline = set[str](), math.inf
+    while not wait([ranks], SECONDS_BETWEEN_LOOKS).done:
+        signum = STOP.pending()
+        if not signum:
+            continue
+        deadline = min(deadline, time.monotonic() + SECONDS_TO_STOP)
+        kill = len(STOP.received) > 1 or time.monotonic() > deadline
+        for path in reports.glob("*.pid"):  # a rank that is still importing writes its file later, and is asked then
+            if kill or path.stem not in asked:
+                asked.add(path.stem)
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(int(path.stem), signal.SIGKILL if kill else signum)
 
 
 def rank_main(words: Sequence[str]) -> int:
@@ -84,10 +113,10 @@ def rank_main(words: Sequence[str]) -> int:
     folder, checkpoint = Path(words[0]), Path(words[1]) if words[1] else None
     rank = int(os.environ["RANK"])
     report = folder / ".ranks" / f"{rank}.json"
+    (folder / ".ranks" / f"{os.getpid()}.pid").touch()
     try:
-        return training.run_process(
-            folder, read_config(folder), checkpoint=checkpoint, any_images="any_images" in words[2:]
-        )
+        cfg, any_images = read_config(folder), "any_images" in words[2:]
+        return training.run_process(folder, cfg, checkpoint=checkpoint, any_images=any_images, is_rank=True)
     except Exception as error:
         # Only the parent speaks: it knows which rank was first.
         message, code = errors.describe(error, log=folder / "train.log")
@@ -132,13 +161,28 @@ def _explain(reports: Path, codes: dict[int, int]) -> int:
 
 
 def _is_lost_peer(error: BaseException) -> bool:
-    """Whether the error only says that another rank is gone."""
-    return bool(re.search(r"gloo|nccl|connection (reset|closed)|socket|store", str(error), re.IGNORECASE))
+    """Return whether the error only reports that another rank is gone."""
+    from torch.distributed import DistError  # of torch.distributed's backends, its store and its network
+
+    if isinstance(error, DistError | ConnectionError):
+        return True
+    return isinstance(error, RuntimeError) and bool(_LOST_PEER.search(str(error)))
 
 
 def is_external() -> bool:
-    """Return whether this process is a rank that torchrun or srun started."""
-    return "RANK" in os.environ and "WORLD_SIZE" in os.environ
+    """Return whether this process is a rank that torchrun or srun started.
+
+    Raises:
+        UserError: variables that torchrun sets are missing.
+    """
+    if not {"RANK", "WORLD_SIZE"} <= os.environ.keys():
+        return False
+    if missing := [name for name in ("MASTER_ADDR", "MASTER_PORT") if not os.environ.get(name)]:
+        raise UserError(
+            f"the variables RANK and WORLD_SIZE are set, but {' and '.join(missing)} not: "
+            "start several processes with torchrun, or unset RANK and WORLD_SIZE"
+        )
+    return True
 
 
 def check_srun() -> None:

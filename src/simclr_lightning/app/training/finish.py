@@ -27,6 +27,7 @@ from simclr_lightning.evaluation.protocols.features import Extractor, features, 
 from simclr_lightning.loggers.make import close_loggers
 from simclr_lightning.run_folder import last_metrics, write_summary
 from simclr_lightning.simclr import SimCLR
+from simclr_lightning.stopping import STOP
 
 K = 20  # neighbours that vote (the contract's kNN)
 PIXEL_SIDE = 32  # raw pixels are compared at this side at most, so that a large set fits in memory
@@ -79,13 +80,18 @@ def finish(
     *,
     started: float,
 ) -> None:
-    """Judge last.ckpt, draw, export, write summary.json and print the closing block."""
+    """Score last.ckpt, draw, export, write summary.json and print the closing block.
+
+    Raises:
+        Stopped: a signal has come, and summary.json does not have the status "finished" yet.
+    """
     found = checkpoints.newest(folder)
     assert found is not None  # training ends with a save
     saved = checkpoints.load(found[0])
     module.load_state_dict(saved["state_dict"])
     device = trainer.strategy.root_device
     encoder = cast(Encoder, module.encoder.to(device).eval())
+    STOP.check()
     with console.status("scoring on test and drawing ..."):
         scores, h_test = _scores(encoder, untrained.to(device), data, device)
         _draw(folder, encoder, data, device, h_test)
@@ -103,7 +109,10 @@ def finish(
         "devices": trainer.world_size,
         "seconds": round(time.time() - started, 1),
     }
+    STOP.check()
     export.export_encoder(encoder.cpu(), folder / "exported", card=_card(cfg, data, summary), size=data.recipe.size)
+    STOP.check()
+    STOP.last = lambda signum: None  # from here on the run is finished, whatever the loggers do
     write_summary(folder, summary)
     for logger in trainer.loggers:
         logger.log_metrics({f"final/{k}": v for k, v in scores.__dict__.items() if v is not None}, step=step)
@@ -138,7 +147,10 @@ def _scores(
 
 def _pixels(images: ImageSet, rows: Tensor, data: ViewsDataModule) -> Tensor:
     side = min(data.recipe.size, PIXEL_SIDE)
-    parts = [(centred(images, part, size=side) * 255).round().to(torch.uint8) for part in rows.split(512)]
+    parts = []
+    for part in rows.split(512):
+        STOP.check()
+        parts.append((centred(images, part, size=side) * 255).round().to(torch.uint8))
     return pixels(torch.cat(parts))
 
 

@@ -8,10 +8,10 @@ import lightning as L
 from omegaconf import DictConfig
 
 from simclr_lightning import machine, preflight
-from simclr_lightning.callbacks import Stopped
 from simclr_lightning.data import FolderImages, ViewsDataModule
 from simclr_lightning.preflight import Rates
 from simclr_lightning.simclr import SimCLR
+from simclr_lightning.stopping import Stopped
 from simclr_lightning.text import first_line
 
 WORTH_MEASURING = 200  # steps: the measure takes about as long as five

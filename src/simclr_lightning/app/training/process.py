@@ -19,17 +19,23 @@ from simclr_lightning.app.training import finish, performance, preflight
 from simclr_lightning.app.training.build import Parts, build
 from simclr_lightning.app.training.devices import accelerator, device_count
 from simclr_lightning.app.training.messages import opening_notes
-from simclr_lightning.app.training.signals import StopSignals
 from simclr_lightning.app.training.trainer import make_trainer, quiet_libraries, total_steps
-from simclr_lightning.callbacks import LOG, Stopped
+from simclr_lightning.callbacks import LOG
 from simclr_lightning.data import ViewsDataModule
 from simclr_lightning.global_batch import check_batch
 from simclr_lightning.run_folder import shown, write_summary
 from simclr_lightning.simclr import SimCLR
+from simclr_lightning.stopping import PATIENCE, STOP, Stopped
 
 
 def run_process(
-    folder: Path, cfg: DictConfig, *, checkpoint: Path | None, any_images: bool = False, started: float | None = None
+    folder: Path,
+    cfg: DictConfig,
+    *,
+    checkpoint: Path | None,
+    any_images: bool = False,
+    started: float | None = None,
+    is_rank: bool = False,
 ) -> int:
     """Train and, on rank 0, finish the run; return the exit code.
 
@@ -39,30 +45,48 @@ def run_process(
         checkpoint: where to go on from.
         any_images: go on although the images differ from the checkpoint's.
         started: when the program began, for the wall time in the summary.
+        is_rank: a parent process passes the signals on and writes the summary of a stopped run (`record_stop`).
 
     Raises:
         UserError: and the library's ValueError, for what the user can fix; the summary then has the status "failed".
     """
-    signals = StopSignals()
-    signals.install()
     quiet_libraries()
     machine.limit_threads()
     console = Console(highlight=False, soft_wrap=True)
-    try:
-        parts = build(cfg)
-        parts.data.any_images = any_images
-        return _train(folder, cfg, parts, checkpoint, signals, console, time.time() if started is None else started)
-    except Stopped as stop:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        _stopped(folder, cfg, stop.signum, console)
-        return 128 + stop.signum
-    except BaseException as error:
-        if _is_first_rank():
-            with contextlib.suppress(OSError, ValueError):  # a full disk must not hide the error
-                steps = _saved_step(folder)
-                told = {"status": "failed", "steps": steps, "reason": describe(error)[0]}
-                write_summary(folder, {**finish.blank_summary(cfg), **told})
-        raise
+    records_stop = not is_rank and _is_first_rank()
+    # Launchers of ranks may send a second signal while rank 0 still saves.
+    with STOP.listening(again="RANK" not in os.environ):
+        STOP.last = (lambda signum: record_stop(folder, cfg, signum)) if records_stop else (lambda signum: None)
+        try:
+            STOP.check()
+            parts = build(cfg)
+            parts.data.any_images = any_images
+            return _train(folder, cfg, parts, checkpoint, console, time.time() if started is None else started)
+        except BaseException as error:
+            signum = error.signum if isinstance(error, Stopped) else STOP.pending()
+            if signum:  # an error after a signal comes from a peer or a worker that has stopped
+                STOP.wait_for_check(PATIENCE)
+                STOP.do_last(signum)
+                return 128 + signum
+            if _is_first_rank():
+                with contextlib.suppress(OSError, ValueError):  # a full disk must not hide the error
+                    steps = _saved_step(folder) or 0
+                    told = {"status": "failed", "steps": steps, "reason": describe(error)[0]}
+                    write_summary(folder, {**finish.blank_summary(cfg), **told})
+            raise
+
+
+def record_stop(folder: Path, cfg: DictConfig, signum: int) -> None:
+    """Write summary.json of a stopped run, and print how to go on: resume, or start again before a first checkpoint."""
+    step, name = None, signal.Signals(signum).name
+    with contextlib.suppress(OSError, ValueError):
+        step = _saved_step(folder)
+        write_summary(folder, {**finish.blank_summary(cfg), "status": "stopped", "steps": step or 0})
+    if step is None:
+        print(f"stopped by {name} before the first checkpoint: start again", flush=True)
+    else:
+        print(f"stopped by {name}; saved at step {step}. Resume with:", flush=True)
+        print(f"  python train.py ckpt_path='{shown(folder)}'", flush=True)
 
 
 def _train(
@@ -70,13 +94,13 @@ def _train(
     cfg: DictConfig,
     parts: Parts,
     checkpoint: Path | None,
-    signals: StopSignals,
     console: Console,
     started: float,
 ) -> int:
     devices = device_count(cfg)
     data = parts.data
     splits = data.load()
+    STOP.check()
     check_batch(data.batch_size, images=splits.training_images, devices=devices * cfg.trainer.num_nodes)
     total = total_steps(cfg, data.steps_per_epoch)
     first_step = int(checkpoints.load(checkpoint)["global_step"]) if checkpoint else 0
@@ -91,7 +115,6 @@ def _train(
         cfg,
         total=total,
         steps_per_epoch=data.steps_per_epoch,
-        signals=signals,
         console=console,
         first_step=first_step,
     )
@@ -101,6 +124,7 @@ def _train(
     if line and _is_first_rank():
         console.print(line, style="dim", markup=False)
         LOG.info(line)
+    STOP.check()
     if performance.compiles(cfg, kind, total - first_step):
         parts.module.compile_network()
     if first_step < total or not (folder / "checkpoints" / checkpoints.LAST).exists():
@@ -108,7 +132,6 @@ def _train(
             trainer.fit(parts.module, datamodule=data, ckpt_path=checkpoint)
         if not _is_whole(cfg, data, trainer.global_step):
             raise UserError(f"training ended at step {trainer.global_step} of {total}; this is not a finished run")
-    signals.training = False
     if not trainer.is_global_zero:
         return 0
     finish.finish(folder, cfg, parts.module, data, parts.untrained, trainer, progress, console, started=started)
@@ -132,21 +155,10 @@ def _check_space(folder: Path, module: SimCLR, *, numbers: int) -> None:
         )
 
 
-def _stopped(folder: Path, cfg: DictConfig, signum: int, console: Console) -> None:
-    if not _is_first_rank():
-        return
-    steps = 0
-    with contextlib.suppress(OSError, ValueError):
-        steps = _saved_step(folder)
-        write_summary(folder, {**finish.blank_summary(cfg), "status": "stopped", "steps": steps})
-    name = signal.Signals(signum).name
-    console.print(f"stopped by {name}; saved at step {steps}. Go on with:")
-    console.print(f"  python train.py ckpt_path='{shown(folder)}'", soft_wrap=True, markup=False)
-
-
-def _saved_step(folder: Path) -> int:
+def _saved_step(folder: Path) -> int | None:
+    """Return the step of the newest valid checkpoint; None where there is none."""
     found = checkpoints.newest(folder)
-    return int(checkpoints.load(found[0])["global_step"]) if found else 0
+    return int(checkpoints.load(found[0])["global_step"]) if found else None
 
 
 def _is_first_rank() -> bool:

@@ -1,60 +1,41 @@
-"""SIGTERM and Ctrl-C: a step ends, the state is saved, and the run says how to go on."""
+"""Training under signals: a step ends, the state is saved, and Lightning's own handlers stay out."""
 
 from __future__ import annotations
 
-import signal
-from dataclasses import dataclass
-from types import FrameType
+import math
+from typing import Any
 
 import lightning as L
 
-from simclr_lightning.callbacks import Stopped
-
-
-@dataclass
-class StopSignals:
-    """SIGTERM and SIGINT: noted while steps are made, so that the step ends; raised at once at any other time."""
-
-    training: bool = False
-    received: int = 0
-
-    def install(self) -> None:
-        """Take both signals."""
-        for signum in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(signum, self._handle)
-
-    def pending(self) -> int:
-        """The signal that asks to stop, or 0."""
-        return self.received
-
-    def _handle(self, signum: int, frame: FrameType | None) -> None:
-        again = self.received
-        self.received = signum
-        if again or not self.training:
-            raise Stopped(signum)
+from simclr_lightning.stopping import PATIENCE, STOP
 
 
 class KeepSignals(L.Callback):
-    """Puts our handlers back after Lightning has set its own, for the time of the steps.
+    """Let a signal wait for the end of a step, with the handlers of `STOP` in place of Lightning's.
 
-    Lightning's SIGTERM handler talks to the other ranks from inside the handler, and in a group its loop reads a tensor
-    from the device at every step to learn of a SIGTERM; `Health` does both on the host. Comes last, so that everything
-    is saved when training ends.
+    Lightning's SIGTERM handler sends to the other ranks from inside the handler, and in a group its loop reads a tensor
+    from the device at every step to learn of a SIGTERM. `Health` exchanges the signals on the CPU, between steps. This
+    callback comes last, so that everything is saved when training ends.
     """
 
-    def __init__(self, signals: StopSignals) -> None:
-        self.signals = signals
-
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """From here on a signal waits for the end of the step."""
-        loop = trainer.fit_loop.epoch_loop
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Put our handlers back whenever Lightning has set its own."""
+        loop, connector = trainer.fit_loop.epoch_loop, trainer._signal_connector
         assert hasattr(loop, "_broadcast_sigterm_tensor"), "Lightning has renamed it"
         loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
-        self.signals.install()
-        self.signals.training = True
+        register = connector.register_signal_handlers
+
+        def register_and_put_back() -> None:
+            register()
+            STOP.install()
+
+        connector.register_signal_handlers = register_and_put_back  # type: ignore[method-assign]
+
+    def on_train_batch_end(self, *arguments: Any, **named: Any) -> None:
+        """After a first step there is something to save: from here on a signal waits for the end of a step."""
+        STOP.wait_for_check(math.inf)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """From here on a signal stops at once, one that came during the last step too: everything is saved."""
-        self.signals.training = False
-        if self.signals.received:
-            raise Stopped(self.signals.received)
+        """Stop on a signal that came during the last step: everything is saved."""
+        STOP.wait_for_check(PATIENCE)
+        STOP.check()

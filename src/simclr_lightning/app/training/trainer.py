@@ -18,7 +18,7 @@ from simclr_lightning.app.training import performance
 from simclr_lightning.app.training.batchnorm import SharedBatchNorm
 from simclr_lightning.app.training.devices import accelerator, device_count, devices_of_a_batchnorm
 from simclr_lightning.app.training.numbers import CurrentNumbers
-from simclr_lightning.app.training.signals import KeepSignals, StopSignals
+from simclr_lightning.app.training.signals import KeepSignals
 from simclr_lightning.callbacks import (
     AtomicCheckpointIO,
     AveragedWeights,
@@ -31,6 +31,7 @@ from simclr_lightning.callbacks import (
 )
 from simclr_lightning.loggers.make import make_loggers
 from simclr_lightning.run_folder import CHECKPOINTS, SIMILARITY
+from simclr_lightning.stopping import STOP
 
 
 def make_trainer(
@@ -39,7 +40,6 @@ def make_trainer(
     *,
     total: int,
     steps_per_epoch: int,
-    signals: StopSignals,
     console: Console,
     first_step: int = 0,
     more: Sequence[L.Callback] = (),
@@ -51,13 +51,12 @@ def make_trainer(
         cfg: the resolved configuration.
         total: optimiser steps of the whole run.
         steps_per_epoch: of the data.
-        signals: asks the run to stop.
         console: where the progress is shown.
         first_step: optimiser steps made before.
         more: callbacks that come last.
     """
     metrics = StepMetrics(every_n_steps=cfg.callbacks.metrics.every_n_steps)
-    online = OnlineScore(**cfg.callbacks.online, select=cfg.select, stop=signals.pending)
+    online = OnlineScore(**cfg.callbacks.online, select=cfg.select, stop=STOP.pending)
     progress = RunProgress(total_steps=total, metrics=metrics, online=online, console=console)
     trainer = L.Trainer(
         **trainer_options(cfg, device_count(cfg), steps_per_epoch),
@@ -66,13 +65,13 @@ def make_trainer(
         callbacks=[
             metrics,
             *([] if cfg.ema is None else [AveragedWeights(cfg.ema)]),
-            Health(stop=signals.pending),
+            Health(stop=STOP.pending),
             Hardness(folder / SIMILARITY, **cfg.callbacks.hardness),
             online,
             Checkpoints(folder / CHECKPOINTS, online=online, **cfg.callbacks.checkpoints),
             progress,
             CurrentNumbers(),
-            KeepSignals(signals),
+            KeepSignals(),
             *more,
         ],
         plugins=[

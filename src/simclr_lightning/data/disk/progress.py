@@ -5,6 +5,8 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from simclr_lightning.stopping import check
+
 
 @contextmanager
 def counted(what: str, *, unit: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
@@ -18,11 +20,11 @@ def counted(what: str, *, unit: str, total: int | None = None) -> Iterator[Calla
         total: their number, if it is known.
 
     Yields:
-        A function to call with the number of further units done.
+        A function to call with the number of further units done. It raises `Stopped` if a signal has come.
     """
     # Images are listed before a process group exists, so the rank comes from the launcher's variable.
-    if os.environ.get("RANK", "0") != "0" or not sys.stderr.isatty():
-        yield lambda done: None
+    if os.environ.get("RANK", "0") != "0" or sys.stderr is None or not sys.stderr.isatty():
+        yield lambda done: check()
         return
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -34,4 +36,9 @@ def counted(what: str, *, unit: str, total: int | None = None) -> Iterator[Calla
         columns += [TimeRemainingColumn()]
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task(what, total=total)
-        yield lambda done: progress.advance(task, done)
+
+        def report(done: int) -> None:
+            progress.advance(task, done)
+            check()
+
+        yield report
