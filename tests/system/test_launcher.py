@@ -116,7 +116,7 @@ def test_two_processes_give_one_run_that_sigterm_stops(stopped: tuple[Path, int,
     assert [path.name for path in folder.iterdir() if path.is_dir()] == ["run"]
     found = summary(folder / "run")
     assert (found["status"], found["devices"]) == ("stopped", 2)
-    assert found["images_seen"] == 16 * found["steps"]
+    assert found["steps"] == checkpoint.load(folder / "run/checkpoints/last.ckpt")["global_step"] > 0
 
 
 def test_a_stopped_run_goes_on_and_a_killed_rank_is_named_and_none_is_left(
