@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 from simclr_lightning import checkpoint
 from simclr_lightning.app.config.composition import compose_resumed, output_root
 from simclr_lightning.app.config.grammar import value_of
-from simclr_lightning.app.config.plain import NOT_OF_THE_RUN, diff, from_plain, to_plain
+from simclr_lightning.app.config.plain import NOT_OF_THE_RUN, diff, from_plain, to_plain, with_absolute_paths
 from simclr_lightning.app.config.validate import check_run
 from simclr_lightning.app.errors import UserError
 from simclr_lightning.app.runs.run import Run, read_config, saved_overrides
@@ -40,7 +40,7 @@ def resume(given: Sequence[str]) -> Run:
     cfg = without_start_keys(full)
     lines = [
         f"{key}: {before} -> {now}"
-        for key, (before, now) in diff(saved, to_plain(cfg)).items()
+        for key, (before, now) in diff(with_absolute_paths(saved), to_plain(cfg)).items()
         if not is_given([key], *MAY_DIFFER) and (before != "(absent)" or is_given(given, key))
     ]
     if lines and not full.force:
@@ -60,8 +60,9 @@ def resume(given: Sequence[str]) -> Run:
 
 
 def without_start_keys(full: DictConfig) -> DictConfig:
-    """Return a composed configuration resolved, without the keys that are given anew at every start."""
-    return from_plain({key: value for key, value in to_plain(full).items() if key not in NOT_OF_THE_RUN})
+    """Return a composed configuration resolved, paths absolute, without the keys that are given anew at every start."""
+    own = {key: value for key, value in to_plain(full).items() if key not in NOT_OF_THE_RUN}
+    return from_plain(with_absolute_paths(own))
 
 
 def _named(given: Sequence[str]) -> tuple[Path, Path | None]:
