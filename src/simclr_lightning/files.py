@@ -120,12 +120,6 @@ def write_text(path: Path, text: str) -> None:
 def check_writable(path: Path) -> None:
     """Check that a file or folder can be created, before the work that produces its content; creates nothing.
 
-    >>> file = Path(tempfile.mkdtemp()) / "file"
-    >>> file.touch()
-    >>> check_writable(file / "folder" / "out")
-    Traceback (most recent call last):
-    NotADirectoryError: [Errno 20] Not a directory: ...
-
     Args:
         path: the file or folder; it need not exist.
 

@@ -134,7 +134,9 @@ def paths_named(name: str) -> Iterator[None]:
 def _data(plain: dict[str, Any], size: int, k: int) -> Any:
     """Return the data module of labeled images, after checking that they can be scored."""
     plain["views"]["size"] = size
-    data = training.make_data(from_plain(plain))
+    cfg = from_plain(plain)
+    training.check_images(cfg)
+    data = training.make_data(cfg)
     protocols.checked_parts(data, k)
     return data
 

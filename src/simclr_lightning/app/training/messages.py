@@ -8,11 +8,13 @@ from typing import Any, Final
 from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
+from torch.optim.lr_scheduler import LambdaLR
 
 from simclr_lightning.app.training import performance
 from simclr_lightning.app.training.build import Parts
 from simclr_lightning.app.training.devices import accelerator, device_count, devices_of_a_batchnorm
 from simclr_lightning.loggers.wandb import sync_command
+from simclr_lightning.optim import parameter_groups
 from simclr_lightning.run_folder import METRICS, online_scores, read_table, shown
 
 _WITHOUT_LABELS: Final = {  # docs/label_free.md
@@ -71,8 +73,8 @@ def _unlabelled(folder: Path) -> Table:
     return table
 
 
-def opening_notes(cfg: DictConfig, parts: Parts, total: int) -> list[str]:
-    """Return the lines that a run prints before its first step: images, steps, BatchNorm, precision, warm-up."""
+def opening_notes(cfg: DictConfig, parts: Parts, total: int, first_step: int = 0) -> list[str]:
+    """Return the lines that a run prints before its first step: images, steps, BatchNorm, precision, warm-up, rates."""
     devices = device_count(cfg) * cfg.trainer.num_nodes
     batch, images = parts.data.batch_size, parts.data.load().training_images
     lines = [
@@ -97,8 +99,26 @@ def opening_notes(cfg: DictConfig, parts: Parts, total: int) -> list[str]:
     if round(epochs * spe) > total:
         shortened = schedule.warmup_steps(spe, total)  # type: ignore[attr-defined]
         lines.append(f"warm-up of {epochs} epochs is longer than the run; it is shortened to {shortened} steps")
+    if 0 < first_step < total and (rates := _rates(parts, (first_step, total - 1), total)):
+        lines.append(
+            f"goes on at step {first_step} of {total}: the learning rate is {rates[0]:.3g} at the next step and "
+            f"{rates[1]:.3g} at the last one"
+        )
     if cfg.views.size <= 32 and parts.data.load().train.tensor is None:
         lines.append(
             f"views are {cfg.views.size} px; for a real encoder on a GPU: experiment=imagenet with the same data"
         )
     return lines
+
+
+def _rates(parts: Parts, steps: tuple[int, int], total: int) -> list[float]:
+    """Return the learning rates of the first parameter group after so many steps; none for schedules of other types."""
+    scheduler = parts.module.make_schedule(
+        parts.module.make_optimizer(parameter_groups(parts.module)),
+        global_batch_size=parts.data.batch_size,
+        steps_per_epoch=parts.data.steps_per_epoch,
+        total_steps=total,
+    )
+    if not isinstance(scheduler, LambdaLR):
+        return []
+    return [float(scheduler.base_lrs[0] * scheduler.lr_lambdas[0](step)) for step in steps]

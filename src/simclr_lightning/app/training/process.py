@@ -107,7 +107,7 @@ def _train(
     _check_space(folder, parts.module, numbers=3 if cfg.ema is None else 4)
     if _is_first_rank():
         _open_log(folder)
-        for line in (*splits.notes, *opening_notes(cfg, parts, total)):
+        for line in (*splits.notes, *opening_notes(cfg, parts, total, first_step)):
             console.print(line, style="dim", markup=False)
             LOG.info(line)
     trainer, progress = make_trainer(
