@@ -44,6 +44,8 @@ MISTAKES = {
     "++loss.temprature=1": ["did you mean loss.temperature?"],
     "+loss.gatherr=false": ["did you mean loss.gather?"],
     "+trainer.gradient_clip_vall=1": ["did you mean trainer.gradient_clip_val?"],
+    "trainer.gradient_clip_val=1": ["add it with a plus: +trainer.gradient_clip_val=1"],
+    "trainer.val_check_interval=0.5": ["use callbacks.online.every_n_epochs"],
     "+model.encoder.img_size=32": ["model.encoder.img_size: unknown key", "model.encoder has depth"],
     "+linear.lr=0.1": ["linear.lr: unknown key"],  # a key of evaluate.yaml
     "+callbacks.foo=1": ["callbacks has checkpoints, hardness, metrics, online"],

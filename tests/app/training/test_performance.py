@@ -16,6 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from conftest import small_data, small_module, small_trainer
 from simclr_lightning.app.config.composition import compose
+from simclr_lightning.app.errors import UserError
 from simclr_lightning.app.training import performance
 from simclr_lightning.app.training.trainer import trainer_options
 from simclr_lightning.callbacks import AveragedWeights, StepMetrics, health as health_room
@@ -40,7 +41,15 @@ def test_precision(gpu: dict[str, Any]) -> None:
     assert performance.precision(keys(), "cuda") == "bf16-mixed"
     gpu["bf16"] = False
     assert [performance.precision(keys(), kind) for kind in ("cuda", "cpu")] == ["32-true"] * 2
-    assert performance.precision(keys(trainer={"precision": "16-mixed"}), "cpu") == "16-mixed"
+    assert performance.precision(keys(trainer={"precision": "16-mixed"}), "cuda") == "16-mixed"
+
+
+@pytest.mark.parametrize("asked", ["16-mixed", "16", 16])
+def test_float16_on_a_cpu_is_refused_because_lightning_would_take_bfloat16(asked: str | int) -> None:
+    with pytest.raises(UserError, match="on the CPU use bf16-mixed or 32-true"):
+        performance.precision(keys(trainer={"precision": asked}), "cpu")
+    with pytest.warns(UserWarning, match="Using `precision='bf16-mixed'` instead"):
+        L.Trainer(accelerator="cpu", precision="16-mixed", logger=False, enable_checkpointing=False)
 
 
 def test_compilation(gpu: dict[str, Any]) -> None:

@@ -42,6 +42,8 @@ def explain(error: Exception, overrides: Sequence[Override], base: DictConfig, g
             continue
         if override.key.startswith("hydra"):
             known = [f"hydra.{name}" for name in flatten(unresolved(base.hydra))]
+        elif not override.parsed.is_delete() and _is_argument(override.key, base, trusted_by(overrides)):
+            return mistake(f"{override.key}: conf/ has no value for it; add it with a plus: +{override.text}")
         return unknown(("~" if override.parsed.is_delete() else "") + override.key, known, groups.own)
     for override in overrides:
         if override.parsed.is_add() and _has(base, override.key):
@@ -122,6 +124,13 @@ def check_keys(cfg: DictConfig, overrides: Sequence[Override], groups: Groups) -
             raise unknown(key, sorted(real), groups.own)
 
 
+def _is_argument(key: str, base: DictConfig, trusted: Sequence[str]) -> bool:
+    """Return whether the ``_target_`` above a key takes an argument of its name that the program leaves to the user."""
+    node, target = _owner(unresolved(base), key)
+    made = resolve(target, trusted) if target else None
+    return made is not None and key[len(node) + 1 :] in (_arguments(made) or ()) and not set_by_program(key)
+
+
 def _has(cfg: DictConfig, key: str) -> bool:
     node: Any = unresolved(cfg) if not key.startswith("hydra") else {"hydra": unresolved(cfg.hydra)}
     for part in key.split("."):
@@ -140,6 +149,8 @@ def _owner(tree: Mapping[str, Any], key: str) -> tuple[str, str | None]:
         if part not in node:
             break  # the name of a part contains a dot
         node = node[part]
+        if not isinstance(node, Mapping):
+            break  # a value has no parts
         if "_target_" in node:
             found = ".".join(parts[:depth]), str(node["_target_"])
     return found

@@ -10,6 +10,8 @@ from typing import Final
 import torch
 from omegaconf import DictConfig
 
+from simclr_lightning.app.errors import UserError
+
 WORTH_COMPILING: Final = 2000  # steps: compiling takes a minute or so, and two where micro-batches run without gradient
 
 
@@ -19,8 +21,13 @@ def precision(cfg: DictConfig, kind: str) -> str | int:
     Args:
         cfg: the run's configuration.
         kind: cuda or cpu.
+
+    Raises:
+        UserError: float16 on a CPU, for which Lightning would train in bfloat16.
     """
     asked: str | int = cfg.trainer.precision
+    if kind == "cpu" and asked in ("16-mixed", "16", 16):
+        raise UserError(f"trainer.precision={asked}: float16 needs a GPU; on the CPU use bf16-mixed or 32-true")
     if asked != "auto":
         return asked
     return "bf16-mixed" if kind == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
