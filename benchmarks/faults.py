@@ -2,7 +2,7 @@
 
 The tests have a short form of each.
 
-    python benchmarks/faults.py                          # everything: about 25 minutes on one core
+    python benchmarks/faults.py                          # everything: about 50 minutes on two cores
     python benchmarks/faults.py --part saves chains      # two of the kinds
     python benchmarks/faults.py --share 0.1              # a tenth of the trials
     python benchmarks/faults.py --part signals --count 40

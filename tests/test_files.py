@@ -39,3 +39,9 @@ def test_what_killed_processes_left_is_removed_and_nothing_else(tmp_path: Path) 
         assert sorted(tmp_path.iterdir()) == sorted([fresh, tmp_path / f".x.{os.getppid()}.tmp"])
         assert not list(fresh.iterdir())
     assert [path.name for path in tmp_path.iterdir()] == [f".x.{os.getppid()}.tmp"]
+
+
+def test_a_file_in_the_place_of_a_folder_is_not_writable(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(NotADirectoryError, match=r"file'$"):
+        files.check_writable(tmp_path / "file" / "folder" / "out")

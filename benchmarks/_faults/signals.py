@@ -17,6 +17,7 @@ from pathlib import Path
 
 from _faults.child import LONGEST, SMALL, Child, Failures, array_file, program
 from _harness import children_cpu_seconds
+from simclr_lightning.cli import main as simclr
 
 MOST_CPU_SECONDS = 10.0  # of a process, from the first signal to its end
 DEVICES = (1, 2)
@@ -30,28 +31,60 @@ class Moment:
 
     Attributes:
         devices: of the run.
+        forked: whether the run is a fork of this process, which has done the imports.
         signum: the signal.
         again: seconds until a second one; None: none comes.
         at: CPU seconds of the run at the first signal.
     """
 
     devices: int
+    forked: bool
     signum: signal.Signals
     again: float | None
     at: float
 
 
+class Forked(Child):
+    """A forked run with the methods of subprocess.Popen: it imports nothing."""
+
+    returncode: int | None = None
+
+    def poll(self) -> int | None:
+        """Return the exit code; None while it runs."""
+        if self.returncode is None and self._ended():
+            self.returncode = self._code
+        return self.returncode
+
+    def wait(self, timeout: float = LONGEST) -> int:
+        """Return the exit code once there is one."""
+        end = time.monotonic() + timeout
+        while self.poll() is None:
+            if time.monotonic() > end:
+                raise subprocess.TimeoutExpired("simclr", timeout)
+            time.sleep(0.005)
+        assert self.returncode is not None
+        return self.returncode
+
+    def send_signal(self, signum: int) -> None:
+        """Send a signal, as to a process that may have ended."""
+        if self.poll() is None:
+            os.kill(self.pid, signum)
+
+
 def signals(trials: int, folder: Path, devices: tuple[int, ...] = DEVICES) -> Failures:
     """Stop runs at random moments: each must exit with 143 or 130, soon, with a true summary and a line that works."""
     rng, words = random.Random(2), (*SMALL, f"data.path={array_file(folder)}")
-    lengths = {count: _length(words, count, folder) for count in devices}
+    kinds = [(count, forked) for count in devices for forked in ((False,) if count > 1 else (False, True))]
+    lengths = {kind: _length(words, *kind, folder) for kind in kinds}
     for trial in range(trials):
         count = devices[trial % len(devices)]
+        forked = count == 1 and trial // len(devices) % 3 > 0
         moment = Moment(
             count,
+            forked,
             signal.SIGTERM if trial // len(devices) % 2 else signal.SIGINT,
             rng.uniform(0, 2) if trial // len(devices) % 4 > 1 else None,
-            lengths[count] * 1.02 * (trial + rng.random()) / trials,
+            lengths[count, forked] * 1.02 * (trial + rng.random()) / trials,
         )
         run = folder / f"run{trial}"
         for failure in _stopped(moment, words, run, resume=trial % RESUMED < len(devices)):
@@ -59,11 +92,15 @@ def signals(trials: int, folder: Path, devices: tuple[int, ...] = DEVICES) -> Fa
         shutil.rmtree(run, ignore_errors=True)
 
 
-def _start(words: tuple[str, ...], run: Path, devices: int, output: Path) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "simclr_lightning.cli", "train", *words]
+def _start(
+    words: tuple[str, ...], run: Path, devices: int, forked: bool, output: Path
+) -> subprocess.Popen[bytes] | Forked:
+    command = ["train", *words, f"trainer.devices={devices}", f"hydra.run.dir={run}"]
+    if forked:
+        return Forked(lambda: simclr(command, ends=True), output)
     with output.open("wb") as file:
         return subprocess.Popen(
-            [*command, f"trainer.devices={devices}", f"hydra.run.dir={run}"],
+            [sys.executable, "-m", "simclr_lightning.cli", *command],
             stdout=file,
             stderr=subprocess.STDOUT,
             env={**os.environ, "OMP_NUM_THREADS": "1"},
@@ -72,17 +109,17 @@ def _start(words: tuple[str, ...], run: Path, devices: int, output: Path) -> sub
         )
 
 
-def _length(words: tuple[str, ...], devices: int, folder: Path) -> float:
+def _length(words: tuple[str, ...], devices: int, forked: bool, folder: Path) -> float:
     """Return the CPU seconds of a whole run."""
     before = children_cpu_seconds()
-    run = folder / f"whole{devices}"
-    assert _start(words, run, devices, folder / "output").wait() == 0, (folder / "output").read_text()
+    run = folder / f"whole{devices}{forked}"
+    assert _start(words, run, devices, forked, folder / "output").wait() == 0, (folder / "output").read_text()
     return children_cpu_seconds() - before
 
 
 def _stopped(moment: Moment, words: tuple[str, ...], run: Path, *, resume: bool) -> Failures:
     output, before = run.parent / "output", children_cpu_seconds()
-    process = _start(words, run, moment.devices, output)
+    process = _start(words, run, moment.devices, moment.forked, output)
     while children_cpu_seconds() - before < moment.at and process.poll() is None:
         time.sleep(0.005)
     at_signal = children_cpu_seconds()
@@ -95,7 +132,7 @@ def _stopped(moment: Moment, words: tuple[str, ...], run: Path, *, resume: bool)
                 process.send_signal(moment.signum)
         code = process.wait(LONGEST)
     except subprocess.TimeoutExpired:
-        process.kill()
+        os.kill(process.pid, signal.SIGKILL)
         process.wait()
         yield f"no end after {LONGEST} s"
         return

@@ -1,6 +1,7 @@
 """Write files atomically: fill a temporary file next to the target, sync it to disk, and rename it to the target."""
 
 import contextlib
+import errno
 import os
 import shutil
 import tempfile
@@ -123,8 +124,10 @@ def check_writable(path: Path) -> None:
         path: the file or folder; it need not exist.
 
     Raises:
-        OSError: the folder, or the nearest existing folder above it, is not writable.
+        OSError: the folder, or the nearest existing folder above it, is not writable, or there is a file in its place.
     """
+    if found := next((place for place in path.absolute().parents if in_the_way(place)), None):
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(found))
     try:
         with tempfile.TemporaryFile(dir=_nearest(path)):
             pass

@@ -127,6 +127,40 @@ def test_a_broken_image_is_named(made: tuple[Path, Path], simclr: Program, capsy
     assert not Path("out.npz").exists()
 
 
+def test_an_image_above_the_limit_is_told_what_embed_and_search_can_do(
+    made: tuple[Path, Path], simclr: Program, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Image.new("1", (8001, 8000)).save(made[1] / "a" / "large.png")
+    for words in (("embed", *made, "out.npz"), ("search", *made)):
+        assert simclr(*words) == 1
+        said = capsys.readouterr().err
+        assert (
+            "large.png: 8001 x 8000 = 64,008,000 pixels, above the limit of 64,000,000; make the file smaller" in said
+        )
+        assert "data." not in said
+    assert simclr("pack", made[1], "packed", "max_pixels=178956970", "short_side=16") == 0
+    assert simclr("embed", made[0], "packed", "out.npz") == 0
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("embed", "FROM", "IMAGES", "a/b/out.npz"),
+        ("export", "FROM", "a/b"),
+        ("search", "FROM", "IMAGES", "--out", "a/b"),
+    ],
+)
+def test_a_file_where_a_folder_is_needed_is_refused_before_the_work(
+    words: tuple[str, ...], made: tuple[Path, Path], simclr: Program, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("a").write_text("kept")
+    places = {"FROM": "not there", "IMAGES": made[1]}  # what cannot be loaded was not tried
+    assert simclr(*(places.get(word, word) for word in words)) == 1
+    said = capsys.readouterr().err
+    assert "a: Not a directory" in said or "folder does not exist" in said
+    assert Path("a").read_text() == "kept"
+
+
 def test_help_and_unknown_commands(simclr: Program, capsys: pytest.CaptureFixture[str]) -> None:
     assert simclr("embed", "--help") == 0
     assert simclr() == 0

@@ -94,6 +94,8 @@ def test_every_protocol_in_one_command(simclr: Program, run: Path, capsys: pytes
             assert set(Counter(row["class"] for row in rows).values()) == {each}
             assert len({row["file"] for row in rows}) == 3 * each == found[f"semi_{share}pct_images"]
     said = capsys.readouterr().out
+    assert "train: 64 images in 3 classes" in said  # the images, before any score
+    assert "test: 24 images in 3 classes" in said
     assert "fine-tuning, all" in said
     assert "untrained" in said
 

@@ -171,7 +171,7 @@ FAULTS = {
     "two channels": ({"train_images": images(4, 6, 6, 2)}, "train_images", "must be (n, H, W, 3)"),
     "no images": ({"train_images": images(0, 6, 6, 3)}, "train_images", "at least 2 images"),
     "a single image": ({"train_images": images(1, 6, 6, 3)}, "train_images", "at least 2 images"),
-    "no pixels": ({"train_images": images(4, 0, 6, 3)}, "train_images", "nothing to use"),
+    "no pixels": ({"train_images": images(4, 0, 6, 3)}, "train_images", "it needs at least 2 images"),
     "empty test": ({"train_images": GOOD, "test_images": GOOD[:0]}, "test_images", "leave the key out"),
     "objects": ({"train_images": np.array([GOOD, None], dtype=object)}, "train_images", "Python objects"),
     "text": ({"train_images": np.array(["a", "b"])}, "train_images", "must be uint8"),

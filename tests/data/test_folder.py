@@ -360,7 +360,7 @@ def test_no_readable_image(tmp_path):
         (tmp_path / name).write_text("x")
     with pytest.raises(ValueError, match=r"no image \(2 cannot be read, e\.g\. .*1\.png"):
         folder(tmp_path, on_corrupt="skip")
-    with pytest.raises(ValueError, match=r"1\.png: not an image .* \(2 of 2 files looked into are like that"):
+    with pytest.raises(ValueError, match=r"1\.png: not an image .* \(2 of 2 files looked into cannot be read"):
         folder(tmp_path)
 
 

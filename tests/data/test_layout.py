@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
@@ -266,6 +267,10 @@ TWO_WAYS = [
         "parts inside archive/: data.path=.../archive, or sort the images into train/CLASS/ and test/CLASS/",
     ),
     (
+        [*[f"a/b/{name}" for name in files(train=classed(3), val=classed(3))], "figures/1.png"],
+        "parts inside a/b/: data.path=.../a/b, or sort the images into train/CLASS/ and test/CLASS/",
+    ),
+    (
         ["1.png", "2.png", *files(train=3)],
         "training images train/, not used 2 images next to it: data.dataset.train=train",
     ),
@@ -309,6 +314,13 @@ def test_every_key_of_a_refusal_decides(names: list[str], parts_line: str) -> No
             else:  # it has no class folders to be scored by
                 assert folder not in found["train"]
                 assert any(note.startswith(f"{folder}/ is not used: it has no class folders") for note in layout.notes)
+
+
+def test_the_refusal_in_the_documentation_is_the_programs() -> None:
+    docs = (Path(__file__).parents[2] / "docs/data.md").read_text()
+    with pytest.raises(AmbiguousFolder) as caught:
+        laid(files(train=classed(5), query=classed(3)))
+    assert f"```\nerror: {caught.value}\n```" in docs
 
 
 def test_a_folder_with_many_classes_is_shown_in_part() -> None:

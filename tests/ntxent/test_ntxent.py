@@ -83,7 +83,7 @@ def tolerance(dtype: torch.dtype, temperature: float) -> float:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("temperature", [0.005, 0.02, 0.025, 0.1, 0.5, 10])
+@pytest.mark.parametrize("temperature", [0.001, 0.005, 0.02, 0.025, 0.1, 0.5, 10])
 @pytest.mark.parametrize(("n", "d"), [(2, 16), (3, 4), (17, 8), (64, 128)])
 def test_everything_is_algorithm_1(n: int, d: int, temperature: float, dtype: torch.dtype) -> None:
     z_a, z_b = pair(n, d, seed=n, dtype=dtype)

@@ -116,7 +116,7 @@ def test_two_processes_give_one_run_that_sigterm_stops(stopped: tuple[Path, int,
     assert [path.name for path in folder.iterdir() if path.is_dir()] == ["run"]
     found = summary(folder / "run")
     assert (found["status"], found["devices"]) == ("stopped", 2)
-    assert found["images_seen"] == 16 * found["steps"]
+    assert found["steps"] == checkpoint.load(folder / "run/checkpoints/last.ckpt")["global_step"] > 0
 
 
 def test_a_stopped_run_goes_on_and_a_killed_rank_is_named_and_none_is_left(
@@ -260,8 +260,9 @@ def test_two_nodes_give_the_run_of_two_devices(pair: tuple[Path, tuple[int, str,
 def test_devices_that_are_not_those_of_torchrun_are_refused(
     npz: Path, simclr: object, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("RANK", "0")
-    monkeypatch.setenv("WORLD_SIZE", "2")
+    variables = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": "29500"}
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
     assert simclr("train", *WORDS, f"data.path={npz}") == 2
     assert "2 processes were started from outside" in capsys.readouterr().err
     assert simclr("train", "-m", *WORDS, f"data.path={npz}", "seed=1,2") != 0

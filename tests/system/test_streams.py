@@ -61,3 +61,10 @@ def test_a_file_that_is_opened_never_takes_the_place_of_a_closed_stream(tmp_path
     )
     shell(f"{shlex.quote(sys.executable)} -c {shlex.quote(code)} <&- >&- 2>&-", tmp_path)
     assert int((tmp_path / "data.txt").read_text()) > 2
+
+
+def test_a_home_that_cannot_be_written_is_no_trouble(tmp_path: Path) -> None:
+    code = "from simclr_lightning.cli import main; main(['--help']); import matplotlib.pyplot"
+    homeless = {"HOME": "/proc/none", "MPLCONFIGDIR": None, "XDG_CACHE_HOME": None, "XDG_CONFIG_HOME": None}
+    done = shell(f"{shlex.quote(sys.executable)} -c {shlex.quote(code)}", tmp_path, **homeless)
+    assert (done.returncode, done.stderr) == (0, "")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from simclr_lightning.app.runs.run import locked, read_config
 from simclr_lightning.app.training import trainer
 from simclr_lightning.app.training.build import make_data
 from simclr_lightning.app.training.trainer import KeepSignals
+from simclr_lightning.optim import scaled_lr
 from simclr_lightning.views import ViewRecipe, recipe
 
 CONTRACT = {
@@ -97,6 +99,11 @@ def test_a_stopped_run_goes_on_in_its_folder_and_ends_like_an_uninterrupted_one(
     assert "is finished" in capsys.readouterr().out
     assert simclr("train", "ckpt_path=outputs/part", "trainer.max_epochs=3") == 0
     assert summary(Path("outputs/part"))["steps"] == 12
+    note = re.search(r"goes on at step 8 of 12: .* is (\S+) at the next step and (\S+) at the", capsys.readouterr().out)
+    cfg = read_config(Path("outputs/part"))
+    peak, warmup = scaled_lr(cfg.optimizer.lr, 16, cfg.schedule.rule), round(4 * cfg.schedule.warmup_epochs)
+    rates = [peak * (1 + math.cos(math.pi * (step - warmup) / (12 - warmup))) / 2 for step in (8, 11)]
+    assert [float(text) for text in note.groups()] == pytest.approx(rates, rel=0.01)
 
 
 def test_images_that_are_not_there_cost_nothing(simclr: Program, npz: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -34,7 +34,7 @@ RECIPES = {
 }
 
 
-@pytest.mark.parametrize("chosen".values(), ids=RECIPES.keys())
+@pytest.mark.parametrize("chosen", RECIPES.values(), ids=RECIPES.keys())
 @pytest.mark.parametrize(("height", "width"), [(32, 32), (61, 47)])
 def test_views_do_not_depend_on_their_batch(chosen: ViewRecipe, height: int, width: int) -> None:
     n = 280 if height == 32 and chosen.size == 32 else 40  # the first has rows enough to group by brightness

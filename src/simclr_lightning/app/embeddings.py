@@ -30,6 +30,7 @@ from simclr_lightning.evaluation.protocols import cache
 from simclr_lightning.evaluation.protocols.features import fingerprint, shared_extract
 from simclr_lightning.export import load_encoder
 
+_TOO_LARGE = "above data.dataset.max_pixels="  # a key of training runs
 _BATCH, _ROUND = 64, 8192  # images per forward pass, and images per device between two writes
 
 
@@ -142,7 +143,13 @@ def _plain_mend() -> Iterator[None]:
     try:
         yield
     except ImageError as error:
-        raise UserError(f"{str(error).removesuffix(f'; {MEND}')}; fix or remove the file") from error
+        text = str(error).removesuffix(f"; {MEND}")
+        if _TOO_LARGE not in text:
+            raise UserError(f"{text}; fix or remove the file") from error
+        text = text.replace(_TOO_LARGE, "above the limit of ")
+        raise UserError(
+            f"{text}; make the file smaller, or take a packed copy of all: simclr pack IMAGES OUT max_pixels=178956970"
+        ) from error
 
 
 def _key(encoder: Encoder, size: int, files: FolderImages | PackedImages) -> str:

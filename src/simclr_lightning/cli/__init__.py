@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import sys
 from collections.abc import Sequence
 from typing import Final
@@ -45,6 +46,7 @@ def main(argv: Sequence[str] | None = None, *, ends: bool = False) -> int:
 
     def run() -> int:
         streams.accept_any_name()
+        logging.getLogger("matplotlib").setLevel(logging.ERROR)  # of a home that cannot be written it warns at length
         arguments = given if given[:1] == [*_INTERNAL] else cleaned(given)
         command = arguments[0] if arguments else "--help"
         if command not in _SHORT and not {"-h", "--help"} & {*arguments}:

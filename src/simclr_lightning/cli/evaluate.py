@@ -72,6 +72,9 @@ def _evaluate(run: Path, cfg: DictConfig, others: dict[str, DictConfig], *, size
         with paths_named(name):
             transfer[name] = _data(to_plain(other), size, 1)
     console = Console(highlight=False)
+    for images in (data, *transfer.values()):
+        for line in images.load().notes if images is not None else ():
+            console.print(line, style="dim", markup=False, soft_wrap=True)
     evaluation = protocols.Evaluation(
         all_devices(plain["accelerator"]), console, plain["precision"], plain["seeds"],
         cache=folder / FEATURES if plain["cache"] else None, start=partial(runs.start_of, run),
@@ -131,7 +134,9 @@ def paths_named(name: str) -> Iterator[None]:
 def _data(plain: dict[str, Any], size: int, k: int) -> Any:
     """Return the data module of labeled images, after checking that they can be scored."""
     plain["views"]["size"] = size
-    data = training.make_data(from_plain(plain))
+    cfg = from_plain(plain)
+    training.check_images(cfg)
+    data = training.make_data(cfg)
     protocols.checked_parts(data, k)
     return data
 

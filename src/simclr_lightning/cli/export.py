@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from simclr_lightning import export
+from simclr_lightning import export, files
 from simclr_lightning.app import errors
 from simclr_lightning.cli.parser import Parser
 
@@ -34,6 +34,7 @@ def _main(asked: Any) -> int:
         raise errors.UserError(f"{asked.out} exists; give another OUT, or --force to overwrite it")
     if asked.licence is not None and not (asked.licence.strip() and asked.licence.isprintable()):
         raise errors.mistake(f"--licence {asked.licence!r}: give the license's name on one line, such as apache-2.0")
+    files.check_writable(asked.out)
     encoder = export.load_encoder(asked.run)
     path = export.export_as(asked.format, encoder, asked.out, about=_about(asked), force=asked.force)
     print(f"{path}: {path.stat().st_size / 1e6:.1f} MB, same h as the run's encoder; its card has the code to load it")

@@ -1,4 +1,9 @@
-"""Where the images come from: every source gives `Splits` of image sets."""
+"""Sources of images: each is a function that returns `Splits`.
+
+`folders`, `packs`, `arrays`, `public` and `photographs` are the sources, `images` has what they return, `describe` and
+`aspects` the lines that are printed about it. `packing` writes packed folders. `datamodule` and `loading` make batches
+of views. `disk` reads files.
+"""
 
 from typing import TYPE_CHECKING, Final
 

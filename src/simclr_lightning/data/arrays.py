@@ -1,4 +1,4 @@
-"""`data=array`: images that are already arrays, in one .npz file."""
+"""`data=array`: images as arrays in one .npz file."""
 
 import zipfile
 import zlib
@@ -16,7 +16,7 @@ PARTS = ("train", "val", "test")
 KEYS = tuple(f"{part}_{what}" for part in PARTS for what in ("images", "labels"))
 SHAPES = "(n, H, W, 3), (n, H, W), (n, H, W, 1) or (n, 3, H, W)"
 
-# What numpy and zipfile raise for files that are damaged or something else.
+# The errors of numpy and zipfile for files that are damaged or are not .npz files.
 UNREADABLE = (
     ValueError,
     OSError,
@@ -74,7 +74,7 @@ def array(path: Path | str | None, *, seed: int = 0) -> Splits:
 
 
 def _read(file: Path) -> dict[str, Array]:
-    """The arrays of the known keys; the others' names with empty arrays, for a note."""
+    """The arrays of the file by key; an empty array for each key that is not used."""
     if not file.is_file():
         if file.is_dir():
             raise ValueError(f"data.path={file}: is a folder, which data=folder reads; data=array reads one .npz file")
@@ -101,10 +101,10 @@ def _member(file: Path, archive: "np.lib.npyio.NpzFile", key: str) -> Array:
         raise ValueError(f"{file}: {key} does not fit in memory; use data=folder") from None
     except UNREADABLE as error:
         if "allow_pickle" in str(error):
-            mend = "holds Python objects, which are not read; make it one array of one dtype"
+            fault = "holds Python objects, which are not read; make it one array of one dtype"
         else:
-            mend = "is damaged; write the file again"
-        raise ValueError(f"{file}: {key} {mend}") from None
+            fault = "is damaged; write the file again"
+        raise ValueError(f"{file}: {key} {fault}") from None
     return loaded
 
 
@@ -113,8 +113,8 @@ def _images(file: Path, key: str, arrays: dict[str, Array]) -> Tensor:
     found = arrays[key]
     shape = found.shape
     if found.dtype != np.uint8:
-        mend = "scale to 0..255 and use astype('uint8')" if found.dtype.kind == "f" else "use uint8, 0 to 255"
-        raise ValueError(f"{file}: {key} is {found.dtype}, must be uint8; {mend}")
+        fix = "scale to 0..255 and use astype('uint8')" if found.dtype.kind == "f" else "use uint8, 0 to 255"
+        raise ValueError(f"{file}: {key} is {found.dtype}, must be uint8; {fix}")
     if len(shape) == 3 and shape[2] in (3, 4):
         raise ValueError(f"{file}: {key} has shape {shape}, which is one image; images are {SHAPES}")
     if len(shape) not in (3, 4) or (len(shape) == 4 and shape[3] not in (1, 3) and shape[1] != 3):
@@ -122,7 +122,7 @@ def _images(file: Path, key: str, arrays: dict[str, Array]) -> Tensor:
         raise ValueError(f"{file}: {key} has shape {shape}, must be {SHAPES}{alpha}")
     if found.size == 0 or (key == "train_images" and len(found) < 2):
         need = "at least 2 images" if key == "train_images" else "images, or leave the key out"
-        raise ValueError(f"{file}: {key} has shape {shape}: nothing to use; it needs {need}")
+        raise ValueError(f"{file}: {key} has shape {shape}; it needs {need}")
     images = torch.from_numpy(found)
     if images.ndim == 3:
         images = images[:, None]

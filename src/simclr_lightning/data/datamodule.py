@@ -1,7 +1,7 @@
-"""The LightningDataModule: images of any source become paired views, the same on every number of workers or devices.
+"""The LightningDataModule: paired views of the images of any source, the same for any number of workers and devices.
 
-The order of an epoch is a permutation keyed by (seed, epoch); the global batch is a slice of it and every rank
-takes its contiguous part. The position is the number of images seen, so a resumed run continues where it stopped.
+The order of an epoch is a permutation keyed by (seed, epoch). A global batch is a slice of it, and every rank has a
+contiguous part of the batch. The position is the number of images seen, so a resumed run continues where it stopped.
 """
 
 from __future__ import annotations
@@ -32,19 +32,20 @@ class ViewsDataModule(L.LightningDataModule):
     """Paired views of an image set, in global batches.
 
     Args:
-        dataset: makes the `Splits` from ``path``.
-        batch_size: the global batch, images over all devices and nodes in one step.
+        dataset: a function that returns the `Splits` in ``path``.
+        batch_size: the global batch: images over all devices and nodes in one step.
         recipe: a `ViewRecipe` or the name of one.
-        seed: keys the order and every random number of a view.
-        path: where the images are; None for sources that need none.
-        num_workers: processes that decode; sets that live in memory use none.
-        resident: keep an in-memory set on the accelerator: True, False, or "auto" (when it takes at most a tenth of
-            the device's free memory).
-        lazy: hand the network a function that makes the views of some images when they are asked for, instead of
-            the views of the whole batch: with micro-batches, floats of one of them at a time beside the batch's bytes.
+        seed: the seed of the order and of every random number of a view.
+        path: the place of the images; None for sources that need none.
+        num_workers: processes that decode; sets in memory use none.
+        resident: whether a set in memory is stored on the accelerator: True, False, or "auto" (if it takes at most a
+            tenth of the device's free memory).
+        lazy: pass the network a function that makes the views of some images, instead of the views of the whole
+            batch: with micro-batches, only the views of one micro-batch are in memory as floats.
 
     Raises:
-        ValueError: when the batch does not divide by the devices, exceeds the images, or leaves one image a device.
+        ValueError: the batch does not divide by the devices, is larger than the training images, or leaves one image
+            on each device.
     """
 
     def __init__(
@@ -68,30 +69,30 @@ class ViewsDataModule(L.LightningDataModule):
         self.num_workers = num_workers
         self.resident = resident
         self.lazy = lazy
-        self.any_images = False  # resume although the images are not those of the checkpoint
+        self.any_images = False  # True: resume although the images differ from those of the checkpoint
         self.splits: Splits | None = None
-        self._offset = 0  # images seen before this process's step counter started to count
-        self._restored = 0  # the checkpoint's step, until the trainer's counter has it too
+        self._offset = 0  # images seen before the trainer's step counter started
+        self._restored = 0  # the checkpoint's step, until the trainer has restored its counter
         self._images: Tensor | None = None
 
-    # -- what Lightning calls -------------------------------------------------------------------------------------
+    # -- called by Lightning --------------------------------------------------------------------------------------
 
     def prepare_data(self) -> None:
-        """Make the splits once a node, so that a download happens in one process."""
+        """Load the images in one process of each node, so that a download happens once."""
         self.load()
 
     def setup(self, stage: str) -> None:
-        """Make the splits in this process and check the batch against them."""
+        """Load the images in this process and check the batch size."""
         self._restored = 0
         splits = self.load()
         check_batch(self.batch_size, images=splits.training_images, devices=distributed.world_size())
 
     def train_dataloader(self) -> DataLoader[Any]:
-        """Batches of this rank: keys only for sets in memory, two uint8 crops an image for the others."""
+        """Return the batches of this rank: keys for sets in memory, two uint8 crops of each image for other sets."""
         return train_loader(self)
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        """Move the bytes alone: the indices stay on the host, which plans the views with them and need not wait."""
+        """Move only the bytes: the host plans the views with the indices, and so does not wait for the device."""
         if not _is_ours(batch):
             return super().transfer_batch_to_device(batch, device, dataloader_idx)
         batch = as_tensors(batch)
@@ -101,7 +102,7 @@ class ViewsDataModule(L.LightningDataModule):
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Finish the views on the device: {"x_a", "x_b": (n, 3, S, S) in [0, 1], "indices": (n,) int64}.
 
-        With ``lazy``, "views" in place of "x_a" and "x_b": a function of a slice of rows that returns these two.
+        With ``lazy``, "views" instead of "x_a" and "x_b": a function that returns both for a slice of rows.
         """
         if not _is_ours(batch):
             return batch
@@ -113,7 +114,7 @@ class ViewsDataModule(L.LightningDataModule):
         return {"x_a": x_a, "x_b": x_b, "indices": indices}
 
     def state_dict(self) -> dict[str, Any]:
-        """The position and the identity of the data, for an exact resume."""
+        """Return the position and the fingerprint of the data, for an exact resume."""
         return {
             "samples_seen": self.samples_seen,
             "steps": self._steps(),
@@ -121,23 +122,23 @@ class ViewsDataModule(L.LightningDataModule):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue at the saved position; a checkpoint of other images is refused.
+        """Continue at the saved position.
 
         Raises:
-            ValueError: when the fingerprint of the images differs from the checkpoint's.
+            ValueError: the fingerprint of the images differs from the checkpoint's.
         """
         if state_dict["fingerprint"] != self.load().fingerprint and not self.any_images:
             raise ValueError(
-                f"the images differ from those the checkpoint was trained on (fingerprint "
+                f"the images differ from those of the checkpoint (fingerprint "
                 f"{self.load().fingerprint[:12]}, checkpoint {state_dict['fingerprint'][:12]}): "
                 "files were added, removed or changed; restore them, start a new run with model.weights=, or add "
-                "force=images to go on all the same"
+                "force=images to continue with the new images"
             )
-        # The trainer's own step is restored later, and workers that fetch ahead ask for the position before that.
+        # The trainer restores its step later, and workers that fetch ahead need the position before that.
         self._restored = state_dict["steps"]
         self._offset = state_dict["samples_seen"] - state_dict["steps"] * self.batch_size
 
-    # -- what evaluation calls ------------------------------------------------------------------------------------
+    # -- called by evaluation -------------------------------------------------------------------------------------
 
     def load(self) -> Splits:
         """Return the splits, made at the first call; their notes then hold `described` and `long_images` too."""
@@ -149,28 +150,28 @@ class ViewsDataModule(L.LightningDataModule):
 
     @property
     def steps_per_epoch(self) -> int:
-        """floor(training images / global batch)."""
+        """Steps of an epoch: floor(training images / global batch)."""
         return self.load().training_images // self.batch_size
 
     @property
     def samples_seen(self) -> int:
-        """Images that the optimiser has seen since the start of the run, over all ranks."""
+        """Images that the optimizer has seen since the start of the run, over all ranks."""
         return self.samples_at(self._steps())
 
     def samples_at(self, step: int) -> int:
-        """Images that the optimiser has seen after ``step`` optimiser steps of the run."""
+        """Return the images that the optimizer has seen after ``step`` optimizer steps of the run."""
         return self._offset + step * self.batch_size
 
     def eval_batches(
         self, images: ImageSet, indices: Tensor | None = None, *, batch_size: int = 256
     ) -> Iterator[Tensor]:
-        """Evaluation views (b, 3, S, S) float in [0, 1] of the images at ``indices``, in that order."""
+        """Yield evaluation views (b, 3, S, S) float in [0, 1] of the images at ``indices``, in that order."""
         chosen = torch.arange(len(images)) if indices is None else indices
         for part in chosen.split(batch_size):
             yield centred(images, part, size=self.recipe.size)
 
     def view_pairs(self, indices: Tensor, *, epoch: int = 0) -> tuple[Tensor, Tensor]:
-        """Views of training images as the network sees them in ``epoch``: two (n, 3, S, S) tensors."""
+        """Return the views of training images in ``epoch``, as the network sees them: two (n, 3, S, S) tensors."""
         train = self.load().train
         keys = {"seed": self.seed, "epoch": epoch}
         if train.tensor is not None:
@@ -179,7 +180,7 @@ class ViewsDataModule(L.LightningDataModule):
         return finish_views(torch.stack(crops), indices=indices, recipe=self.recipe, **keys)
 
     def is_resident(self, tensor: Tensor, device: torch.device) -> bool:
-        """Whether an in-memory set (n, 3, H, W) is, or would now be, kept on ``device``."""
+        """Return whether a set in memory (n, 3, H, W) is stored on ``device``, or would be now."""
         if self._images is not None:
             return self._images.device.type == device.type
         return self.resident is True or (self.resident == "auto" and _fits(tensor, device))
@@ -208,10 +209,10 @@ class ViewsDataModule(L.LightningDataModule):
 
 
 def centred(images: ImageSet, indices: Tensor, *, size: int) -> Tensor:
-    """Evaluation views (b, 3, size, size) float in [0, 1] of the images at ``indices`` (b,)."""
+    """Return evaluation views (b, 3, size, size) float in [0, 1] of the images at ``indices`` (b,)."""
     if images.tensor is not None:
         return centre_view(images.tensor[indices], size=size)
-    with ThreadPoolExecutor(machine.cores()) as threads:  # decoding leaves Python's lock
+    with ThreadPoolExecutor(machine.cores()) as threads:  # decoding releases Python's lock
         views = threads.map(lambda i: centre_view(images.load(i)[None], size=size), indices.tolist())
         return torch.cat(list(views))
 

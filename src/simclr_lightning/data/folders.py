@@ -1,8 +1,8 @@
 """`data=folder`: a folder of image files, with or without class folders.
 
-DIR/cat/1.jpg  DIR/dog/2.jpg                labelled; a seeded fifth is held aside as test
-DIR/train/cat/1.jpg  DIR/val/cat/2.jpg      labelled, with its own test part (test, val, valid, validation)
-DIR/1.jpg  DIR/2.jpg                        not labelled; so is a mixture of files and folders
+DIR/cat/1.jpg  DIR/dog/2.jpg                labeled; a seeded fifth is held aside as test
+DIR/train/cat/1.jpg  DIR/test/cat/2.jpg     labeled, with a test part; `part_names` has the names of parts
+DIR/1.jpg  DIR/2.jpg                        not labeled; neither is a mixture of files and folders
 """
 
 import os
@@ -47,7 +47,7 @@ class FolderImages:
         labels: (n,) int64, or None.
         max_pixels: larger images are refused before decoding.
         full_scale: the sample value of white in files of 16 bits and more, or None: see `read_image`.
-        on_corrupt: what an error advises; with "skip" every file could be read at the start.
+        on_corrupt: chooses the advice in an error; with "skip" every file was decoded at the start.
     """
 
     def __init__(
@@ -83,10 +83,10 @@ class FolderImages:
             return read_image(path, max_pixels=self._max_pixels, full_scale=self._full_scale)
         except ImageError as error:
             if self._on_corrupt == "skip":
-                mend = "it could be read when the run started: check the disk, then resume"
+                advice = "it could be read when the run started: check the disk, then resume"
             else:
-                mend = MEND
-            raise ImageError(f"{error}; {mend}") from None
+                advice = MEND
+            raise ImageError(f"{error}; {advice}") from None
 
     def size(self, index: int) -> tuple[int, int] | None:
         """Return (height, width) of the image at `index` by its file's header; None where that cannot be read."""
@@ -106,32 +106,39 @@ def folder(
     test: str | None = None,
     seed: int = 0,
 ) -> Splits:
-    """The images below a folder; formats, modes and orientation as in `read_image`.
+    """Return the images below a folder; formats, modes and orientation as in `read_image`.
 
-    Every regular file below `path` whose name ends like an image's is found once, under its own name; hidden
-    files and folders, links to folders and links out of `path` are passed over. Class folders are the first
-    level below `path` (or below its train/), when every image is in one and there are at least two.
+    Every regular file below `path` with the extension of an image is found once, under its own name. Hidden files,
+    system folders, folders of runs, links to folders and links out of `path` are left out. Folders named like train,
+    val, test or unlabeled are parts (see `read` in `readings`). Class folders are the first level below a part, when
+    every image is in one and there are at least two. Class numbers follow the sorted names.
 
-    A labelled folder without a part for testing gives a seeded fifth of every class as `test`. The held-out
-    part is a seeded tenth of the training images, of every class its share. Class numbers follow the sorted
-    names. The fingerprint holds names, labels, sizes and up to 8 kB of up to 10,000 files; not times, so that
-    a copy of the folder is the same data. The list of a large folder's files is kept between runs while no folder
+    Without a labeled test part, `test` is a seeded fifth of every class. The held-out part is the validation part, or
+    a seeded tenth of the training images of every class. With a validation part and no test part, the validation part
+    is `test`, unless the argument `val` names it.
+
+    The fingerprint is made of names, labels, sizes and up to 8 kB of up to 10,000 files. Times do not count: a copy of
+    the folder is the same data. The list of a large folder's files is stored between runs and used while no folder
     below `path` changes (see `scan_cache`).
 
     Args:
         path: the folder.
-        on_corrupt: "fail" refuses a file that cannot be read as an image: at the start, where its size or one
-            of up to 10,000 heads shows it, else when it is loaded. "skip" decodes every file once at the
-            start (about 1 ms a photograph and core) and leaves those out that fail: they are counted, listed
-            in `Splits.skipped`, and more than `max_skipped` are refused.
-        max_skipped: see above; at least 0.
-        max_pixels: an image with more counts as one that cannot be read; it is not decoded.
+        on_corrupt: "fail" refuses a file that cannot be read as an image: at the start, if its size or one of up to
+            10,000 heads shows it, else when it is loaded. "skip" decodes every file once at the start (about 1 ms for
+            a photograph on one core) and leaves out those that fail; they are counted and listed in `Splits.skipped`.
+        max_skipped: the largest number of skipped files; at least 0.
+        max_pixels: an image with more pixels counts as one that cannot be read; it is not decoded.
         full_scale: the sample value of white in files of 16 bits and more, or None: see `read_image`.
         labels: False ignores the class folders.
-        seed: chooses the test part (where there is none) and the held-out part.
+        train: the folder with the training images, relative to `path`; "." for `path` itself, whose subfolders then
+            are the classes. None: found by its name.
+        val: the folder of the validation part. None: found by its name.
+        test: the folder of the test part. None: found by its name.
+        seed: chooses the test part and the held-out part, where no folder is one.
 
     Raises:
-        ValueError: no such folder, fewer than two images, an option out of range.
+        ValueError: no such folder, fewer than two images, folders that can be read in two ways, classes that train
+            does not have, or an option out of range.
         ImageError: a file cannot be read; the message names it.
     """
     root = _check(path)
@@ -190,10 +197,10 @@ def _too_few(listing: Listing, usable: int, skipped: dict[str, str]) -> str:
 
 
 def _identity(listing: Listing, sets: Sequence[FolderImages | None], layout: Layout) -> str | Callable[[], str]:
-    """The fingerprint: it differs when files are added, removed, renamed or changed.
+    """The fingerprint, or a function that returns it: it differs when files are added, removed, renamed or changed.
 
-    Samples of the files are read now. The sizes of a kept listing, which may have changed since, are asked for when
-    the fingerprint is: a million files take seconds, and the start of a run need not wait for them.
+    Samples of the files are read now. Sizes from an earlier run's listing may have changed since: they are read when
+    the fingerprint is needed, since a million files take seconds and the start of a run should not wait for them.
     """
     root = listing.root
     samples = [None if images is None else _samples(root, images.names) for images in sets]

@@ -1,4 +1,4 @@
-"""What every source of images gives: sets of images, and the splits made of them.
+"""The return value of every source of images: sets of images, and the splits made of them.
 
 Legend: n images, H x W pixels, 3 channels (RGB); m indices of the held-out part.
 """
@@ -17,27 +17,27 @@ from torch import Tensor
 
 from simclr_lightning.random import permutation
 
-# `permutation` is keyed by (seed, epoch), and training orders its epochs 0, 1, 2, ... with it: streams of
-# other meanings take negative numbers, so that no choice made here repeats an epoch's order.
+# `permutation` is keyed by (seed, epoch), and training orders its epochs 0, 1, 2, ... with it. Other choices use
+# negative numbers, so that none of them repeats the order of an epoch.
 HELD_OUT_STREAM = -1
 TEST_STREAM = -2
-PATCH_STREAM = -1000  # photos: this one and those below it, three a photograph
+PATCH_STREAM = -1000  # photos: this number and those below it, three for each photograph
 
 
 class ImageSet(Protocol):
-    """Images by index, with their names and, when there are any, their labels."""
+    """Images by index, with their names, and their labels if there are any."""
 
     @property
     def labels(self) -> Tensor | None:
-        """(n,) int64 class numbers, -1 where an image has none; None when no image has a label."""
+        """Class numbers (n,) int64, -1 where an image has no label; None when no image has one."""
 
     @property
     def names(self) -> Sequence[str]:
-        """n names: relative file names (sorted), or like "train/000012"."""
+        """The n names: relative file names, or names such as "train/000012"."""
 
     @property
     def tensor(self) -> Tensor | None:
-        """(n, 3, H, W) uint8 when the whole set is in memory, else None."""
+        """All images (n, 3, H, W) uint8 when they are in memory, else None."""
 
     def __len__(self) -> int: ...
 
@@ -75,10 +75,10 @@ class TensorImages:
 
 @final
 class Rows:
-    """A part of a set as a set of its own: image i of it is image ``rows[i]`` of the whole.
+    """Some rows of a set of images as a set: its image i is image ``rows[i]`` of ``images``.
 
     Args:
-        images: the whole.
+        images: the set.
         rows: (m,) int64.
     """
 
@@ -99,10 +99,10 @@ class Rows:
 
 @final
 class PackedNames(Sequence[str]):
-    """Names kept in one run of bytes instead of one Python string each.
+    """Names stored in one bytes object instead of one Python string each.
 
-    A million strings cost every loader worker a copy of their memory (reading a string changes its reference
-    count, and so its page); this costs none, and is sent to a worker at once.
+    A million strings cost every loader worker a copy of their memory: reading a string changes its reference count,
+    and so its page. The bytes object costs none, and it is sent to a worker quickly.
     """
 
     def __init__(self, names: Iterable[str]) -> None:
@@ -133,7 +133,7 @@ class PackedNames(Sequence[str]):
 
 @dataclass(frozen=True)
 class Splits:
-    """A source's images, and which of them are for what.
+    """The images of a source, and the use of each.
 
     Attributes:
         train: the images to train on, followed by those of a validation part (`val_images`); the labels of the
@@ -166,27 +166,27 @@ class Splits:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hex digest that differs when the data do: names, labels, sizes, bytes where cheap."""
+        """A hex digest that changes with the data: names, labels, sizes, and bytes where that is cheap."""
         return self.identity if isinstance(self.identity, str) else self.identity()
 
 
 def numbered(prefix: str, count: int) -> PackedNames:
-    """Names `prefix`000000, `prefix`000001, ..., `count` of them."""
+    """Return `count` names: `prefix`000000, `prefix`000001, ..."""
     return PackedNames(f"{prefix}{index:06d}" for index in range(count))
 
 
 def choose(count: int, labels: Tensor | None, *, fraction: float, seed: int, stream: int) -> Tensor:
-    """Sorted indices of a random `fraction` of `count` images, each class in its share.
+    """Return the sorted indices of a random `fraction` of `count` images, the same fraction of every class.
 
-    The images are laid out class by class, at random within a class, and taken at even distances: every
-    class gives its share to within one image, and the whole is round(fraction * labelled), at least 1.
+    The images are ordered by class, at random within a class, and chosen at even distances. So every class has its
+    fraction to within one image, and the total is round(fraction * labeled), at least 1.
 
     Args:
         count: number of images.
-        labels: (count,) int64; images labelled -1 are not chosen. None: all images are alike.
+        labels: (count,) int64; images with label -1 are not chosen. None: all images are of one class.
         fraction: above 0 and below 1.
-        seed: the choice's seed.
-        stream: tells choices of the same seed apart.
+        seed: the seed of the choice.
+        stream: a negative number that is different for each kind of choice.
 
     Returns:
         (m,) int64, sorted.
@@ -201,7 +201,7 @@ def choose(count: int, labels: Tensor | None, *, fraction: float, seed: int, str
 
 
 def choose_held_out(count: int, labels: Tensor | None, *, seed: int) -> Tensor:
-    """The tenth of the training images held out for choosing: (m,) sorted int64 indices."""
+    """Return the tenth of the training images that is held out for choices: sorted indices (m,) int64."""
     return choose(count, labels, fraction=0.1, seed=seed, stream=HELD_OUT_STREAM)
 
 
@@ -237,9 +237,9 @@ def in_memory(
 
 
 def digest(*parts: str | bytes | Tensor | Sequence[str] | None) -> str:
-    """Hex digest (32 digits) of a sequence of texts, bytes, integer tensors, lists of names and Nones.
+    """Return a hex digest (32 digits) of a sequence of texts, bytes, integer tensors, lists of names and Nones.
 
-    Every part is preceded by its kind and length, so that no two sequences share their bytes.
+    The kind and the length of each part come before it, so that no two sequences have the same bytes.
     """
     state = hashlib.sha256()
     for part in parts:
@@ -253,7 +253,7 @@ def digest(*parts: str | bytes | Tensor | Sequence[str] | None) -> str:
             state.update(b"bytes %d;" % len(data) + data)
         else:
             state.update(b"names %d;" % len(part))
-            state.update(b"".join([os.fsencode(name) + b"\0" for name in part]))  # no file name holds a zero byte
+            state.update(b"".join([os.fsencode(name) + b"\0" for name in part]))  # no file name has a zero byte
     return state.hexdigest()[:32]
 
 

@@ -58,12 +58,12 @@ class Plan(Protocol):
 
 
 def train_loader(module: Plan) -> DataLoader[Any]:
-    """Batches of this rank from the module's position on: keys only for sets in memory, crops for the others."""
+    """Return the batches of this rank from the module's position on: keys for sets in memory, crops for other sets."""
     train = module.load().train
     source = _Keys() if train.tensor is not None else _Crops(train, module.recipe, module.seed)
     workers = module.num_workers if train.tensor is None and _has_semaphores(module.num_workers) else 0
     if workers:
-        # Imported once in the server that workers are forked from, not again in each: a worker starts at once.
+        # The server that forks the workers imports these once, so that a worker starts quickly.
         multiprocessing.set_forkserver_preload(["__main__", __name__, "simclr_lightning.data.disk.decode"])
     with warnings.catch_warnings():  # workers wait for the disk too: a process of one core may have several
         warnings.filterwarnings("ignore", message="This DataLoader will create")
@@ -79,26 +79,26 @@ def _loader(module: Plan, source: _Keys | _Crops, workers: int, *, pin: bool) ->
         persistent_workers=workers > 0,
         worker_init_fn=_leave_signals_to_the_run if workers else None,
         pin_memory=pin,
-        # Workers are forked after threads exist in this process; a fresh interpreter is safe.
+        # This process has threads already, so forking it is not safe; the server is a fresh interpreter.
         multiprocessing_context="forkserver" if workers else None,
     )
 
 
 def _leave_signals_to_the_run(worker: int) -> None:
-    """Ctrl-C reaches every process of a terminal: the run ends its step, for which it needs its workers."""
+    """Ignore signals in a worker: Ctrl-C reaches every process, and the run needs its workers to end a step."""
     for signum in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signum, signal.SIG_IGN)
 
 
 class _Keys(Dataset[tuple[int, int]]):
-    """For sets in memory: a sample is its (epoch, index); pixels are gathered on the device."""
+    """Samples of a set in memory: (epoch, index); the pixels are gathered on the device."""
 
     def __getitem__(self, key: tuple[int, int]) -> tuple[int, int]:
         return key
 
 
 class _Crops(Dataset[tuple[int, int, Tensor]]):
-    """For sets on disk: decode once, cut both crops, keep them uint8."""
+    """Samples of a set on disk: an image is decoded once, and both crops are cut from it as uint8."""
 
     def __init__(self, images: ImageSet, recipe: ViewRecipe, seed: int) -> None:
         self.images = images
@@ -113,7 +113,7 @@ class _Crops(Dataset[tuple[int, int, Tensor]]):
 
 
 class _GlobalBatches(Sampler[Sequence[tuple[int, int]]]):
-    """This rank's part of every global batch from the module's position to the end of that epoch."""
+    """Yields this rank's part of every global batch, from the module's position to the end of that epoch."""
 
     def __init__(self, module: Plan) -> None:
         self.module = module
@@ -141,7 +141,7 @@ def as_tensors(batch: Batch) -> Batch:
 
 
 def _collate(samples: list[tuple[Any, ...]]) -> Batch:
-    # The epoch stays a plain int: a tensor would travel to the device and have to be read back.
+    # The epoch stays a plain int: a tensor would be moved to the device and read back from it.
     batch: Batch = {"epoch": samples[0][0], "indices": torch.tensor([sample[1] for sample in samples])}
     if len(samples[0]) == 3:
         batch["crops"] = torch.stack([sample[2] for sample in samples])

@@ -1,4 +1,4 @@
-"""A folder of images -> shards of small JPEGs, which decode in a fraction of the time and are read in one go."""
+"""`pack`: copy a folder of images into shards of small JPEGs, which are read and decoded in a fraction of the time."""
 
 import errno
 import fcntl
@@ -24,13 +24,13 @@ from simclr_lightning.data.disk.unreadable import OnCorrupt, in_threads, too_man
 from simclr_lightning.data.paths import looked_in
 from simclr_lightning.files import in_the_way, undone_if_ended
 
-JPEG_SIDE = 65_500  # the longest that the encoder takes
-ESTIMATED_AFTER = 1_000  # images from which the size of the whole is estimated
+JPEG_SIDE = 65_500  # pixels: the longest side that the encoder accepts
+ESTIMATED_AFTER = 1_000  # images, from whose JPEGs the size of all is estimated
 
 
 @dataclass(frozen=True)
 class Packed:
-    """What `pack` wrote: images, classes (0 without labels), shards, bytes of the JPEGs, and the images left out."""
+    """The counts of what `pack` wrote: images, classes (0 without labels), shards, bytes; and the images left out."""
 
     images: int
     classes: int
@@ -52,22 +52,23 @@ def pack(
 ) -> Packed:
     """Write a packed folder; the same images give the same bytes.
 
-    Each image is decoded as in `read_image`, its short side brought to `short_side` by an antialiased bicubic resize if
-    it is longer, and encoded as JPEG, in grey when it is. Names are kept, and with them classes and parts.
+    Each image is decoded as in `read_image`. If its short side is longer than `short_side`, it is resized to that side
+    (bicubic, antialiased). It is encoded as JPEG, with one channel if it is gray. File names stay the same, and so do
+    classes and parts.
 
     Args:
         images: a folder of images, with class folders or without.
-        out: a folder that does not exist, or is empty. When the packing does not come to its end, what it wrote is
-            removed; after a kill, what is left there has no index and is refused as not finished.
+        out: a folder that does not exist, or is empty. If packing fails, the files written there are removed; if it is
+            killed, the files left there have no index, and reading them is refused as not finished.
         short_side: pixels; at least 1.
         quality: of the JPEGs, 1 to 95.
         on_corrupt: "fail" or "skip" images that cannot be read.
-        max_skipped: more than this are refused.
-        max_pixels: larger images count as such that cannot be read.
+        max_skipped: with "skip", the largest number of such images.
+        max_pixels: a larger image counts as one that cannot be read.
         full_scale: the sample value of white in files of 16 bits and more, or None: see `read_image`.
 
     Raises:
-        ValueError: there are no images, `out` is not empty, the disk is full.
+        ValueError: there are no images, `out` is not empty, or the disk is full.
         ImageError: a file cannot be read; the message names it.
     """
     if not images.is_dir():
@@ -86,7 +87,7 @@ def pack(
 
 
 def shrunk(image: Tensor, short_side: int) -> Image.Image:
-    """An image (3, H, W) uint8 with its short side at most `short_side` pixels; grey when its channels are equal."""
+    """Return an image (3, H, W) uint8 with at most `short_side` pixels on its short side; gray for equal channels."""
     pixels = image.permute(1, 2, 0).numpy()
     if (pixels[..., 0] == pixels[..., 1]).all() and (pixels[..., 0] == pixels[..., 2]).all():
         picture = Image.fromarray(np.ascontiguousarray(pixels[..., 0]))
@@ -100,13 +101,13 @@ def shrunk(image: Tensor, short_side: int) -> Image.Image:
 
 
 def _encoded(path: Path, *, short_side: int, quality: int, max_pixels: int, full_scale: float | None) -> bytes | str:
-    """The JPEG of an image file, or why there is none."""
+    """The JPEG of an image file, or the reason why it cannot be made."""
     try:
         picture = shrunk(decode(path, max_pixels, full_scale), short_side)
     except ImageError as error:
         return str(error).replace("data.dataset.", "")
     if max(picture.size) > JPEG_SIDE:
-        return f"{path}: longer than the {JPEG_SIDE:,} pixels that a JPEG can have"
+        return f"{path}: a side is longer than the {JPEG_SIDE:,} pixels of a JPEG"
     buffer = io.BytesIO()
     picture.save(buffer, "JPEG", quality=quality)
     return buffer.getvalue()
@@ -129,7 +130,7 @@ def _check_out(out: Path) -> None:
 
 @contextmanager
 def _all_or_nothing(out: Path) -> Iterator[None]:
-    """Make and hold the folder; when the body does not come to its end, remove what was written there."""
+    """Make and lock the folder; if the body fails, remove the files that were written there."""
     made = not out.exists()
 
     def undo() -> None:
@@ -147,20 +148,22 @@ def _all_or_nothing(out: Path) -> Iterator[None]:
         except BaseException as error:
             undo()
             if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise ValueError(f"{out}: the disk is full; make room or give another OUT (nothing was left)") from None
+                raise ValueError(
+                    f"{out}: the disk is full; free some space or give another OUT (the files written were removed)"
+                ) from None
             raise
 
 
 @contextmanager
 def _held(out: Path) -> Iterator[None]:
-    """Hold the folder for this process: two that pack into one would write over each other."""
+    """Lock the folder for this process: two processes that pack into one folder would overwrite each other's files."""
     handle = os.open(out, os.O_RDONLY)
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise ValueError(f"{out}: another process is packing there; wait for it, or give another OUT") from None
-        _check_out(out)  # it may have come to its end a moment ago
+        _check_out(out)  # the other process may have finished a moment ago
         yield
     finally:
         os.close(handle)
@@ -211,6 +214,6 @@ def _labels_by_name(names: list[str]) -> tuple[dict[str, int], tuple[str, ...]]:
 
 
 def _check_space(out: Path, needed: float) -> None:
-    """Raise as a full disk would, long before it is."""
+    """Raise the error of a full disk early, when the estimated bytes do not fit."""
     if shutil.disk_usage(out).free < needed:
         raise OSError(errno.ENOSPC, f"about {needed / 1e9:.1f} GB are needed", str(out))

@@ -1,8 +1,8 @@
-"""`data=packed`: a folder that `simclr pack` wrote, read by index straight from its shards.
+"""`data=packed`: a folder that `simclr pack` wrote, read by index from its shards.
 
-One image is one read of one file that stays open: no folder is listed and no file is looked up by name, which is what a
-shared disk is slow at. The order, the views and the split of a batch over ranks and nodes are those of the folder that
-was packed, since names and their order are.
+One image is one read from a file that stays open. No folder is listed and no file is looked up by name: a shared disk
+is slow at both. Names and their order are those of the folder that was packed, and so are the order of an epoch, the
+views, and the part of each rank.
 """
 
 import os
@@ -40,11 +40,11 @@ class PackedImages:
 
     Args:
         root: the packed folder.
-        index: what its shards hold.
-        rows: (n,) int64, which images of the index these are; None for all.
+        index: the place of each image.
+        rows: (n,) int64, the rows of the index for these images; None for all.
         labels: (n,) int64, or None.
         max_pixels: larger images are refused before decoding.
-        on_corrupt: what an error advises; with "skip" every image's bytes were right at the start.
+        on_corrupt: chooses the advice in an error; with "skip" the bytes of every image were checked at the start.
     """
 
     def __init__(
@@ -74,14 +74,14 @@ class PackedImages:
         return len(self.names)
 
     def __getstate__(self) -> dict[str, Any]:
-        """A worker opens the shards itself."""
+        """Return the state without open files: each worker opens the shards itself."""
         return {**self.__dict__, "_open": {}}
 
     def load(self, index: int) -> Tensor:
         """The image at `index` as (3, H, W) uint8.
 
         Raises:
-            ImageError: its bytes cannot be read or are not those that were packed; the message names shard and image.
+            ImageError: its bytes cannot be read, or differ from those packed; the message names shard and image.
         """
         try:
             data = self._read(index)
@@ -89,10 +89,10 @@ class PackedImages:
                 return decode_bytes(data, self._place(index), self._max_pixels)
         except ImageError as error:
             if self._on_corrupt == "skip":
-                mend = "it could be read when the run started: check the disk, then resume"
+                advice = "it could be read when the run started: check the disk, then resume"
             else:
-                mend = "copy the shard or pack again, or leave such images out with data.dataset.on_corrupt=skip"
-            raise ImageError(f"{error}; {mend}") from None
+                advice = "copy the shard or pack again, or leave such images out with data.dataset.on_corrupt=skip"
+            raise ImageError(f"{error}; {advice}") from None
 
     def size(self, index: int) -> tuple[int, int] | None:
         """Return (height, width) of the image at `index` by its header; None where that cannot be read."""
@@ -104,7 +104,7 @@ class PackedImages:
         return header_size(BytesIO(head))
 
     def error(self, index: int) -> str | None:
-        """What is wrong with the bytes of the image at `index`, else None; nothing is decoded."""
+        """Return the error of the bytes of the image at `index`, None if they are right; nothing is decoded."""
         try:
             self._read(index)
         except ImageError as error:
@@ -125,8 +125,8 @@ class PackedImages:
         return f"{self.root / shard_name(int(self._shards[index]))}, {self.names[index]}"
 
     def _descriptor(self, shard: int) -> "_Descriptor":
-        # Threads may open one twice or drop one that another still reads from: a descriptor is closed when nobody
-        # has it any more.
+        # Threads may open a shard twice, or drop one that another thread still reads: a descriptor is closed when no
+        # thread uses it any more.
         found = self._open.get(shard)
         if found is None:
             for oldest in list(self._open)[: len(self._open) + 1 - OPEN_SHARDS]:
@@ -136,7 +136,7 @@ class PackedImages:
 
 
 class _Descriptor:
-    """An open file for `os.pread`, which needs no position and so no lock."""
+    """An open file for `os.pread`, which has no position and so needs no lock."""
 
     def __init__(self, path: Path) -> None:
         self.number = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
@@ -158,24 +158,26 @@ def packed(
     test: str | None = None,
     seed: int = 0,
 ) -> Splits:
-    """The images that `pack` wrote; parts, classes, test and held-out part are those of `folder` on what was packed.
+    """Return the images that `pack` wrote, with the parts and classes that `folder` finds in their names.
 
-    The fingerprint holds every image's name, label, size and checksum.
+    The fingerprint is made of every image's name, label, size and checksum.
 
     Args:
         path: the packed folder, on a local disk or one that all nodes share.
-        on_corrupt: "fail" refuses an image whose bytes are not those that were packed, when it is loaded; a shard that
-            is missing or cut short is refused at the start either way. "skip" reads every byte once at the start and
-            leaves damaged images out: they are counted, listed in `Splits.skipped`, and more than `max_skipped` are
-            refused.
-        max_skipped: see above; at least 0.
+        on_corrupt: "fail" refuses an image whose bytes differ from those packed, when it is loaded. "skip" reads every
+            byte once at the start and leaves damaged images out; they are counted and listed in `Splits.skipped`. A
+            shard that is missing or cut short is refused at the start in both cases.
+        max_skipped: the largest number of skipped images; at least 0.
         max_pixels: larger images are refused before decoding.
         labels: False ignores the class folders.
-        seed: chooses the test part (where there is none) and the held-out part.
+        train: as in `folder`, and so are `val` and `test`.
+        val: see `folder`.
+        test: see `folder`.
+        seed: chooses the test part and the held-out part, where no folder is one.
 
     Raises:
-        ValueError: no packed folder, one that was not finished or is damaged, fewer than two images, an option out of
-            range.
+        ValueError: not a packed folder, not finished or damaged, fewer than two images, folders that can be read in
+            two ways, or an option out of range.
     """
     if path is None:
         raise ValueError("data=packed needs a folder that `simclr pack IMAGES OUT` wrote: data.path=OUT")
@@ -211,10 +213,10 @@ def packed(
 
 
 def all_images(path: Path) -> FolderImages | PackedImages:
-    """Every image of a folder, or of a packed folder, in the order of their names; without labels.
+    """Return every image of a folder, or of a packed folder, in the order of their names; without labels.
 
     Raises:
-        ValueError: there are none; or the packed folder is not whole.
+        ValueError: there are none, or the packed folder is not finished or damaged.
     """
     if is_packed(path):
         return PackedImages(path, read_index(path))
@@ -225,14 +227,14 @@ def all_images(path: Path) -> FolderImages | PackedImages:
 
 
 def _damaged(root: Path, index: Index, max_skipped: int) -> dict[str, str]:
-    """Name -> error of every image whose bytes are not those that were packed."""
+    """Name -> error of every image whose bytes differ from those packed."""
     images = PackedImages(root, index)
     with closing(in_threads(images.error, range(len(images)))) as errors:
         return gathered(index.names, errors, max_skipped, f"reading {root}")
 
 
 def _contents(images: PackedImages | None) -> list[Sequence[str] | Tensor | None]:
-    """What the fingerprint holds of a set."""
+    """The parts of the fingerprint for a set of images."""
     if images is None:
         return [None]
     return [images.names, images.labels, torch.from_numpy(images.sizes), torch.from_numpy(images.checksums)]

@@ -1,10 +1,9 @@
-"""`data=photos`: small patches of the photographs that scikit-image and scikit-learn carry in their wheels.
+"""`data=photos`: small patches of the photographs in the wheels of scikit-image and scikit-learn.
 
-Nothing is downloaded. The class of a patch is its photograph, so a network that has learnt textures and
-colours tells the classes apart, and one that has not does not.
+Nothing is downloaded. The class of a patch is its photograph: a network that has learned textures and colors can
+separate the classes.
 
-Every photograph is split by columns. From left to right, with SEAM columns between the parts that no patch
-touches:
+Every photograph is split by columns, from left to right. Between two parts are SEAM columns that no patch contains:
 
     | held-out strip | training patches ........ | 70 % line | test patches |
 """
@@ -47,15 +46,14 @@ PICTURES = {
 
 SHORT_SIDE = 256  # px
 TRAIN_SHARE = 0.7  # of the columns
-# Columns left out on each side of a border. A resized pixel is a bicubic mixture of the photograph's pixels
-# up to 2 resized columns away (3 where it is enlarged), so 4 on each side leave no original pixel in two
-# parts.
+# Columns left out on each side of a border. A resized pixel is a bicubic mixture of the photograph's pixels up to 2
+# resized columns away (3 where it is enlarged). So with 4 columns on each side, no original pixel is in two parts.
 SEAM = 4
 
 
 @dataclass(frozen=True)
 class Columns:
-    """The columns (first, one past the last) of each part of a photograph."""
+    """The columns of each part of a photograph, as (first, one past the last)."""
 
     held_out: tuple[int, int]
     train: tuple[int, int]
@@ -63,7 +61,7 @@ class Columns:
 
 
 def columns(width: int, *, size: int) -> Columns:
-    """The parts of a photograph `width` px wide for patches of `size` px; they share no column.
+    """Return the parts of a photograph `width` px wide for patches of `size` px; they share no column.
 
     Raises:
         ValueError: a part is narrower than a patch.
@@ -73,30 +71,30 @@ def columns(width: int, *, size: int) -> Columns:
     parts = Columns((0, strip), (strip + 2 * SEAM, line - SEAM), (line + SEAM, width))
     if any(last - first < size for first, last in (parts.train, parts.test)):
         raise ValueError(
-            f"data.size={size}: a photograph {width} px wide has no room for training and test patches "
-            f"of {size} px side by side; choose at most 64."
+            f"data.dataset.size={size}: a photograph {width} px wide is too narrow for training and test patches "
+            f"of {size} px next to each other; choose at most 64"
         )
     return parts
 
 
 def corners(part: tuple[int, int], height: int, *, size: int, count: int, seed: int, stream: int) -> Tensor:
-    """(count, 2) int64 (x, y) of upper left corners, distinct, each place as likely as any other.
+    """Return (count, 2) int64 (x, y) of upper left corners; they are distinct, and all places are equally likely.
 
     Raises:
         ValueError: the part has fewer than `count` places.
     """
     wide, high = part[1] - part[0] - size + 1, height - size + 1
     if count > wide * high:
-        raise ValueError(f"data: {count} patches a photograph are more than its {wide * high} places; ask for fewer.")
+        raise ValueError(f"data: {count} patches are more than the {wide * high} places of a photograph; choose fewer")
     place = permutation(wide * high, seed=seed, epoch=stream)[:count]
     return torch.stack((part[0] + place % wide, place // wide), dim=1)
 
 
 def photograph(name: str) -> Tensor:
-    """A photograph by class name: (3, H, W) uint8, its short side SHORT_SIDE px, resized antialiased bicubic.
+    """Return a photograph by class name: (3, H, W) uint8 with a short side of SHORT_SIDE px (bicubic, antialiased).
 
     Raises:
-        ValueError: the installed package lacks the file.
+        ValueError: the file is missing in the installed package.
     """
     package, file = PICTURES[name]
     spec = find_spec(package)
@@ -122,23 +120,22 @@ def photos(
     test_per_class: int = 100,
     seed: int = 0,
 ) -> Splits:
-    """Patches of 18 photographs and textures; the class is the photograph.
+    """Return patches of 18 photographs and textures; the class is the photograph.
 
-    Each photograph is resized to 256 px on its short side (`page`, 191 px, and `text`, 172 px, are enlarged)
-    and grey ones are given three equal channels. Training patches come from the left 70 % of the columns,
-    test patches from the right 30 %. A tenth of the training patches is the held-out part: it comes from a
-    strip of its own at the left edge. No pixel, resized or original, is in two of the three parts. Within a
-    part patches may overlap; no two are the same.
+    Each photograph is resized to 256 px on its short side (`page`, 191 px, and `text`, 172 px, are enlarged). Gray
+    ones get three equal channels. Training patches come from the left 70 % of the columns, test patches from the right
+    30 %. A tenth of the training patches is the held-out part, from a separate strip at the left edge. No pixel,
+    resized or original, is in two of the three parts. Patches of one part may overlap; no two are equal.
 
     Args:
         path: must be None: the pictures are in the installed wheels.
         size: side of a patch in px, 8 to 64.
-        train_per_class: training patches a photograph, the held-out tenth included; at least 10.
-        test_per_class: test patches a photograph; at least 1.
-        seed: places the patches.
+        train_per_class: training patches of each photograph, with the held-out tenth; at least 10.
+        test_per_class: test patches of each photograph; at least 1.
+        seed: chooses the places of the patches.
 
     Raises:
-        ValueError: an option is out of its range, or a wheel lacks a picture.
+        ValueError: an option is out of its range, or a picture is missing in a wheel.
     """
     _check(path, size=size, train_per_class=train_per_class, test_per_class=test_per_class)
     held = train_per_class // 10
@@ -187,8 +184,8 @@ def photos(
 def _check(path: Path | str | None, *, size: int, train_per_class: int, test_per_class: int) -> None:
     if path is not None:
         raise ValueError(
-            f"data=photos reads the pictures in the installed packages and takes no data.path ({path}); "
-            "for your own images: data=folder or data=array."
+            f"data=photos reads the pictures in the installed packages and has no data.path ({path}); "
+            "for your own images: data=folder or data=array"
         )
     for key, value, low, high in (
         ("size", size, 8, 64),
@@ -196,7 +193,7 @@ def _check(path: Path | str | None, *, size: int, train_per_class: int, test_per
         ("test_per_class", test_per_class, 1, 2000),
     ):
         if not low <= value <= high:
-            raise ValueError(f"data.{key}={value}: must be from {low} to {high}.")
+            raise ValueError(f"data.dataset.{key}={value}: must be from {low} to {high}")
 
 
 def _cut(image: Tensor, corners_N2: Tensor, size: int) -> Tensor:
@@ -205,7 +202,7 @@ def _cut(image: Tensor, corners_N2: Tensor, size: int) -> Tensor:
 
 
 def _names(prefix: str, corners_N2: Tensor) -> list[str]:
-    """The names hold the corner, so that a picture of neighbours says where each patch was."""
+    """Names with the corner in them, so that a picture of neighbors shows the place of each patch."""
     return [f"{prefix}/{number:04d}-x{x:03d}-y{y:03d}" for number, (x, y) in enumerate(corners_N2.tolist())]
 
 

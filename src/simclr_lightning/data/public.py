@@ -1,7 +1,7 @@
 """Public data sets: CIFAR-10 and -100, STL-10, Fashion-MNIST through torchvision, and ImageNet's folders.
 
-What is not in `path` (./data when none is given) is downloaded there, with torchvision's progress bar.
-ImageNet is the exception: its licence has to be agreed to, so its folders are yours to place.
+Files that are not in `path` (./data by default) are downloaded there, with torchvision's progress bar. ImageNet is not
+downloaded: users must agree to its license and place its folders themselves.
 """
 
 import gzip
@@ -28,17 +28,17 @@ from simclr_lightning.data.images import Splits, TensorImages, in_memory, number
 from simclr_lightning.data.paths import looked_in
 
 DEFAULT_ROOT = Path("data")
-SILENCE = 30  # seconds without a byte after which a download is given up
+SILENCE = 30  # seconds without a byte after which a download fails
 
 T = TypeVar("T")
 
 
 def cifar10(path: Path | str | None = None, *, seed: int = 0) -> Splits:
-    """CIFAR-10: 50,000 training and 10,000 test images of 32 px in 10 classes.
+    """Return CIFAR-10: 50,000 training and 10,000 test images of 32 px in 10 classes.
 
     Args:
         path: the folder with cifar-10-batches-py/ or cifar-10-python.tar.gz, or to download into (170 MB).
-        seed: chooses the held-out tenth of train (500 images a class).
+        seed: chooses the held-out tenth of train (500 images of each class).
 
     Raises:
         ValueError: it is not there and cannot be downloaded.
@@ -47,11 +47,11 @@ def cifar10(path: Path | str | None = None, *, seed: int = 0) -> Splits:
 
 
 def cifar100(path: Path | str | None = None, *, seed: int = 0) -> Splits:
-    """CIFAR-100: 50,000 training and 10,000 test images of 32 px in 100 classes.
+    """Return CIFAR-100: 50,000 training and 10,000 test images of 32 px in 100 classes.
 
     Args:
         path: the folder with cifar-100-python/ or cifar-100-python.tar.gz, or to download into (170 MB).
-        seed: chooses the held-out tenth of train (50 images a class).
+        seed: chooses the held-out tenth of train (50 images of each class).
 
     Raises:
         ValueError: it is not there and cannot be downloaded.
@@ -60,14 +60,14 @@ def cifar100(path: Path | str | None = None, *, seed: int = 0) -> Splits:
 
 
 def stl10(path: Path | str | None = None, *, seed: int = 0) -> Splits:
-    """STL-10: 5,000 labelled and 100,000 unlabelled training images, 8,000 test images of 96 px, 10 classes.
+    """Return STL-10: 5,000 labeled and 100,000 unlabeled training images, 8,000 test images of 96 px, 10 classes.
 
-    All 105,000 are for pretraining. The labels of the unlabelled ones are -1, and none of them is held out.
-    Held in memory: 2.9 GB, and as much again while it is read.
+    All 105,000 are for pretraining. The unlabeled ones have the label -1, and none of them is held out. They take
+    2.9 GB of memory, and twice that while they are read.
 
     Args:
         path: the folder with stl10_binary/ or stl10_binary.tar.gz, or to download into (2.6 GB).
-        seed: chooses the held-out tenth of the labelled images (50 a class).
+        seed: chooses the held-out tenth of the labeled images (50 of each class).
 
     Raises:
         ValueError: it is not there and cannot be downloaded.
@@ -86,12 +86,12 @@ def stl10(path: Path | str | None = None, *, seed: int = 0) -> Splits:
 
 
 def fashion_mnist(path: Path | str | None = None, *, seed: int = 0) -> Splits:
-    """Fashion-MNIST: 60,000 training and 10,000 test images of 28 px in 10 classes, grey made RGB.
+    """Return Fashion-MNIST: 60,000 training and 10,000 test images of 28 px in 10 classes, gray converted to RGB.
 
     Args:
         path: the folder with the four idx files (.gz or not), or with them in FashionMNIST/raw/, or to
             download into (30 MB).
-        seed: chooses the held-out tenth of train (600 images a class).
+        seed: chooses the held-out tenth of train (600 images of each class).
 
     Raises:
         ValueError: it is not there and cannot be downloaded, or a file is damaged.
@@ -107,7 +107,7 @@ def fashion_mnist(path: Path | str | None = None, *, seed: int = 0) -> Splits:
     for name, images_file, labels_file in zip(("train", "test"), *[iter(_idx_files(place))] * 2, strict=True):
         pixels, labels = _idx(images_file, 3), _idx(labels_file, 1)
         if len(pixels) != len(labels):
-            raise ValueError(f"{labels_file}: {len(labels):,} labels for {len(pixels):,} images; fetch it again")
+            raise ValueError(f"{labels_file}: {len(labels):,} labels for {len(pixels):,} images; download it again")
         parts.append(_images(name, pixels[:, None].expand(-1, 3, -1, -1), labels.long()))
     return in_memory("fashion_mnist", *parts, class_names=tuple(datasets.FashionMNIST.classes), seed=seed)
 
@@ -123,20 +123,20 @@ def imagenet(
     max_pixels: int = MAX_PIXELS,
     seed: int = 0,
 ) -> Splits:
-    """ImageNet (ILSVRC 2012), or any data set laid out like it: train/CLASS/*.JPEG and val/CLASS/*.JPEG.
+    """Return ImageNet (ILSVRC 2012), or a data set with the same folders: train/CLASS/*.JPEG and val/CLASS/*.JPEG.
 
     Args:
-        path: the folder that holds train/ and val/, both with class folders.
-        on_corrupt: as in `folder`; so are the rest.
+        path: the folder with train/ and val/, both with class folders.
+        on_corrupt: as in `folder`; so are the others.
         max_skipped: see `folder`.
         max_pixels: see `folder`.
         seed: chooses the held-out tenth of train.
 
     Raises:
-        ValueError: train/ or val/ is missing or has no class folders; and what `folder` raises.
+        ValueError: train/ or val/ is missing or has no class folders; and the errors of `folder`.
     """
     if path is None:
-        raise ValueError("data=imagenet needs its folder, with train/ and val/ in it: data.path=DIR")
+        raise ValueError("data=imagenet needs the folder with train/ and val/: data.path=DIR")
     root = Path(path).expanduser()
     if not root.is_dir():
         is_file = "is a file; data=imagenet reads a folder with train/ and val/"
@@ -178,10 +178,10 @@ def _root(path: Path | str | None) -> Path:
 
 
 def _placed(name: str, path: Path | str | None, read: Callable[[Path], T], by_hand: str) -> T:
-    """Read a data set from its folder, downloading it first when it is not there.
+    """Read a data set from its folder, after downloading it if it is not there.
 
     Raises:
-        ValueError: neither worked; the message says what to place where.
+        ValueError: both failed; the message names the files to place in the folder.
     """
     root = _root(path)
     try:
@@ -204,7 +204,7 @@ def _placed(name: str, path: Path | str | None, read: Callable[[Path], T], by_ha
 
 @contextmanager
 def _silence_limited() -> Iterator[None]:
-    """Give up on a server that says nothing: torchvision's downloads would wait for it without an end."""
+    """Limit the time that a download waits for a server: torchvision's would wait forever."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(SILENCE)
     try:
@@ -214,7 +214,7 @@ def _silence_limited() -> Iterator[None]:
 
 
 def _idx_files(place: Path) -> list[Path]:
-    """The four files of Fashion-MNIST, plain or .gz, in a folder; [] when one is missing."""
+    """The four files of Fashion-MNIST in a folder, plain or .gz; an empty list when one is missing."""
     found = []
     for name, _ in datasets.FashionMNIST.resources:
         plain = place / name.removesuffix(".gz")
@@ -223,13 +223,13 @@ def _idx_files(place: Path) -> list[Path]:
 
 
 def _idx(file: Path, dimensions: int) -> Tensor:
-    """The uint8 array of an idx file: 0, 0, 8 (for unsigned bytes), the dimensions; their sizes; the data."""
+    """The uint8 array of an idx file, whose head is 0, 0, 8 (unsigned bytes), the number of dimensions, and sizes."""
     try:
         data = gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
         kind, *shape = struct.unpack_from(f">{1 + dimensions}I", data)
         values = np.frombuffer(bytearray(data), dtype=np.uint8, offset=4 * (1 + dimensions))
         if kind != 0x800 + dimensions or values.size != math.prod(shape) or values.size == 0:
-            raise ValueError("its head and its length disagree")
+            raise ValueError("its head and its length do not match")
     except (OSError, EOFError, ValueError, zlib.error, struct.error) as error:
-        raise ValueError(f"{file}: not an idx file, or damaged ({error}); fetch it again") from None
+        raise ValueError(f"{file}: not an idx file, or damaged ({error}); download it again") from None
     return torch.from_numpy(values).view(shape)

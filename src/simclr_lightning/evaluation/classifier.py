@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from simclr_lightning.evaluation.features import evaluation_mode, extract
 from simclr_lightning.optim import Schedule
+from simclr_lightning.stopping import check
 
 
 class Diverged(ValueError):
@@ -119,6 +120,7 @@ def fit_classifier(
     Raises:
         Diverged: the weights became NaN or infinite.
         KeyboardInterrupt: Ctrl-C was pressed.
+        Stopped: a signal has come in a program that notes signals (`stopping`).
     """
     classifier.body.to(device)
     trainer = L.Trainer(
@@ -165,3 +167,4 @@ class _AfterStep(L.Callback):
 
     def on_train_batch_end(self, *arguments: Any, **named: Any) -> None:
         self.after_step()
+        check()

@@ -1,4 +1,4 @@
-"""Reading what runs left: their words, configuration, summary, metrics and histograms; nothing is written."""
+"""Read the folders of runs: overrides, configuration, summary, metrics and histograms; nothing is written."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ from simclr_lightning.run_folder import (
 
 
 class ReportError(ValueError):
-    """A folder that no report can be made of; the message says why."""
+    """A folder from which no report can be made; the message has the reason."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """One run, as its folder tells it.
+    """One run, as its folder records it.
 
     Attributes:
         name: its folder, relative to the report's.
@@ -41,7 +41,7 @@ class Run:
         summary: summary.json, empty when there is none.
         metrics: the rows of metrics.csv, numbers only.
         similarity: the whole rows of similarity.csv.
-        log: the last line of output.log (what a sweep's job printed) or train.log that tells an error, or "".
+        log: the first line of the last error in output.log (what a sweep's job printed) or train.log, or "".
     """
 
     name: str
@@ -54,50 +54,50 @@ class Run:
 
     @property
     def status(self) -> str:
-        """finished, stopped or failed as the run says; unfinished where it says nothing."""
+        """finished, stopped or failed, by summary.json; unfinished without one."""
         return str(self.summary.get("status", "unfinished"))
 
     @property
     def finished(self) -> bool:
-        """Whether its scores are those of the whole run."""
+        """Whether the scores are those of the whole run."""
         return self.status == "finished"
 
     @property
     def seed(self) -> Any:
-        """The seed of its weights, order and views."""
+        """The seed of the weights, the order and the views."""
         return self.summary.get("seed", self.config.get("seed"))
 
     @property
     def reason(self) -> str:
-        """Why it is not finished; empty where it is."""
+        """Why the run is not finished; empty for a finished one."""
         if self.finished:
             return ""
         step = self.last("step")
         where = "before its first row of metrics" if step is None else f"after step {step:.0f}"
         if self.status == "unfinished":
             return f"no summary.json: it was killed {where}, or is still running"
-        if told := str(self.summary.get("reason") or self.log):
-            return " ".join(told.split())
+        if reason := str(self.summary.get("reason") or self.log):
+            return " ".join(reason.split())
         return f"{self.status} {where}; train.log may say why"
 
     def value(self, key: str) -> Any:
-        """What a key of the command line was: the configuration's value, or the word's text for a group."""
+        """Return a key's value in the configuration, or a group's option by its override; None without one."""
         if key in self.config:
             value = self.config[key]
             return str(value) if isinstance(value, list) else value
         return next((text for name, text in map(split, self.overrides) if name == key), None)
 
     def number(self, key: str) -> float | None:
-        """A finite number of summary.json."""
+        """Return a finite number of summary.json; None for anything else."""
         return as_number(self.summary.get(key))
 
     def last(self, name: str) -> float | None:
-        """The last value of a column of metrics.csv."""
+        """Return the last value of a column of metrics.csv; None without one."""
         return next((row[name] for row in reversed(self.metrics) if name in row), None)
 
 
 def read_runs(folder: Path) -> tuple[list[Run], list[str]]:
-    """All runs in or below a folder, by name, and notes on what was skipped.
+    """Return all runs in or below a folder, sorted by name, and notes on skipped ones.
 
     A run is a folder that holds summary.json or .hydra/config.yaml. One whose summary.json cannot be read is skipped.
 
@@ -135,7 +135,7 @@ def _read(path: Path, root: Path) -> Run:
 
 
 def _is_whole(row: Row) -> bool:
-    """Whether it is a bin of a histogram, with its counts."""
+    """Return whether a row is a bin of a histogram, with its counts."""
     return {"step", "low", "high", "positives", "negatives"} <= row.keys() and row["low"] < row["high"]
 
 

@@ -261,7 +261,7 @@ def test_every_key_of_an_evaluation_refuses_wrong_values() -> None:
     ("key", "values"),
     [
         ("seed", [0, 2**32 - 1]),
-        ("loss.temperature", [0.005, 1, 10.0]),
+        ("loss.temperature", [0.001, 0.005, 1, 10.0]),
         ("data.batch_size", [2, 8192]),
         ("micro_batch_size", [None, 2, 32, 64]),
         ("trainer.max_steps", [-1, 1]),

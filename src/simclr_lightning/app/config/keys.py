@@ -27,6 +27,7 @@ from simclr_lightning.app.config.rules import (
     STORAGE,
     SWITCH,
     TARGET,
+    TEMPERATURE,
     TEXT,
     WIDEST,
     Rule,
@@ -104,7 +105,7 @@ RULES: Final[dict[str, Rule]] = {
         )
     },
     "loss._target_": TARGET,
-    **optional({"loss.temperature": POSITIVE}),
+    **optional({"loss.temperature": TEMPERATURE}),
     "optimizer._target_": TARGET,
     "optimizer._partial_": one_of(True),
     "optimizer.lr": POSITIVE,

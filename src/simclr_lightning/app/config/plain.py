@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import Any, Final, cast
 
@@ -13,6 +14,7 @@ from simclr_lightning.run_folder import flatten
 NOT_OF_THE_RUN: Final = frozenset({"hydra", "ckpt_path", "force", "debug", "dry_run", "trusted"})
 """Keys that hold for one start of a run: they are not saved with it, and a resume does not inherit them."""
 
+_DOWNLOADED: Final = ("cifar10", "cifar100", "fashion_mnist", "stl10")  # to a folder that need not be there yet
 _ABSENT: Final = "(absent)"
 _ALIKE: Final = {"model.channels_last": (True, "auto")}  # two values with the same effect
 
@@ -33,6 +35,23 @@ def from_plain(plain: Mapping[str, Any], *, reads: int = 1) -> DictConfig:
     for _ in range(reads):
         found = escaped(found)
     return cast(DictConfig, OmegaConf.create(found))
+
+
+def with_absolute_paths(plain: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a configuration whose data.path and model.weights are absolute, so that another folder may be current.
+
+    Left as they are: ``imagenet``, and a path at which there is nothing, which may be a name that the data set knows.
+    """
+    found = dict(plain)
+    for part, name, keyword in (("data", "path", None), ("model", "weights", "imagenet")):
+        node = plain.get(part)
+        if not isinstance(node, Mapping) or not isinstance(value := node.get(name), str) or value == keyword:
+            continue
+        path = os.path.abspath(os.path.expanduser(value))  # noqa: PTH100, PTH111 - no error where there is no home
+        made = str((node.get("dataset") or {}).get("_target_")).removeprefix("simclr_lightning.data.")
+        if os.path.lexists(path) or (part == "data" and made in _DOWNLOADED):
+            found[part] = {**node, name: path}
+    return found
 
 
 def escaped(value: Any) -> Any:
@@ -74,6 +93,8 @@ def _plain(value: Any) -> Any:
 
 
 def _same(key: str, old: Any, new: Any) -> bool:
+    if key in ("data.path", "model.weights") and isinstance(old, str) and isinstance(new, str):
+        return os.path.realpath(old) == os.path.realpath(new)
     if old in _ALIKE.get(key, ()) and new in _ALIKE.get(key, ()):
         return True
     return bool(old == new) and isinstance(old, bool) == isinstance(new, bool)

@@ -89,6 +89,10 @@ TEXT: Final = Rule(lambda v: isinstance(v, str) and bool(v.strip()), "a text tha
 PATH: Final = Rule(lambda v: isinstance(v, str) and bool(v), "a path").or_(None)
 FOLDER: Final = Rule(lambda v: isinstance(v, str) and bool(v), "a folder's name in data.path").or_(None)
 POSITIVE: Final = number(f"above 0 and at most {MOST:,}", lambda v: 0 < v <= MOST)
+TEMPERATURE: Final = number(
+    f"from 0.001 to {MOST:,}: below it the loss is that of the one nearest negative, and its gradient leaves float32",
+    lambda v: 0.001 <= v <= MOST,
+)
 NOT_NEGATIVE: Final = number(f"from 0 to {MOST:,}", lambda v: 0 <= v <= MOST)
 CHANNELS: Final = Rule(_is_channels, "three numbers, one per channel").or_(None)
 SPREAD: Final = Rule(lambda v: _is_channels(v) and min(v) > 0, "three numbers above 0, one per channel").or_(None)

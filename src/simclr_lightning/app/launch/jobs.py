@@ -57,17 +57,17 @@ class Running(Protocol):
     """A job that was started."""
 
     def poll(self) -> int | None:
-        """Its exit code; None while it runs."""
+        """Return its exit code; None while it runs."""
 
     def stop(self, signum: int) -> None:
         """Ask it to save and end."""
 
     def kill(self) -> None:
-        """Leave nothing of it behind."""
+        """Kill its remaining processes."""
 
 
 class Watcher(Protocol):
-    """Whoever shows the jobs."""
+    """Shows the jobs."""
 
     def started(self, job: Job) -> None:
         """A job starts."""
@@ -76,11 +76,11 @@ class Watcher(Protocol):
         """A job has ended."""
 
     def look(self) -> None:
-        """Time to look at those that run."""
+        """Update the state of the running jobs."""
 
 
 class SweepStopped(Exception):
-    """The sweep was stopped by a signal, after all its jobs; with code 0, it had nothing to do."""
+    """A signal stopped the sweep, and all its jobs have ended; with code 0, the sweep had nothing to do."""
 
     def __init__(self, code: int) -> None:
         super().__init__(f"stopped, exit code {code}")
@@ -101,7 +101,7 @@ def plan(
         job_overrides: the overrides of each job.
         first: the number of the first one.
         sweep: the sweep's folder.
-        passed_on: overrides that every job has besides.
+        passed_on: further overrides of every job.
         varied: the keys whose values differ between jobs.
 
     Raises:
@@ -128,7 +128,7 @@ def run_jobs(
     watcher: Watcher,
     seconds: float = SECONDS_BETWEEN_LOOKS,
 ) -> dict[int, int]:
-    """Run jobs side by side, whatever becomes of each, and return their exit codes by number.
+    """Run jobs side by side, even if some fail, and return their exit codes by number.
 
     Each SIGINT and SIGTERM is passed on to all running jobs; no other job starts then.
 
@@ -136,8 +136,8 @@ def run_jobs(
         jobs: the jobs, in their order.
         start: starts a job; None when there is no room for it yet.
         at_once: how many run at a time.
-        watcher: is told of every start and end.
-        seconds: between two looks at those that run.
+        watcher: its methods are called at every start and end.
+        seconds: between two updates of the running jobs.
 
     Raises:
         SweepStopped: after a signal, when all jobs have ended.

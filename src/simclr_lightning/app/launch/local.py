@@ -18,12 +18,12 @@ from simclr_lightning.run_folder import OUTPUT
 
 
 class Process:
-    """A job on this machine, in a session of its own.
+    """A job on this machine, in a separate session.
 
     Args:
         line: the command line.
         folder: the run's folder, where its output goes.
-        environment: variables besides those of this process.
+        environment: variables in addition to those of this process.
     """
 
     def __init__(self, line: Sequence[str], folder: Path, environment: dict[str, str]) -> None:
@@ -45,18 +45,18 @@ class Process:
         return code if code is None or code >= 0 else 128 - code
 
     def stop(self, signum: int) -> None:
-        """Pass a signal on; a job answers by saving."""
+        """Send the job a signal, after which it saves and ends."""
         self.process.send_signal(signum)
 
     def kill(self) -> None:
-        """Kill what is left of its session: loader workers of a job that crashed; its ranks die with it."""
+        """Kill the rest of its session, such as loader workers of a crashed job; its ranks die with it."""
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
 
 
 class Machine:
-    """Starts jobs on this machine: each has GPUs of its own, or its part of the cores.
+    """Start jobs on this machine: each gets its GPUs, or its part of the cores.
 
     Args:
         at_once: jobs side by side.
@@ -90,7 +90,7 @@ class Machine:
                 )
 
     def start(self, job: Job) -> Process | None:
-        """Start a job; None while the GPUs that it needs are another's."""
+        """Start a job; return None while another job uses the GPUs that it needs."""
         environment = {}
         held: tuple[str, ...] = ()
         if self.at_once > 1:

@@ -44,8 +44,8 @@ def run_ranks(folder: Path, devices: int, *, checkpoint: Path | None, any_images
     Args:
         folder: the run's folder, with .hydra/config.yaml written.
         devices: processes to start.
-        checkpoint: where to go on from.
-        any_images: go on although the images differ.
+        checkpoint: where to resume from.
+        any_images: resume although the images differ.
         debug: ranks print their tracebacks.
     """
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
@@ -105,7 +105,7 @@ def rank_main(words: Sequence[str]) -> int:
     """Entry of one rank: ``rank FOLDER CHECKPOINT [any_images] [debug]``, started by `run_ranks`."""
     if len(words) < 2 or "RANK" not in os.environ:
         print(
-            "error: rank is the program's own; a run on several devices is simclr train trainer.devices=2",
+            "error: the program itself starts `rank`; for several devices, type simclr train trainer.devices=2",
             file=sys.stderr,
         )
         return 2
@@ -118,7 +118,7 @@ def rank_main(words: Sequence[str]) -> int:
         cfg, any_images = read_config(folder), "any_images" in words[2:]
         return training.run_process(folder, cfg, checkpoint=checkpoint, any_images=any_images, is_rank=True)
     except Exception as error:
-        # Only the parent speaks: it knows which rank was first.
+        # Only the parent prints: it knows which rank failed first.
         message, code = errors.describe(error, log=folder / "train.log")
         report.write_text(json.dumps({"message": message, "code": code, "lost": _is_lost_peer(error)}))
         if "debug" in words[2:]:
@@ -139,14 +139,14 @@ def die_with_parent() -> None:
 
 
 def _explain(reports: Path, codes: dict[int, int]) -> int:
-    """Name what went wrong first: a killed rank before the ranks that only lost it."""
+    """Return a stopped run's exit code, or raise UserError with the first cause: a killed rank, or a rank's error."""
     killed = {rank: -code for rank, code in codes.items() if code < 0 and -code not in (signal.SIGTERM, signal.SIGINT)}
     if killed:
         rank, signum = min(killed.items())
         hint = "; the machine may be out of memory: lower data.batch_size" if signum == signal.SIGKILL else ""
         raise UserError(
             f"rank {rank} was killed by {signal.Signals(signum).name}{hint}. "
-            "All ranks were stopped; go on from the last checkpoint with ckpt_path=last"
+            "All ranks were stopped; resume from the last checkpoint with ckpt_path=last"
         )
     stops = {code for code in codes.values() if code in (128 + signal.SIGTERM, 128 + signal.SIGINT)}
     if stops and len(stops) == len(set(codes.values())):
@@ -155,7 +155,7 @@ def _explain(reports: Path, codes: dict[int, int]) -> int:
     own = {rank: entry for rank, entry in told.items() if not entry["lost"]} or told
     if not own:
         rank, code = min(codes.items())
-        raise UserError(f"rank {rank} ended with exit code {code} and said nothing; run again with debug=true")
+        raise UserError(f"rank {rank} ended with exit code {code} without a message; run again with debug=true")
     rank, entry = min(own.items())
     raise UserError(f"rank {rank}: {entry['message']}", code=entry["code"])
 
@@ -186,7 +186,7 @@ def is_external() -> bool:
 
 
 def check_srun() -> None:
-    """Refuse several tasks of srun on one node, which would be runs of their own.
+    """Refuse several tasks of srun on one node: each would be a separate run.
 
     Raises:
         UserError: with the way to start several nodes.

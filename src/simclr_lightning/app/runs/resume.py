@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 from simclr_lightning import checkpoint
 from simclr_lightning.app.config.composition import compose_resumed, output_root
 from simclr_lightning.app.config.grammar import value_of
-from simclr_lightning.app.config.plain import NOT_OF_THE_RUN, diff, from_plain, to_plain
+from simclr_lightning.app.config.plain import NOT_OF_THE_RUN, diff, from_plain, to_plain, with_absolute_paths
 from simclr_lightning.app.config.validate import check_run
 from simclr_lightning.app.errors import UserError
 from simclr_lightning.app.runs.run import Run, read_config, saved_overrides
@@ -44,7 +44,7 @@ def resume(given: Sequence[str]) -> Run:
     cfg = without_start_keys(full)
     lines = [
         f"{key}: {before} -> {now}"
-        for key, (before, now) in diff(saved, to_plain(cfg)).items()
+        for key, (before, now) in diff(with_absolute_paths(saved), to_plain(cfg)).items()
         if not is_given([key], *MAY_DIFFER) and (before != "(absent)" or is_given(given, key))
     ]
     _check_same_network(folder, saved, to_plain(cfg))
@@ -75,8 +75,9 @@ def _check_same_network(folder: Path, saved: Mapping[str, Any], now: Mapping[str
 
 
 def without_start_keys(full: DictConfig) -> DictConfig:
-    """Return the resolved configuration without the keys of `NOT_OF_THE_RUN`."""
-    return from_plain({key: value for key, value in to_plain(full).items() if key not in NOT_OF_THE_RUN})
+    """Return the resolved configuration, its paths absolute, without the keys of `NOT_OF_THE_RUN`."""
+    own = {key: value for key, value in to_plain(full).items() if key not in NOT_OF_THE_RUN}
+    return from_plain(with_absolute_paths(own))
 
 
 def _named(given: Sequence[str]) -> tuple[Path, Path | None]:

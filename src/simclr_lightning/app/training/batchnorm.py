@@ -14,7 +14,7 @@ _PLAIN = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
 class SharedBatchNorm(LayerSync):
-    """Replaces BatchNorm by the synchronised one when training starts, and puts it back at the end.
+    """Replaces BatchNorm by the synchronized one when training starts, and puts it back at the end.
 
     In between, a model with groups cannot be copied: a process group cannot.
 
@@ -30,7 +30,7 @@ class SharedBatchNorm(LayerSync):
         """Replace the model's BatchNorm layers; every rank calls this at the same time.
 
         Raises:
-            UserError: for a layer of another kind whose synchronised form is not known.
+            UserError: for a layer of another kind whose synchronized form is not known.
         """
         group = None if self.devices == dist.get_world_size() else dist.new_subgroups(self.devices)[0]
         for parent in list(model.modules()):
@@ -41,7 +41,7 @@ class SharedBatchNorm(LayerSync):
         return model
 
     def revert(self, model: nn.Module) -> nn.Module:
-        """Put the layers back, with what the synchronised ones have learnt."""
+        """Put the layers back, with what the synchronized ones have learnt."""
         for parent, name, layer in self.replaced:
             learnt = getattr(parent, name)
             layer._parameters, layer._buffers = learnt._parameters, learnt._buffers
@@ -51,7 +51,7 @@ class SharedBatchNorm(LayerSync):
 
 
 def _shared(layer: nn.Module, group: dist.ProcessGroup | None) -> nn.Module:
-    """The synchronised form of a layer, on the same parameters."""
+    """The synchronized form of a layer, on the same parameters."""
     if type(layer) in _PLAIN:
         shared: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(layer, group)
         return shared
@@ -59,4 +59,4 @@ def _shared(layer: nn.Module, group: dist.ProcessGroup | None) -> nn.Module:
         from timm.layers.norm_act import convert_sync_batchnorm  # it keeps the activation that timm has in the layer
 
         return cast(nn.Module, convert_sync_batchnorm(layer, group))  # type: ignore[no-untyped-call]
-    raise UserError(f"{type(layer).__name__} has no synchronised form; use trainer.sync_batchnorm=false")
+    raise UserError(f"{type(layer).__name__} has no synchronized form; use trainer.sync_batchnorm=false")

@@ -44,8 +44,9 @@ def print_dry_run(run: Run) -> int:
     data, splits = parts.data, parts.data.load()
     check_batch(data.batch_size, images=splits.training_images, devices=processes)
     total = total_steps(cfg, data.steps_per_epoch)
-    left = total - (int(checkpoints.load(run.checkpoint)["global_step"]) if run.checkpoint else 0)
-    for line in (*splits.notes, *opening_notes(cfg, parts, total)):
+    first_step = int(checkpoints.load(run.checkpoint)["global_step"]) if run.checkpoint else 0
+    left = total - first_step
+    for line in (*splits.notes, *opening_notes(cfg, parts, total, first_step)):
         console.print(line, style="dim", markup=False, soft_wrap=True)
     with console.status("measuring ..."), _threads_of_one(here if devices.accelerator(cfg) == "cpu" else 1):
         trainer = L.Trainer(**trainer_options(cfg, 1, data.steps_per_epoch), logger=False)

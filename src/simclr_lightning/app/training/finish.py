@@ -1,4 +1,4 @@
-"""What a finished run leaves: scores on test, pictures, the exported encoder, summary.json and the closing block."""
+"""Finish a trained run: score on test, draw, export, write summary.json and print the closing block."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Scores:
 
 
 def blank_summary(cfg: DictConfig) -> dict[str, Any]:
-    """Every key of summary.json, with what the configuration alone says."""
+    """Return every key of summary.json, with the values that the configuration gives."""
     return {
         "status": "failed",
         "steps": 0,
@@ -123,7 +123,7 @@ def finish(
 def _scores(
     encoder: nn.Module, untrained: nn.Module, data: ViewsDataModule, device: torch.device
 ) -> tuple[Scores, Tensor | None]:
-    """The scores, and h of the test images where all of them have labels.
+    """Return the scores, and h of the test images if all of them have labels.
 
     kNN: k 20, cosine, majority vote; bank = labelled train without its held-out part. Probe: logistic regression on h
     by L-BFGS, l2 picked on the held-out part (paper, appendix B.8). Test is touched once.
@@ -179,7 +179,7 @@ def _draw(folder: Path, encoder: nn.Module, data: ViewsDataModule, device: torch
 
 
 def _spread(count: int, wanted: int) -> Tensor:
-    """At most ``wanted`` indices at even distances over ``count``."""
+    """Return at most ``wanted`` indices at equal distances over ``count``."""
     wanted = min(count, wanted)
     return torch.arange(wanted) * count // max(wanted, 1)
 

@@ -1,4 +1,4 @@
-"""The end of a run on the terminal, and what metrics.csv says of it."""
+"""The lines that a run prints at its start, and the tables and commands that it prints at its end."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ from typing import Any, Final
 from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
+from torch.optim.lr_scheduler import LambdaLR
 
 from simclr_lightning.app.training import performance
 from simclr_lightning.app.training.build import Parts
 from simclr_lightning.app.training.devices import accelerator, device_count, devices_of_a_batchnorm
 from simclr_lightning.loggers.wandb import sync_command
+from simclr_lightning.optim import parameter_groups
 from simclr_lightning.run_folder import METRICS, online_scores, read_table, shown
 
 _WITHOUT_LABELS: Final = {  # docs/label_free.md
@@ -24,7 +26,7 @@ _WITHOUT_LABELS: Final = {  # docs/label_free.md
 
 
 def closing_block(folder: Path, summary: dict[str, Any], console: Console) -> None:
-    """The table of scores and the commands to go on with."""
+    """Print the table of scores, and the commands to resume, evaluate, embed and sync."""
     unlabelled = summary.get("knn_top1") is None
     console.print(_unlabelled(folder) if unlabelled else _labelled(summary))
     run = shown(folder)
@@ -41,7 +43,7 @@ def closing_block(folder: Path, summary: dict[str, Any], console: Console) -> No
 
 
 def _labelled(summary: dict[str, Any]) -> Table:
-    """The scores on test."""
+    """Return the table of the scores on test."""
     table = Table(title="top-1 on test", title_justify="left")
     table.add_column("what")
     table.add_column("score", justify="right")
@@ -58,7 +60,7 @@ def _labelled(summary: dict[str, Any]) -> Table:
 
 
 def _unlabelled(folder: Path) -> Table:
-    """What two views of held-out images say without labels, after the first epoch that was scored and the last."""
+    """Return the table of the scores without labels, after the first and after the last scored epoch."""
     table = Table(title="no labels: two views of each held-out image", title_justify="left")
     table.add_column("what")
     for name in ("first", "last"):
@@ -71,8 +73,8 @@ def _unlabelled(folder: Path) -> Table:
     return table
 
 
-def opening_notes(cfg: DictConfig, parts: Parts, total: int) -> list[str]:
-    """Lines that say what is about to happen."""
+def opening_notes(cfg: DictConfig, parts: Parts, total: int, first_step: int = 0) -> list[str]:
+    """Return the lines that a run prints before its first step: images, steps, BatchNorm, precision, warm-up, rates."""
     devices = device_count(cfg) * cfg.trainer.num_nodes
     batch, images = parts.data.batch_size, parts.data.load().training_images
     lines = [
@@ -81,14 +83,14 @@ def opening_notes(cfg: DictConfig, parts: Parts, total: int) -> list[str]:
     ]
     shared, part = devices_of_a_batchnorm(cfg), cfg.micro_batch_size or batch
     if devices > 1 and accelerator(cfg) == "cpu":
-        lines.append("BatchNorm statistics are per process on the CPU (synchronised BatchNorm exists on GPUs only)")
+        lines.append("BatchNorm statistics are per process on the CPU (synchronized BatchNorm exists on GPUs only)")
     elif devices > shared:
         whose = f"shared by groups of {shared} devices" if shared > 1 else "per device"
         lines.append(f"BatchNorm statistics are {whose}: those of {shared * part // devices} images")
     lines += [line] if (line := performance.note(cfg, accelerator(cfg), total)) else []
     if cfg.micro_batch_size is not None:
         lines.append(
-            f"micro-batches of {cfg.micro_batch_size} images with the gradient of {batch}; BatchNorm normalises each"
+            f"micro-batches of {cfg.micro_batch_size} images with the gradient of {batch}; BatchNorm normalizes each"
         )
     if cfg.ema is not None:
         lines.append(f"scores, best.ckpt and the exported encoder are of the weights' moving average (ema={cfg.ema})")
@@ -97,8 +99,26 @@ def opening_notes(cfg: DictConfig, parts: Parts, total: int) -> list[str]:
     if round(epochs * spe) > total:
         shortened = schedule.warmup_steps(spe, total)  # type: ignore[attr-defined]
         lines.append(f"warm-up of {epochs} epochs is longer than the run; it is shortened to {shortened} steps")
+    if 0 < first_step < total and (rates := _rates(parts, (first_step, total - 1), total)):
+        lines.append(
+            f"goes on at step {first_step} of {total}: the learning rate is {rates[0]:.3g} at the next step and "
+            f"{rates[1]:.3g} at the last one"
+        )
     if cfg.views.size <= 32 and parts.data.load().train.tensor is None:
         lines.append(
             f"views are {cfg.views.size} px; for a real encoder on a GPU: experiment=imagenet with the same data"
         )
     return lines
+
+
+def _rates(parts: Parts, steps: tuple[int, int], total: int) -> list[float]:
+    """Return the learning rates of the first parameter group after so many steps; none for schedules of other types."""
+    scheduler = parts.module.make_schedule(
+        parts.module.make_optimizer(parameter_groups(parts.module)),
+        global_batch_size=parts.data.batch_size,
+        steps_per_epoch=parts.data.steps_per_epoch,
+        total_steps=total,
+    )
+    if not isinstance(scheduler, LambdaLR):
+        return []
+    return [float(scheduler.base_lrs[0] * scheduler.lr_lambdas[0](step)) for step in steps]

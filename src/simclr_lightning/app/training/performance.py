@@ -54,7 +54,7 @@ def compiles(cfg: DictConfig, kind: str, steps: int) -> bool:
     Args:
         cfg: the run's configuration.
         kind: cuda or cpu.
-        steps: optimiser steps that are left.
+        steps: optimizer steps that are left.
     """
     if cfg.compile != "auto":
         return bool(cfg.compile)

@@ -40,7 +40,7 @@ def preflight_line(
         return line_of(cfg, data, trainer, rates, devices=devices)
     except Stopped:
         raise
-    except Exception as error:  # what is wrong will be said, with its mend, when training meets it
+    except Exception as error:  # training reports it, with the fix
         return f"pre-flight: not measured ({type(error).__name__}: {first_line(error)})"
 
 

@@ -42,8 +42,8 @@ def run_process(
     Args:
         folder: the run's folder, held by the caller's process or its parent.
         cfg: the resolved configuration.
-        checkpoint: where to go on from.
-        any_images: go on although the images differ from the checkpoint's.
+        checkpoint: where to resume from.
+        any_images: resume although the images differ from the checkpoint's.
         started: when the program began, for the wall time in the summary.
         is_rank: a parent process passes the signals on and writes the summary of a stopped run (`record_stop`).
 
@@ -107,7 +107,7 @@ def _train(
     _check_space(folder, parts.module, numbers=3 if cfg.ema is None else 4)
     if _is_first_rank():
         _open_log(folder)
-        for line in (*splits.notes, *opening_notes(cfg, parts, total)):
+        for line in (*splits.notes, *opening_notes(cfg, parts, total, first_step)):
             console.print(line, style="dim", markup=False)
             LOG.info(line)
     trainer, progress = make_trainer(
@@ -139,19 +139,19 @@ def _train(
 
 
 def _is_whole(cfg: DictConfig, data: ViewsDataModule, step: int) -> bool:
-    """Whether the run is at its end: the epochs are counted by images, since a forced resume may change the batch."""
+    """Return whether the run is complete; epochs are counted by images, since a forced resume may change the batch."""
     epochs = data.samples_at(step) // (data.steps_per_epoch * data.batch_size)
     return epochs >= int(cfg.trainer.max_epochs) or 0 <= int(cfg.trainer.max_steps) <= step
 
 
 def _check_space(folder: Path, module: SimCLR, *, numbers: int) -> None:
-    """Three checkpoints of weights, two moments and what else there is of each weight must fit."""
+    """Raise UserError if the disk has no room for three checkpoints of ``numbers`` copies of the weights."""
     needed = 3 * numbers * sum(p.numel() * p.element_size() for p in module.parameters())
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise UserError(
-            f"{folder} has {free / 1e6:.0f} MB free, and the run's checkpoints need {needed / 1e6:.0f} MB; make room, "
-            "or give another hydra.run.dir="
+            f"{folder} has {free / 1e6:.0f} MB free, and the run's checkpoints need {needed / 1e6:.0f} MB; free disk "
+            "space, or give another hydra.run.dir="
         )
 
 
@@ -166,7 +166,7 @@ def _is_first_rank() -> bool:
 
 
 def _open_log(folder: Path) -> None:
-    """Lines of the run go to train.log with their time."""
+    """Write the lines of the run to train.log, with their time."""
     handler = logging.FileHandler(folder / "train.log", encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     LOG.setLevel(logging.INFO)

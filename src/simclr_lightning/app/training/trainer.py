@@ -1,4 +1,4 @@
-"""The trainer of a run: options, callbacks, loggers, length, and the lines that say what is about to happen."""
+"""Make the trainer of a run: options, callbacks, loggers, length."""
 
 from __future__ import annotations
 
@@ -44,15 +44,15 @@ def make_trainer(
     first_step: int = 0,
     more: Sequence[L.Callback] = (),
 ) -> tuple[L.Trainer, RunProgress]:
-    """The trainer of a run with all its callbacks and loggers, and the one that shows the progress.
+    """Return the trainer of a run with all its callbacks and loggers, and the callback that shows the progress.
 
     Args:
         folder: the run's folder.
         cfg: the resolved configuration.
-        total: optimiser steps of the whole run.
+        total: optimizer steps of the whole run.
         steps_per_epoch: of the data.
         console: where the progress is shown.
-        first_step: optimiser steps made before.
+        first_step: optimizer steps made before.
         more: callbacks that come last.
     """
     metrics = StepMetrics(every_n_steps=cfg.callbacks.metrics.every_n_steps)
@@ -83,7 +83,7 @@ def make_trainer(
 
 
 def trainer_options(cfg: DictConfig, devices: int, steps_per_epoch: int) -> dict[str, Any]:
-    """What the Trainer is made with, apart from its folder, loggers, callbacks and plugins."""
+    """Return the arguments of the Trainer, except its folder, loggers, callbacks and plugins."""
     options = to_plain(cfg.trainer)
     for ours in ("_target_", "sync_batchnorm"):
         options.pop(ours, None)
@@ -119,18 +119,18 @@ def trainer_options(cfg: DictConfig, devices: int, steps_per_epoch: int) -> dict
 
 
 def total_steps(cfg: DictConfig, steps_per_epoch: int) -> int:
-    """Optimiser steps of the whole run: max_steps, or max_epochs if that comes earlier."""
+    """Return the optimizer steps of the whole run: max_steps, or max_epochs if that comes earlier."""
     by_epochs = int(cfg.trainer.max_epochs) * steps_per_epoch
     return by_epochs if cfg.trainer.max_steps < 0 else min(by_epochs, int(cfg.trainer.max_steps))
 
 
 def quiet_libraries() -> None:
-    """Lightning's banners say nothing about this run; two of its warnings are wrong for it."""
+    """Silence Lightning's banners, which do not concern this run, and three warnings that are wrong for it."""
     for name in ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero"):
         logging.getLogger(name).setLevel(logging.WARNING)
     # Sets in memory are read by no worker; folders have their own key.
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     # Lightning 2.6 asks torch for this in an old way.
     warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")
-    # The position is the optimiser step (ViewsDataModule), so the loader needs no state of its own.
+    # The position is the optimizer step (ViewsDataModule), so the loader needs no state of its own.
     warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")

@@ -48,7 +48,7 @@ _JOINED: Final = (("held out", "heldout"), ("hold out", "holdout"), ("un label",
 
 @dataclass(frozen=True)
 class PartName:
-    """What a folder's name says about its part.
+    """The part that a folder's name shows.
 
     Attributes:
         role: "train", "val", "test", "unlabeled", or "held_out", which is val or test depending on the others; None

@@ -1,9 +1,9 @@
-"""What a packed folder holds: shards and their index, written and read.
+"""The files of a packed folder: shards and their index, written and read.
 
 OUT/shard-000000.tar ...  plain tar files in WebDataset's convention: 000000000.jpg, and 000000000.json with its file
-                          name, class and label; any program that streams such shards reads them
-OUT/samples.npz           where each image lies, its checksum and its name
-OUT/index.json            the checksum of samples.npz, for which it is written last; and facts for people
+                          name, class and label; programs that stream such shards can read them
+OUT/samples.npz           the place, the checksum and the name of each image
+OUT/index.json            written last: the checksum of samples.npz, and facts for people
 
 Legend: n images, k shards.
 """
@@ -32,14 +32,14 @@ FORMAT, VERSION = "simclr-lightning packed images", 1
 
 @dataclass(frozen=True)
 class Index:
-    """Where the images of a packed folder lie.
+    """The place of each image of a packed folder.
 
     Attributes:
         names: n file names, relative to the folder that was packed, sorted by code point.
         shards: (n,) int64, the number of each image's shard.
-        offsets: (n,) int64, its first byte there.
-        sizes: (n,) int64, bytes.
-        checksums: (n,) int64, CRC-32 of them.
+        offsets: (n,) int64, the image's first byte in the shard.
+        sizes: (n,) int64, the image's bytes.
+        checksums: (n,) int64, CRC-32 of these bytes.
         shard_sizes: (k,) int64, bytes of each shard.
     """
 
@@ -52,22 +52,22 @@ class Index:
 
 
 def shard_name(number: int) -> str:
-    """The file name of a shard."""
+    """Return the file name of a shard by its number."""
     return f"shard-{number:06d}.tar"
 
 
 def is_packed(root: Path) -> bool:
-    """Whether a folder was written by `pack`, whole or not."""
+    """Return whether a folder was written by `pack`, finished or not."""
     return (root / shard_name(0)).is_file()
 
 
 def write_index(out: Path, index: Index, facts: dict[str, Any]) -> None:
-    """Write samples.npz, and then index.json, each whole or not at all.
+    """Write samples.npz, and then index.json; each file is written whole or not at all.
 
     Args:
         out: the folder with the shards.
-        index: what they hold.
-        facts: what index.json tells people beside it; plain values.
+        index: the images in the shards.
+        facts: more for index.json, for people to read; plain values.
     """
     names = np.frombuffer(os.fsencode("".join(f"{name}\0" for name in index.names)), dtype=np.uint8)
     buffer = BytesIO()
@@ -88,11 +88,11 @@ def write_index(out: Path, index: Index, facts: dict[str, Any]) -> None:
 
 
 def read_index(root: Path) -> Index:
-    """The index of a packed folder, checked against its checksum, and the shards' sizes against it.
+    """Return the index of a packed folder, after checking its checksum and the sizes of the shards.
 
     Raises:
-        ValueError: not a packed folder, not finished, damaged, or a shard is missing or cut short; one line that names
-            the file and the mend.
+        ValueError: the folder is not a packed one, not finished or damaged, or a shard is missing or cut short; one
+            line that names the file and what to do.
     """
     samples = _samples(root)
     with np.load(BytesIO(samples), allow_pickle=False) as arrays:
@@ -109,7 +109,7 @@ def read_index(root: Path) -> Index:
 
 
 def _samples(root: Path) -> bytes:
-    """The bytes of samples.npz, which are what the index says."""
+    """The bytes of samples.npz, after checking the checksum that index.json has for them."""
     if not (root / INDEX).is_file():
         if is_packed(root):
             raise ValueError(
@@ -137,10 +137,10 @@ def _samples(root: Path) -> bytes:
 
 @final
 class ShardWriter:
-    """Tar files of images, each begun when the one before it is full; leaving without an error ends the last one."""
+    """Writes images into tar files, and begins the next file when one is full; ``with`` closes the last one."""
 
     def __init__(self, out: Path) -> None:
-        self.written = 0  # bytes in shards that are ended, and in the one that is not
+        self.written = 0  # bytes in all shards, the open one too
         self._out = out
         self._names: list[str] = []
         self._places: list[tuple[int, int, int, int]] = []
@@ -155,11 +155,11 @@ class ShardWriter:
         if kind is None:
             self._end()
         elif self._file is not None:
-            with suppress(OSError):  # what is buffered may not fit on the disk
+            with suppress(OSError):  # the buffered bytes may not fit on the disk
                 self._file.close()
 
     def add(self, name: str, jpeg: bytes, about: Mapping[str, object]) -> None:
-        """Append an image with what is known of it."""
+        """Append an image, and ``about`` as its .json file."""
         if self._file is not None and self._file.tell() + len(jpeg) > SHARD_BYTES:
             self._end()
         if self._file is None or self._tar is None:
@@ -185,7 +185,7 @@ class ShardWriter:
         self._file = self._tar = None
 
     def index(self) -> Index:
-        """Where the images lie, once the last shard is ended."""
+        """Return the place of each image, once the last shard is closed."""
         places = np.array(self._places, dtype=np.int64).reshape(-1, 4)
         shards, offsets, sizes, checksums = (np.ascontiguousarray(column) for column in places.T)
         return Index(self._names, shards, offsets, sizes, checksums, np.array(self._sizes, dtype=np.int64))

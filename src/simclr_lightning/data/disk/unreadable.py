@@ -1,4 +1,4 @@
-"""Files that cannot be read as images: found at the start where that is cheap, refused or left out."""
+"""Files that cannot be read as images: found at the start of a run where that is cheap, then refused or left out."""
 
 from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -12,10 +12,10 @@ from simclr_lightning.data.disk.decode import PILLOW_LIMIT, ImageError, check_he
 from simclr_lightning.data.disk.listing import Listing
 from simclr_lightning.data.disk.progress import counted
 
-# Files looked into at the start. More would make a set of a million files wait for minutes; what is wrong
-# with the others is found, and named, when they are loaded.
+# Files whose heads are read at the start. More would make a set of a million files wait for minutes; a bad file among
+# the others is found, and named, when it is loaded.
 CHECKED = 10_000
-HANDFUL = 32  # files a thread takes at a time
+HANDFUL = 32  # files that a thread takes at a time
 NAMED = 20  # skipped files named in the notes
 MEND = "remove or replace it, or leave such files out with data.dataset.on_corrupt=skip"
 
@@ -25,10 +25,10 @@ T = TypeVar("T")
 
 
 def check_policy(on_corrupt: str, max_skipped: int, max_pixels: int, full_scale: float | None = None) -> None:
-    """Refuse values of the options that every source of files takes.
+    """Refuse wrong values of the options that every source of files has.
 
     Raises:
-        ValueError: naming the key.
+        ValueError: the message names the key.
     """
     if on_corrupt not in ("fail", "skip"):
         raise ValueError(f"data.dataset.on_corrupt={on_corrupt}: must be fail or skip")
@@ -41,15 +41,18 @@ def check_policy(on_corrupt: str, max_skipped: int, max_pixels: int, full_scale:
 
 
 def spread(count: int) -> range:
-    """Up to CHECKED indices, at even distances."""
+    """Return up to `CHECKED` of ``count`` indices, at even distances."""
     return range(0, count, -(-count // CHECKED) or 1)
 
 
 def in_threads(function: Callable[[A], T], items: Sequence[A]) -> Generator[T, None, None]:
-    """Map over files with threads (reading, decoding and encoding release Python's lock), in order."""
+    """Call a function for each item in threads, and yield the results in order.
+
+    Reading, decoding and encoding release Python's lock.
+    """
     count = min(16, machine.cores())
     with ThreadPoolExecutor(count) as threads:
-        # Only a few handfuls are under way at a time, so that an early end costs little.
+        # Only a few handfuls are in work at a time, so that an early end costs little.
         for start in range(0, len(items), 4 * count * HANDFUL):
             ends = range(start, min(len(items), start + 4 * count * HANDFUL), HANDFUL)
             handfuls = [items[at : at + HANDFUL] for at in ends]
@@ -58,10 +61,10 @@ def in_threads(function: Callable[[A], T], items: Sequence[A]) -> Generator[T, N
 
 
 def check_heads(listing: Listing, max_pixels: int) -> None:
-    """Raise for files that their size or head shows to be unreadable.
+    """Refuse files whose size or head shows that they cannot be read.
 
     Raises:
-        ImageError: naming the first of them.
+        ImageError: the message names the first of them.
     """
     empty = [index for index, size in enumerate(listing.sizes) if size == 0]
     chosen = sorted({*spread(len(listing.names)), *empty[:CHECKED]})
@@ -69,15 +72,15 @@ def check_heads(listing: Listing, max_pixels: int) -> None:
     with quiet():
         errors = [e for e in in_threads(partial(_error, check_header, max_pixels), paths) if e is not None]
     if errors:
-        more = f" ({len(errors):,} of {len(paths):,} files looked into are like that)" if len(errors) > 1 else ""
+        more = f" ({len(errors):,} of {len(paths):,} files looked into cannot be read)" if len(errors) > 1 else ""
         raise ImageError(f"{errors[0]}{more}; {MEND}")
 
 
 def undecodable(listing: Listing, max_skipped: int, max_pixels: int, full_scale: float | None = None) -> dict[str, str]:
-    """Name -> "path: reason" of every file that does not decode.
+    """Return name -> "path: reason" for every file that cannot be decoded.
 
     Raises:
-        ImageError: they are more than `max_skipped`.
+        ImageError: there are more than `max_skipped`.
     """
     paths = [listing.root / name for name in listing.names]
     with (
@@ -88,10 +91,10 @@ def undecodable(listing: Listing, max_skipped: int, max_pixels: int, full_scale:
 
 
 def gathered(names: Sequence[str], errors: Iterable[str | None], max_skipped: int, what: str) -> dict[str, str]:
-    """Name -> error of the files that have one, with progress.
+    """Return name -> error for the files that have an error, and show the progress.
 
     Raises:
-        ImageError: they are more than `max_skipped`; the first three are shown.
+        ImageError: there are more than `max_skipped`; the message shows the first three.
     """
     skipped: dict[str, str] = {}
     with counted(what, unit="images", total=len(names)) as report:
@@ -105,15 +108,14 @@ def gathered(names: Sequence[str], errors: Iterable[str | None], max_skipped: in
 
 
 def too_many(errors: Iterable[str], max_skipped: int, *, key: str = "data.dataset.max_skipped") -> ImageError:
-    """The refusal of more errors than `max_skipped`; it shows the first three."""
+    """Return the error for more bad files than `max_skipped`; its message shows the first three."""
     first = "\n  ".join([*errors][:3])
-    return ImageError(
-        f"more than {key}={max_skipped} files cannot be read as images:\n  {first}\nmend or remove them, or raise {key}"
-    )
+    head = f"more than {key}={max_skipped} files cannot be read as images"
+    return ImageError(f"{head}:\n  {first}\nrepair or remove them, or raise {key}")
 
 
 def skip_notes(skipped: dict[str, str]) -> list[str]:
-    """Lines that count and list the files that were left out."""
+    """Return lines that count and list the files that were left out."""
     if not skipped:
         return []
     more = [f"... and {len(skipped) - NAMED:,} more"] if len(skipped) > NAMED else []
@@ -122,7 +124,7 @@ def skip_notes(skipped: dict[str, str]) -> list[str]:
 
 
 def _error(function: Callable[[Path, int], object], max_pixels: int, path: Path) -> str | None:
-    """The message of the `ImageError` that a file gives, else None."""
+    """The message of the `ImageError` that ``function`` raises for a file; None without an error."""
     try:
         function(path, max_pixels)
     except ImageError as error:
