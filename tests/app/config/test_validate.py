@@ -52,9 +52,7 @@ def test_an_optimizer_that_does_not_skip_nan_is_refused(cfg: DictConfig) -> None
 
 
 def test_the_message_names_key_value_and_range(cfg: DictConfig) -> None:
-    assert (
-        refusal(put(cfg, "loss.temperature", 0)) == "loss.temperature=0: it must be a number above 0 and at most 1,000"
-    )
+    assert refusal(put(cfg, "optimizer.lr", 0)) == "optimizer.lr=0: it must be a number above 0 and at most 1,000"
 
 
 @pytest.mark.parametrize(
