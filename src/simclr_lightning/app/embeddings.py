@@ -16,11 +16,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
-from simclr_lightning.app.errors import UserError
+from simclr_lightning.app.errors import UserError, without_data_keys
 from simclr_lightning.data import FolderImages, PackedImages
 from simclr_lightning.data.datamodule import centred
 from simclr_lightning.data.disk.decode import ImageError
-from simclr_lightning.data.disk.unreadable import MEND
 from simclr_lightning.data.images import digest
 from simclr_lightning.data.packs import all_images
 from simclr_lightning.encoders import Encoder
@@ -130,11 +129,11 @@ def _parts(encoder: Encoder, files: FolderImages | PackedImages, size: int) -> I
 
 @contextmanager
 def _plain_mend() -> Iterator[None]:
-    """Say what to do about a broken image without the key of a training run."""
+    """Name no key of a training run in the message about a broken image."""
     try:
         yield
     except ImageError as error:
-        raise UserError(f"{str(error).removesuffix(f'; {MEND}')}; mend or remove the file") from error
+        raise UserError(without_data_keys(str(error))) from error
 
 
 def _key(encoder: Encoder, size: int, files: FolderImages | PackedImages) -> str:

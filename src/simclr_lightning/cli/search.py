@@ -42,8 +42,8 @@ def _parser() -> Parser:
     )
     parser.add_argument(
         "--index",
-        choices=("evaluation.exact", "faiss"),
-        default="evaluation.exact",
+        choices=("exact", "faiss"),
+        default="exact",
         help="faiss: approximate, for sets beyond the memory",
     )
     return parser
@@ -77,7 +77,7 @@ def _main(words: Sequence[str]) -> int:
 
 
 def _finder(gallery: app.Gallery, index: str) -> evaluation.Finder | None:
-    """None for the evaluation.exact search.
+    """None for the exact search.
 
     Raises:
         UserError: h is too large for it.

@@ -73,7 +73,7 @@ def columns(width: int, *, size: int) -> Columns:
     parts = Columns((0, strip), (strip + 2 * SEAM, line - SEAM), (line + SEAM, width))
     if any(last - first < size for first, last in (parts.train, parts.test)):
         raise ValueError(
-            f"data.size={size}: a photograph {width} px wide has no room for training and test patches "
+            f"data.dataset.size={size}: a photograph {width} px wide has no room for training and test patches "
             f"of {size} px side by side; choose at most 64."
         )
     return parts
@@ -87,7 +87,10 @@ def corners(part: tuple[int, int], height: int, *, size: int, count: int, seed: 
     """
     wide, high = part[1] - part[0] - size + 1, height - size + 1
     if count > wide * high:
-        raise ValueError(f"data: {count} patches a photograph are more than its {wide * high} places; ask for fewer.")
+        raise ValueError(
+            f"data: {count} patches a photograph are more than its {wide * high} places; "
+            "lower data.dataset.train_per_class or data.dataset.test_per_class."
+        )
     place = permutation(wide * high, seed=seed, epoch=stream)[:count]
     return torch.stack((part[0] + place % wide, place // wide), dim=1)
 
@@ -196,7 +199,7 @@ def _check(path: Path | str | None, *, size: int, train_per_class: int, test_per
         ("test_per_class", test_per_class, 1, 2000),
     ):
         if not low <= value <= high:
-            raise ValueError(f"data.{key}={value}: must be from {low} to {high}.")
+            raise ValueError(f"data.dataset.{key}={value}: must be from {low} to {high}.")
 
 
 def _cut(image: Tensor, corners_N2: Tensor, size: int) -> Tensor:

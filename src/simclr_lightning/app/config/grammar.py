@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
@@ -15,10 +16,12 @@ from hydra.core.override_parser.types import Override as HydraOverride
 from hydra.errors import HydraException
 
 from simclr_lightning.app.config.near_names import did_you_mean, listed
-from simclr_lightning.app.config.quoting import quote_paths
+from simclr_lightning.app.config.quoting import quote_paths, quoted
 from simclr_lightning.app.errors import UserError, mistake
 
 CONFIG_NAME: Final = "train"
+_REFUSED: Final = "hydra/launcher=basic"  # Hydra's own, which would run the jobs in this process
+_SWAPPED: Final = str.maketrans("'\"", "\"'")
 EVALUATED: Final = ("data", "model", "views")  # the groups of evaluate; conf/ has more, which are train's
 
 
@@ -189,6 +192,7 @@ def _check_option(override: Override, value: Any, options: Sequence[str]) -> Non
     if isinstance(value, str) and value in options:
         return
     shown = text.partition("=")[2]
+    options = [name for name in options if f"{key}={name}" != _REFUSED]
     hint = did_you_mean(shown.lower(), options, cutoff=0.5)
     raise mistake(f"{key}={shown}: no such option{hint}\nthe options are {listed(options)}")
 
@@ -217,7 +221,6 @@ def _unreadable(text: str) -> UserError:
     key, equals, value = text.partition("=")
     if not equals or not key:
         return mistake(f"{text!r}: an override must be KEY=VALUE, such as loss.temperature=0.5")
-    inside = value.replace("\\", "\\\\").replace('"', '\\"')
-    return mistake(
-        f"{text!r} cannot be read\nput quotes around the value, and others around it all: '{key}=\"{inside}\"'"
-    )
+    inside = quoted(value.translate(_SWAPPED)).translate(_SWAPPED)  # in double quotes
+    whole = shlex.quote(f"{key}={inside}")
+    return mistake(f"{text!r} cannot be read\nput quotes around the value, and others around it all: {whole}")

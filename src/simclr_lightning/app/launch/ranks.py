@@ -18,7 +18,7 @@ from typing import Any
 from simclr_lightning.app import errors, training
 from simclr_lightning.app.errors import UserError
 from simclr_lightning.app.runs.locate import prepare
-from simclr_lightning.app.runs.run import Run, locked, read_config, reserve
+from simclr_lightning.app.runs.run import Run, folder_key, locked, read_config, reserve
 from simclr_lightning.app.training.devices import accelerator, device_count
 
 SECONDS_TO_STOP = 20  # after which a rank that does not answer is killed
@@ -116,7 +116,7 @@ def _explain(reports: Path, codes: dict[int, int]) -> int:
         hint = "; the machine may be out of memory: lower data.batch_size" if signum == signal.SIGKILL else ""
         raise UserError(
             f"rank {rank} was killed by {signal.Signals(signum).name}{hint}. "
-            "All ranks were stopped; go on from the last checkpoint with ckpt_path=last"
+            "All ranks were stopped; resume with ckpt_path=last"
         )
     stops = {code for code in codes.values() if code in (128 + signal.SIGTERM, 128 + signal.SIGINT)}
     if stops and len(stops) == len(set(codes.values())):
@@ -172,7 +172,7 @@ def run_external(run: Run, started: float, known: list[Path]) -> int:
     shared: list[Any] = [str(run.folder), True]
     with contextlib.ExitStack() as held:
         if first:
-            held.enter_context(locked(run.folder))
+            held.enter_context(locked(run.folder, folder_key(run)))
             shared[1] = prepare(run)
         torch.distributed.broadcast_object_list(shared, src=0)
         folder = Path(shared[0])

@@ -14,17 +14,17 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from simclr_lightning import checkpoint as checkpoints
-from simclr_lightning.app.errors import UserError, describe
+from simclr_lightning.app.errors import UserError, describe, name_run
 from simclr_lightning.app.training import finish, performance, preflight
 from simclr_lightning.app.training.build import Parts, build
 from simclr_lightning.app.training.devices import accelerator, device_count
-from simclr_lightning.app.training.messages import opening_notes
+from simclr_lightning.app.training.messages import opening_notes, train_command
 from simclr_lightning.app.training.signals import StopSignals
 from simclr_lightning.app.training.trainer import make_trainer, quiet_libraries, total_steps
 from simclr_lightning.callbacks import LOG, Stopped
 from simclr_lightning.data import ViewsDataModule
 from simclr_lightning.global_batch import check_batch
-from simclr_lightning.run_folder import shown, write_summary
+from simclr_lightning.run_folder import typed, write_summary
 from simclr_lightning.simclr import SimCLR
 
 
@@ -59,7 +59,7 @@ def run_process(
         if _is_first_rank():
             with contextlib.suppress(OSError, ValueError):  # a full disk must not hide the error
                 steps = _saved_step(folder)
-                told = {"status": "failed", "steps": steps, "reason": describe(error)[0]}
+                told = {"status": "failed", "steps": steps, "reason": name_run(describe(error)[0], folder)}
                 write_summary(folder, {**finish.blank_summary(cfg), **told})
         raise
 
@@ -79,7 +79,7 @@ def _train(
     check_batch(data.batch_size, images=len(splits.train), devices=devices * cfg.trainer.num_nodes)
     total = total_steps(cfg, data.steps_per_epoch)
     first_step = int(checkpoints.load(checkpoint)["global_step"]) if checkpoint else 0
-    _check_space(folder, parts.module, numbers=3 if cfg.ema is None else 4)
+    _check_space(folder, parts.module, numbers=3 if cfg.ema is None else 4, resumed=checkpoint is not None)
     if _is_first_rank():
         _open_log(folder)
         for line in (*splits.notes, *opening_notes(cfg, parts, total)):
@@ -120,14 +120,14 @@ def _is_whole(cfg: DictConfig, data: ViewsDataModule, step: int) -> bool:
     return epochs >= int(cfg.trainer.max_epochs) or 0 <= int(cfg.trainer.max_steps) <= step
 
 
-def _check_space(folder: Path, module: SimCLR, *, numbers: int) -> None:
+def _check_space(folder: Path, module: SimCLR, *, numbers: int, resumed: bool) -> None:
     """Three checkpoints of weights, two moments and what else there is of each weight must fit."""
     needed = 3 * numbers * sum(p.numel() * p.element_size() for p in module.parameters())
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise UserError(
-            f"{folder} has {free / 1e6:.0f} MB free, and the run's checkpoints need {needed / 1e6:.0f} MB; make room, "
-            "or give another hydra.run.dir="
+            f"{folder} has {free / 1e6:.0f} MB free, and the run's checkpoints need {needed / 1e6:.0f} MB; make room"
+            + ("" if resumed else ", or give another hydra.run.dir=DIR")
         )
 
 
@@ -140,7 +140,7 @@ def _stopped(folder: Path, cfg: DictConfig, signum: int, console: Console) -> No
         write_summary(folder, {**finish.blank_summary(cfg), "status": "stopped", "steps": steps})
     name = signal.Signals(signum).name
     console.print(f"stopped by {name}; saved at step {steps}. Go on with:")
-    console.print(f"  python train.py ckpt_path='{shown(folder)}'", soft_wrap=True, markup=False)
+    console.print(f"  {train_command()} ckpt_path={typed(folder)}", soft_wrap=True, markup=False)
 
 
 def _saved_step(folder: Path) -> int:
