@@ -18,9 +18,10 @@ def check_batch(batch_size: int, *, images: int, devices: int) -> None:
             f"use {' or '.join(map(str, near))}"
         )
     if batch_size > images:
+        most = images // devices * devices
+        fix = f"use at most {most}" if most >= 2 * devices else f"use at most {images // 2} devices"
         raise ValueError(
-            f"data.batch_size={batch_size} is larger than the {images} training images: no step would be made; "
-            f"use at most {images // devices * devices}"
+            f"data.batch_size={batch_size} is larger than the {images} training images: no step would be made; {fix}"
         )
     if batch_size // devices < 2:
         raise ValueError(
@@ -43,24 +44,25 @@ def check_micro_batch(micro_batch_size: int, *, batch_size: int, devices: int = 
     >>> check_micro_batch(64, batch_size=256, devices=8)
     >>> check_micro_batch(512, batch_size=256)
     Traceback (most recent call last):
-    ValueError: micro_batch_size=512 is larger than data.batch_size=256; use 256 or less, or null
+    ValueError: micro_batch_size=512 is larger than data.batch_size=256; use 256, or null
     """
     name = f"micro_batch_size={micro_batch_size}"
     if micro_batch_size > batch_size:
-        raise ValueError(f"{name} is larger than data.batch_size={batch_size}; use {batch_size} or less, or null")
+        raise ValueError(f"{name} is larger than data.batch_size={batch_size}; use {batch_size}, or null")
+    sizes = [size for size in range(2 * devices, batch_size + 1, devices) if batch_size % size == 0] or [batch_size]
+    fix = f"use {max((size for size in sizes if size <= micro_batch_size), default=sizes[0])}, for example"
     if batch_size % micro_batch_size:
-        near = next(size for size in range(micro_batch_size, 0, -1) if batch_size % size == 0)
         raise ValueError(
             f"{name} does not divide data.batch_size={batch_size} ({batch_size} = {batch_size // micro_batch_size} * "
-            f"{micro_batch_size} + {batch_size % micro_batch_size}); use {near}, for example"
+            f"{micro_batch_size} + {batch_size % micro_batch_size}); {fix}"
         )
     if micro_batch_size % devices:
         raise ValueError(
             f"{name} is not divisible by {devices} devices: it counts the images on all devices, as data.batch_size "
-            f"does; use a multiple of {devices}"
+            f"does; {fix}"
         )
     if micro_batch_size // devices < 2:
         raise ValueError(
             f"{name} leaves {micro_batch_size // devices} image on each of {devices} devices, and BatchNorm needs at "
-            f"least 2; use {2 * devices} or more"
+            f"least 2; {fix}"
         )

@@ -10,6 +10,7 @@ import csv
 import json
 import math
 import re
+import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -198,6 +199,17 @@ def shown(folder: Path) -> str:
         return str(folder.relative_to(Path.cwd()))
     except ValueError:
         return str(folder)
+
+
+def typed(path: Path) -> str:
+    """Return a path as a user would type it in a shell, as an argument or as the value of a path key.
+
+    >>> typed(Path("a run's"))
+    '\'a run\'"\'"\'s\''
+    """
+    text = shown(path)
+    is_keyword = text.strip().lower() in ("last", "null", "imagenet")
+    return shlex.quote(f"./{text}" if is_keyword or not re.match(r"[\w./]", text) else text)
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

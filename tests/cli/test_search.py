@@ -195,7 +195,7 @@ def test_duplicates_of_a_folder(made: tuple[Path, Path], simclr: Program, capsys
         (["exported", "exported"], "no images"),
         (["exported"], "required: IMAGES"),
         (["exported", "images", "--query", "missing.png"], "missing.png: there is no such image file"),
-        (["exported", "images", "--query", "exported/card.md"], "fix or remove the file"),
+        (["exported", "images", "--query", "exported/card.md"], "remove or replace it"),
         (["exported", "images", "--query", "a.png", "--duplicates"], "not allowed with"),
         (["exported", "images", "--threshold", "1.5"], "at most 1"),
         (["exported", "images", "--threshold", "x"], "invalid float"),

@@ -194,7 +194,7 @@ def test_nothing_is_downloaded(monkeypatch, tmp_path):
         ({"size": 7}, "data.dataset.size=7"),
         ({"train_per_class": 9}, "data.dataset.train_per_class=9"),
         ({"test_per_class": 0}, "data.dataset.test_per_class=0"),
-        ({"size": 64, "test_per_class": 2000}, "choose fewer"),
+        ({"size": 64, "test_per_class": 2000}, "lower data.dataset.train_per_class"),
     ],
 )
 def test_options_out_of_range_are_refused(options, said):

@@ -55,7 +55,7 @@ def test_a_run_leaves_what_the_contract_says(simclr: Program, npz: Path, capsys:
     assert found["knn_top1_pixels"] > 0.9  # the colour tells the class
     assert found["held_out_score"] == found["online_knn_top1"]
     said = capsys.readouterr().out
-    for command in ("python train.py ckpt_path='run'", "simclr evaluate 'run'", "simclr embed 'run'"):
+    for command in ("simclr train ckpt_path=run trainer.max_epochs=N", "simclr evaluate run", "simclr embed run"):
         assert command in said
     with (run / "metrics.csv").open() as file:
         rows = list(csv.DictReader(file))

@@ -17,11 +17,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor
 
 from simclr_lightning import machine
-from simclr_lightning.app.errors import UserError
+from simclr_lightning.app.errors import UserError, without_data_keys
 from simclr_lightning.data import FolderImages, PackedImages
 from simclr_lightning.data.datamodule import centred
 from simclr_lightning.data.disk.decode import ImageError
-from simclr_lightning.data.disk.unreadable import MEND
 from simclr_lightning.data.images import digest
 from simclr_lightning.data.packs import all_images
 from simclr_lightning.encoders import Encoder
@@ -30,7 +29,6 @@ from simclr_lightning.evaluation.protocols import cache
 from simclr_lightning.evaluation.protocols.features import fingerprint, shared_extract
 from simclr_lightning.export import load_encoder
 
-_TOO_LARGE = "above data.dataset.max_pixels="  # a key of training runs
 _BATCH, _ROUND = 64, 8192  # images per forward pass, and images per device between two writes
 
 
@@ -143,13 +141,7 @@ def _plain_mend() -> Iterator[None]:
     try:
         yield
     except ImageError as error:
-        text = str(error).removesuffix(f"; {MEND}")
-        if _TOO_LARGE not in text:
-            raise UserError(f"{text}; fix or remove the file") from error
-        text = text.replace(_TOO_LARGE, "above the limit of ")
-        raise UserError(
-            f"{text}; make the file smaller, or take a packed copy of all: simclr pack IMAGES OUT max_pixels=178956970"
-        ) from error
+        raise UserError(without_data_keys(str(error))) from error
 
 
 def _key(encoder: Encoder, size: int, files: FolderImages | PackedImages) -> str:

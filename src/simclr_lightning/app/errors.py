@@ -10,12 +10,17 @@ import re
 import traceback
 from pathlib import Path
 
+from simclr_lightning import checkpoint
+from simclr_lightning.run_folder import typed
 from simclr_lightning.text import first_line
 
 LINES = 5
 CONFIGURATION = 2
 
 _PACKAGE = __name__.partition(".")[0]
+_LAST = "ckpt_path=last"
+_RESUME = re.compile(rf"resume with {_LAST}( force=true)?")
+_GOES_ON = f" (a run goes on: {_LAST})"
 _LAST_ERROR_LINE = re.compile(r"^[\w.]+: ", re.MULTILINE)
 
 
@@ -49,6 +54,8 @@ def describe(error: BaseException, *, log: Path | None = None, debug: bool = Fal
     message = explain(cause)
     if message is None:
         message = _unexpected(cause, _append_traceback(error, log), debug=debug)
+    if log is not None:
+        message = name_run(message, log if log.is_dir() else log.parent)
     code = CONFIGURATION if _is_hydras(cause) else 1
     return _shortened(message), cause.code if isinstance(cause, UserError) else code
 
@@ -69,7 +76,7 @@ def explain(error: BaseException) -> str | None:
         return "training has diverged, a value overflowed float32: lower the learning rate or optimizer.weight_decay"
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         where = f" while writing {error.filename}" if error.filename else ""
-        return f"the disk is full{where}: free some space and repeat the command (a run resumes with ckpt_path=last)"
+        return f"the disk is full{where}: free some space and repeat the command{_GOES_ON}"
     if isinstance(error, RuntimeError) and text.startswith("Could not determine home directory"):
         return "a path begins with ~, and there is no such home folder; write the path in full"
     if isinstance(error, RuntimeError) and "DataLoader worker" in text and "killed by signal" in text:
@@ -84,6 +91,23 @@ def explain(error: BaseException) -> str | None:
     if isinstance(error, OSError) and error.strerror and error.filename is not None:
         return f"{error.filename2 or error.filename}: {error.strerror}"  # filename2: the new name in a renaming
     return None
+
+
+def name_run(message: str, run: Path) -> str:
+    """Return a message with the run's folder for ``ckpt_path=last``, which finds runs in the default folder only.
+
+    A run without a checkpoint cannot resume: its message tells the user to start again.
+    """
+    if _LAST in message and checkpoint.newest(run) is None:
+        return _RESUME.sub("start again", message).replace(_GOES_ON, "")
+    return message.replace(_LAST, f"ckpt_path={typed(run)}")
+
+
+def without_data_keys(message: str) -> str:
+    """Return a message about an image without the keys of ``data.dataset``, for commands that do not take them."""
+    message = re.sub(r"set data\.dataset\.full_scale [^;]*, or (?=save)", "", message)
+    message = re.sub(r", or leave such \w+ out with data\.dataset\.on_corrupt=skip", "", message)
+    return message.replace("above data.dataset.max_pixels=", "above the limit of ")
 
 
 def out_of_memory(error: BaseException) -> bool:

@@ -104,7 +104,7 @@ class Health(L.Callback):
             raise NonFiniteError(
                 f"NaN or infinity in {name} at step {trainer.global_step}: this state was not saved, and the last "
                 "finite checkpoint stays. Lower optimizer.lr, raise schedule.warmup_epochs, or train with "
-                "trainer.precision=bf16-mixed or 32-true; then resume with ckpt_path=last"
+                "trainer.precision=bf16-mixed or 32-true; then resume with ckpt_path=last force=true"
             )
 
     def _stop_if_asked(self, trainer: L.Trainer) -> None:
@@ -126,7 +126,8 @@ class Health(L.Callback):
         found = f"{OVERFLOWS_IN_A_ROW} fp16 overflows in a row since" if scaled else _FOUND
         raise NonFiniteError(
             f"{found} step {step} (images {shown}): the update was skipped, and the last finite checkpoint stays. "
-            "Lower optimizer.lr, raise schedule.warmup_epochs, or look at these images; then resume with ckpt_path=last"
+            "Lower optimizer.lr, raise schedule.warmup_epochs, or look at these images; "
+            "then resume with ckpt_path=last force=true"
         )
 
 

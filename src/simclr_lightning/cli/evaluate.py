@@ -19,7 +19,7 @@ from simclr_lightning.app.config.plain import from_plain, to_plain
 from simclr_lightning.app.config.quoting import as_value, quote_paths
 from simclr_lightning.app.config.targets import check_targets
 from simclr_lightning.app.config.validate import check_evaluation
-from simclr_lightning.app.errors import UserError, explain
+from simclr_lightning.app.errors import UserError, explain, without_data_keys
 from simclr_lightning.app.runs.run import read_config
 from simclr_lightning.app.training.devices import all_devices
 from simclr_lightning.cli.guard import guard
@@ -120,7 +120,7 @@ def configure_transfer(run: Path, overrides: Sequence[str], cfg: DictConfig) -> 
 
 @contextmanager
 def paths_named(name: str) -> Iterator[None]:
-    """Inside, messages name ``paths.NAME``, which the user can set, instead of ``data.path``."""
+    """Inside, messages name ``paths.NAME``, which the user can set, for ``data.path``, and no ``data.dataset`` keys."""
     try:
         yield
     except Exception as error:
@@ -128,7 +128,8 @@ def paths_named(name: str) -> Iterator[None]:
         if text is None:
             raise
         code = error.code if isinstance(error, UserError) else 1
-        raise UserError(text.replace("data.path", f"paths.{name}"), code=code) from error
+        text = without_data_keys(text).replace("data.path", f"paths.{name}")
+        raise UserError(text, code=code) from error
 
 
 def _data(plain: dict[str, Any], size: int, k: int) -> Any:

@@ -12,6 +12,7 @@ from simclr_lightning.app.config.keys import PACK_RULES
 from simclr_lightning.app.errors import UserError, mistake
 from simclr_lightning.cli.guard import guard_command
 from simclr_lightning.near_names import nearest
+from simclr_lightning.run_folder import typed
 
 USAGE: Final = (
     "usage: simclr pack IMAGES OUT [short_side=256] [quality=90] [on_corrupt=fail|skip] [max_skipped=100] "
@@ -35,7 +36,7 @@ def _main(argv: Sequence[str]) -> int:
     left = f", {len(packed.skipped):,} skipped" if packed.skipped else ""
     labels = f"{packed.classes:,} classes" if packed.classes else "no labels"
     print(f"{packed.images:,} images{left}, {labels}, {packed.bytes / 1e6:,.1f} MB in {packed.shards:,} shard(s)")
-    print(f"train on them with: simclr train data=packed data.path='{out}'")
+    print(f"train on them with: simclr train data=packed data.path={typed(out)}")
     return 0
 
 

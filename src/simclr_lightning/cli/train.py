@@ -12,7 +12,7 @@ from simclr_lightning.app.config.quoting import quote_paths
 from simclr_lightning.app.launch.hydra_app import run_hydra, run_sweep
 from simclr_lightning.app.launch.ranks import check_srun, is_external, run_external, run_ranks
 from simclr_lightning.app.runs.locate import locate_checked, prepare
-from simclr_lightning.app.runs.run import Run, locked, reserve
+from simclr_lightning.app.runs.run import Run, folder_key, locked, reserve
 from simclr_lightning.app.training.devices import device_count
 from simclr_lightning.cli.guard import guard
 from simclr_lightning.overrides import flag
@@ -56,7 +56,7 @@ def _main(overrides: list[str], started: float, folder: list[Path]) -> int:
 def _single(run: Run, started: float, known: list[Path]) -> int:
     devices = device_count(run.cfg)
     run = reserve(run)
-    with locked(run.folder):
+    with locked(run.folder, folder_key(run)):
         known.append(run.folder)
         if not prepare(run):
             return 0

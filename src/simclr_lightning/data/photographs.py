@@ -85,7 +85,10 @@ def corners(part: tuple[int, int], height: int, *, size: int, count: int, seed: 
     """
     wide, high = part[1] - part[0] - size + 1, height - size + 1
     if count > wide * high:
-        raise ValueError(f"data: {count} patches are more than the {wide * high} places of a photograph; choose fewer")
+        raise ValueError(
+            f"data: {count} patches a photograph are more than its {wide * high} places; "
+            "lower data.dataset.train_per_class or data.dataset.test_per_class"
+        )
     place = permutation(wide * high, seed=seed, epoch=stream)[:count]
     return torch.stack((part[0] + place % wide, place // wide), dim=1)
 

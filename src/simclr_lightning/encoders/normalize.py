@@ -41,16 +41,16 @@ class Normalize(nn.Module):
     ) -> None:
         """Replace mean and std, on the device and in the dtype of ``like``; None for torch's defaults."""
         if (mean is None) != (std is None):
-            raise ValueError("only one of model.mean and model.std is set; set both or neither")
+            raise ValueError("only one of mean and std is set; set both or neither")
         if mean is None or std is None:
             self.mean = self.std = None
             return
         try:
             mean, std = [float(value) for value in mean], [float(value) for value in std]
         except (TypeError, ValueError):
-            raise ValueError("model.mean and model.std must each be three numbers") from None
+            raise ValueError("mean and std must each be three numbers") from None
         if len(mean) != 3 or len(std) != 3 or not all(map(math.isfinite, (*mean, *std))) or min(std) <= 0:
-            raise ValueError(f"model.mean={mean} and model.std={std}: each must be three finite numbers, std above 0")
+            raise ValueError(f"mean={mean} and std={std}: each must be three finite numbers, std above 0")
         self.mean = _per_channel(mean, like)
         self.std = _per_channel(std, like)
 

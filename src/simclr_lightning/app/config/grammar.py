@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
@@ -17,11 +18,13 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override as HydraOverride
 from hydra.errors import HydraException
 
-from simclr_lightning.app.config.quoting import quote_paths
+from simclr_lightning.app.config.quoting import quote_paths, quoted
 from simclr_lightning.app.errors import UserError, mistake
 from simclr_lightning.near_names import did_you_mean, listed
 
 CONFIG_NAME: Final = "train"
+_REFUSED: Final = "hydra/launcher=basic"  # Hydra's own, which would run the jobs in this process
+_SWAPPED: Final = str.maketrans("'\"", "\"'")
 EVALUATED: Final = ("data", "model", "views")  # the groups of `simclr evaluate`; the others in conf/ are for training
 
 
@@ -192,6 +195,7 @@ def _check_option(override: Override, value: Any, options: Sequence[str]) -> Non
     if isinstance(value, str) and value in options:
         return
     shown = text.partition("=")[2]
+    options = [name for name in options if f"{key}={name}" != _REFUSED]
     hint = did_you_mean(shown.lower(), options, cutoff=0.5)
     raise mistake(f"{key}={shown}: no such option{hint}\nthe options are {listed(options)}")
 
@@ -220,8 +224,8 @@ def _unreadable(text: str) -> UserError:
     key, equals, value = text.partition("=")
     if not equals or not key:
         return mistake(f"{text!r}: an override must be KEY=VALUE, such as loss.temperature=0.5")
-    inside = value.replace("\\", "\\\\").replace('"', '\\"')
+    inside = quoted(value.translate(_SWAPPED)).translate(_SWAPPED)  # in double quotes
+    whole = shlex.quote(f"{key}={inside}")
     return mistake(
-        f"{text!r} cannot be parsed\nput the value in quotes, and the whole override in other quotes: "
-        f"'{key}=\"{inside}\"'"
+        f"{text!r} cannot be parsed\nput the value in quotes, and the whole override in other quotes: {whole}"
     )

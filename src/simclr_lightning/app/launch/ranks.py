@@ -23,7 +23,7 @@ from simclr_lightning import machine
 from simclr_lightning.app import errors, training
 from simclr_lightning.app.errors import UserError
 from simclr_lightning.app.runs.locate import prepare
-from simclr_lightning.app.runs.run import Run, locked, read_config, reserve
+from simclr_lightning.app.runs.run import Run, folder_key, locked, read_config, reserve
 from simclr_lightning.app.training.devices import accelerator, device_count
 from simclr_lightning.stopping import STOP
 
@@ -146,7 +146,7 @@ def _explain(reports: Path, codes: dict[int, int]) -> int:
         hint = "; the machine may be out of memory: lower data.batch_size" if signum == signal.SIGKILL else ""
         raise UserError(
             f"rank {rank} was killed by {signal.Signals(signum).name}{hint}. "
-            "All ranks were stopped; resume from the last checkpoint with ckpt_path=last"
+            "All ranks were stopped; resume with ckpt_path=last"
         )
     stops = {code for code in codes.values() if code in (128 + signal.SIGTERM, 128 + signal.SIGINT)}
     if stops and len(stops) == len(set(codes.values())):
@@ -217,7 +217,7 @@ def run_external(run: Run, started: float, known: list[Path]) -> int:
     shared: list[Any] = [str(run.folder), True]
     with contextlib.ExitStack() as held:
         if first:
-            held.enter_context(locked(run.folder))
+            held.enter_context(locked(run.folder, folder_key(run)))
             shared[1] = prepare(run)
         torch.distributed.broadcast_object_list(shared, src=0)
         folder = Path(shared[0])

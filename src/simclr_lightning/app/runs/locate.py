@@ -11,9 +11,9 @@ from simclr_lightning.app.config.grammar import value_of
 from simclr_lightning.app.config.validate import check_run
 from simclr_lightning.app.errors import UserError, mistake
 from simclr_lightning.app.runs.resume import resume, without_start_keys
-from simclr_lightning.app.runs.run import Run, holds_a_run, write_config
+from simclr_lightning.app.runs.run import Run, holds_a_run, reached_limits, write_config
 from simclr_lightning.overrides import is_given
-from simclr_lightning.run_folder import SUMMARY, read_summary, shown
+from simclr_lightning.run_folder import SUMMARY, read_summary, shown, typed
 
 
 def locate_checked(overrides: Sequence[str]) -> Run:
@@ -34,8 +34,9 @@ def prepare(run: Run) -> bool:
     for note in run.notes:
         print(note)
     if run.is_finished:
-        steps = read_summary(run.folder)["steps"]
-        print(f"{shown(run.folder)} is finished: {steps} steps; to train longer, raise trainer.max_epochs")
+        summary = read_summary(run.folder)
+        limits = " and ".join(reached_limits(run.cfg, epochs=summary["epochs"], steps=summary["steps"]))
+        print(f"{shown(run.folder)} is finished: {summary['steps']} steps; to train longer, raise {limits}")
         return False
     write_config(run)
     (run.folder / SUMMARY).unlink(missing_ok=True)  # of an earlier process; a new one is written at the end
@@ -50,6 +51,7 @@ def _new(overrides: Sequence[str]) -> Run:
     folder = Path(full.hydra.run.dir)
     if is_given(overrides, "hydra.run.dir") and holds_a_run(folder):
         raise UserError(
-            f"{folder} already contains a run; give another hydra.run.dir=, or resume that run: ckpt_path='{folder}'"
+            f"{folder} already contains a run; give another hydra.run.dir=DIR, or resume that run: "
+            f"ckpt_path={typed(folder)}"
         )
     return Run(folder.absolute(), without_start_keys(full), tuple(overrides), full.hydra)

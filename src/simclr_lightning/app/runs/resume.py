@@ -19,7 +19,7 @@ from simclr_lightning.app.config.validate import check_run
 from simclr_lightning.app.errors import UserError
 from simclr_lightning.app.runs.run import Run, read_config, saved_overrides
 from simclr_lightning.overrides import is_given, replaced
-from simclr_lightning.run_folder import CHECKPOINTS
+from simclr_lightning.run_folder import CHECKPOINTS, typed
 
 MAY_DIFFER: Final = (
     *("trainer.max_epochs", "trainer.max_steps", "trainer.devices"),
@@ -68,9 +68,11 @@ def _check_same_network(folder: Path, saved: Mapping[str, Any], now: Mapping[str
     """Refuse another network or kind of optimizer, whose state the checkpoint does not hold; ``force`` cannot help."""
     changed = [key for key in diff(saved, now) if key.startswith(_HAVE_STATE)]
     if changed:
+        is_encoder = changed[0].startswith("model.encoder.")  # the run's weights do not fit another encoder
         raise UserError(
             f"{changed[0]} differs from the run in {folder}, and its checkpoint has no state for that\n"
-            f"leave the key as it was, or start a new run from the run's weights: model.weights='{folder}'"
+            "leave the key as it was, or start a new run"
+            + ("" if is_encoder else f" from the run's weights: model.weights={typed(folder)}")
         )
 
 
@@ -97,7 +99,8 @@ def _named(given: Sequence[str]) -> tuple[Path, Path | None]:
     if path.is_file():
         if path.parent.name != CHECKPOINTS:
             raise UserError(
-                f"ckpt_path={named} is not in the checkpoints/ folder of a run; to load only weights: model.weights="
+                f"ckpt_path={named} is not in the checkpoints/ folder of a run; to load only weights: "
+                f"model.weights={typed(Path(named))}"
             )
         return path.parent.parent, path
     raise UserError(f"ckpt_path={named}: no such file or folder; give a run's folder, a checkpoint, or last")

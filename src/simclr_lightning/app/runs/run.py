@@ -66,9 +66,21 @@ class Run:
         epochs, steps = summary.get("epochs"), summary.get("steps")
         if not isinstance(epochs, int | float) or not isinstance(steps, int):
             return False  # the summary was edited or is from another program; the checkpoint has the true numbers
-        by_epochs = self.cfg.trainer.max_epochs > epochs
-        by_steps = self.cfg.trainer.max_steps < 0 or self.cfg.trainer.max_steps > steps
-        return not (by_epochs and by_steps)
+        return bool(reached_limits(self.cfg, epochs=epochs, steps=steps))
+
+
+def reached_limits(cfg: DictConfig, *, epochs: float, steps: int) -> list[str]:
+    """Return the keys that end a run after these epochs and optimizer steps; none when it can go on."""
+    reached = {
+        "trainer.max_epochs": cfg.trainer.max_epochs <= epochs,
+        "trainer.max_steps": 0 <= cfg.trainer.max_steps <= steps,
+    }
+    return [key for key, is_reached in reached.items() if is_reached]
+
+
+def folder_key(run: Run) -> str | None:
+    """Return the key that puts a run into another folder; None for a resumed run, which stays in its folder."""
+    return "hydra.run.dir" if run.checkpoint is None else None
 
 
 def holds_a_run(folder: Path) -> bool:
@@ -90,12 +102,12 @@ def reserve(run: Run) -> Run:
 
 
 @contextmanager
-def locked(folder: Path, key: str = "hydra.run.dir") -> Iterator[None]:
+def locked(folder: Path, key: str | None = "hydra.run.dir") -> Iterator[None]:
     """Make a folder if necessary, and lock it for this process.
 
     Args:
         folder: the folder of a run or a sweep.
-        key: the key that selects another folder, for the message.
+        key: the key that selects another folder, for the message; None: no key does (`folder_key`).
 
     Raises:
         UserError: another process has locked the folder, or it cannot be written.
@@ -105,13 +117,15 @@ def locked(folder: Path, key: str = "hydra.run.dir") -> Iterator[None]:
         handle = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
     except OSError as error:
         raise UserError(
-            f"the folder {folder} cannot be written ({error.strerror}); give another one: {key}=DIR"
+            f"the folder {folder} cannot be written ({error.strerror}); "
+            + ("make it writable" if key is None else f"give another one: {key}=DIR")
         ) from error
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         os.close(handle)
-        raise UserError(f"another process is using {folder}; wait for it, or give another {key}=") from error
+        other = "" if key is None else f", or give another {key}=DIR"
+        raise UserError(f"another process is using {folder}; wait for it{other}") from error
     try:
         yield
     finally:

@@ -14,6 +14,7 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from simclr_lightning import checkpoint as checkpoints, export, pictures
+from simclr_lightning.app.runs.run import reached_limits
 from simclr_lightning.app.training.devices import world_size
 from simclr_lightning.app.training.messages import closing_block
 from simclr_lightning.callbacks import RunProgress
@@ -117,7 +118,8 @@ def finish(
     for logger in trainer.loggers:
         logger.log_metrics({f"final/{k}": v for k, v in scores.__dict__.items() if v is not None}, step=step)
     close_loggers(trainer, folder, summary)
-    closing_block(folder, summary, console)
+    limits = reached_limits(cfg, epochs=summary["epochs"], steps=step)
+    closing_block(folder, summary, console, limits=limits)
 
 
 def _scores(

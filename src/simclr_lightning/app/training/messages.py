@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,7 +18,7 @@ from simclr_lightning.app.training.build import Parts
 from simclr_lightning.app.training.devices import accelerator, device_count, devices_of_a_batchnorm
 from simclr_lightning.loggers.wandb import sync_command
 from simclr_lightning.optim import parameter_groups
-from simclr_lightning.run_folder import METRICS, online_scores, read_table, shown
+from simclr_lightning.run_folder import METRICS, online_scores, read_table, shown, typed
 
 _WITHOUT_LABELS: Final = {  # docs/label_free.md
     "loss (NT-Xent)": ("held_out_loss", "{:.3f}"),
@@ -25,18 +28,31 @@ _WITHOUT_LABELS: Final = {  # docs/label_free.md
 }
 
 
-def closing_block(folder: Path, summary: dict[str, Any], console: Console) -> None:
-    """Print the table of scores, and the commands to resume, evaluate, embed and sync."""
+def train_command() -> str:
+    """Return the command of this process as a user types it: ``simclr train``, or python with the path of train.py."""
+    program = sys.argv[0]
+    return f"python {shlex.quote(program)}" if Path(program).name == "train.py" else "simclr train"
+
+
+def closing_block(folder: Path, summary: dict[str, Any], console: Console, *, limits: Sequence[str]) -> None:
+    """Print the table of scores, and the commands to resume, evaluate, embed and sync.
+
+    Args:
+        folder: the run's folder.
+        summary: the content of summary.json.
+        console: where to print.
+        limits: the keys that ended the run, which must be raised to resume it.
+    """
     unlabelled = summary.get("knn_top1") is None
     console.print(_unlabelled(folder) if unlabelled else _labelled(summary))
-    run = shown(folder)
+    run = typed(folder)
     commands = {
-        "resume": f"python train.py ckpt_path='{run}' trainer.max_epochs=N",
-        "evaluate": f"simclr evaluate '{run}'" + " data=folder data.path=LABELLED" * unlabelled,
-        "embed": f"simclr embed '{run}' IMAGES OUT.npz",
+        "resume": " ".join((train_command(), f"ckpt_path={run}", *(f"{key}=N" for key in limits))),
+        "evaluate": f"simclr evaluate {run}" + " data=folder data.path=LABELLED" * unlabelled,
+        "embed": f"simclr embed {run} IMAGES OUT.npz",
         "sync": sync_command(folder),
     }
-    console.print(f"everything is in {run}", soft_wrap=True, markup=False)
+    console.print(f"everything is in {shown(folder)}", soft_wrap=True, markup=False)
     for name, command in commands.items():
         if command:
             console.print(f"  {name:9} {command}", soft_wrap=True, markup=False)

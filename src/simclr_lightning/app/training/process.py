@@ -14,16 +14,16 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from simclr_lightning import checkpoint as checkpoints, machine
-from simclr_lightning.app.errors import UserError, describe
+from simclr_lightning.app.errors import UserError, describe, name_run
 from simclr_lightning.app.training import finish, performance, preflight
 from simclr_lightning.app.training.build import Parts, build
 from simclr_lightning.app.training.devices import accelerator, device_count
-from simclr_lightning.app.training.messages import opening_notes
+from simclr_lightning.app.training.messages import opening_notes, train_command
 from simclr_lightning.app.training.trainer import make_trainer, quiet_libraries, total_steps
 from simclr_lightning.callbacks import LOG
 from simclr_lightning.data import ViewsDataModule
 from simclr_lightning.global_batch import check_batch
-from simclr_lightning.run_folder import shown, write_summary
+from simclr_lightning.run_folder import typed, write_summary
 from simclr_lightning.simclr import SimCLR
 from simclr_lightning.stopping import PATIENCE, STOP, Stopped
 
@@ -71,7 +71,7 @@ def run_process(
             if _is_first_rank():
                 with contextlib.suppress(OSError, ValueError):  # a full disk must not hide the error
                     steps = _saved_step(folder) or 0
-                    told = {"status": "failed", "steps": steps, "reason": describe(error)[0]}
+                    told = {"status": "failed", "steps": steps, "reason": name_run(describe(error)[0], folder)}
                     write_summary(folder, {**finish.blank_summary(cfg), **told})
             raise
 
@@ -86,7 +86,7 @@ def record_stop(folder: Path, cfg: DictConfig, signum: int) -> None:
         print(f"stopped by {name} before the first checkpoint: start again", flush=True)
     else:
         print(f"stopped by {name}; saved at step {step}. Resume with:", flush=True)
-        print(f"  python train.py ckpt_path='{shown(folder)}'", flush=True)
+        print(f"  {train_command()} ckpt_path={typed(folder)}", flush=True)
 
 
 def _train(
@@ -104,7 +104,7 @@ def _train(
     check_batch(data.batch_size, images=splits.training_images, devices=devices * cfg.trainer.num_nodes)
     total = total_steps(cfg, data.steps_per_epoch)
     first_step = int(checkpoints.load(checkpoint)["global_step"]) if checkpoint else 0
-    _check_space(folder, parts.module, numbers=3 if cfg.ema is None else 4)
+    _check_space(folder, parts.module, numbers=3 if cfg.ema is None else 4, resumed=checkpoint is not None)
     if _is_first_rank():
         _open_log(folder)
         for line in (*splits.notes, *opening_notes(cfg, parts, total, first_step)):
@@ -144,14 +144,14 @@ def _is_whole(cfg: DictConfig, data: ViewsDataModule, step: int) -> bool:
     return epochs >= int(cfg.trainer.max_epochs) or 0 <= int(cfg.trainer.max_steps) <= step
 
 
-def _check_space(folder: Path, module: SimCLR, *, numbers: int) -> None:
+def _check_space(folder: Path, module: SimCLR, *, numbers: int, resumed: bool) -> None:
     """Raise UserError if the disk has no room for three checkpoints of ``numbers`` copies of the weights."""
     needed = 3 * numbers * sum(p.numel() * p.element_size() for p in module.parameters())
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise UserError(
             f"{folder} has {free / 1e6:.0f} MB free, and the run's checkpoints need {needed / 1e6:.0f} MB; free disk "
-            "space, or give another hydra.run.dir="
+            "space" + ("" if resumed else ", or give another hydra.run.dir=DIR")
         )
 
 
