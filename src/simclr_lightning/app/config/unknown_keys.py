@@ -42,7 +42,11 @@ def explain(error: Exception, overrides: Sequence[Override], base: DictConfig, g
             continue
         if override.key.startswith("hydra"):
             known = [f"hydra.{name}" for name in flatten(unresolved(base.hydra))]
-        elif not override.parsed.is_delete() and _is_argument(override.key, base, trusted_by(overrides)):
+        elif (
+            not nearest(override.key, known)  # which needs no torch
+            and not override.parsed.is_delete()
+            and _is_argument(override.key, base, trusted_by(overrides))
+        ):
             return mistake(f"{override.key}: conf/ has no value for it; add it with a plus: +{override.text}")
         return unknown(("~" if override.parsed.is_delete() else "") + override.key, known, groups.own)
     for override in overrides:
