@@ -84,7 +84,7 @@ def test_a_stopped_run_goes_on_in_its_folder_and_ends_like_an_uninterrupted_one(
         patch.setattr(trainer, "KeepSignals", Interrupted)
         assert simclr("train", *words, "hydra.run.dir=outputs/part") == 143
     assert summary(Path("outputs/part"))["status"] == "stopped"
-    assert summary(Path("outputs/part"))["steps"] == 5
+    assert (summary(Path("outputs/part"))["steps"], summary(Path("outputs/part"))["images_seen"]) == (5, 80)
     assert simclr("train", "ckpt_path=last") == 0
     whole, part = summary(Path("whole")), summary(Path("outputs/part"))
     assert {"online_rankme", "online_linear_top1"} < whole.keys()

@@ -20,7 +20,7 @@ from simclr_lightning.run_folder import error_of, last_output, read_progress
 
 SECONDS_BETWEEN_READS = 1.0
 _ORDER = ("running", "failed", "finished", "finished before", "waiting")
-_LINES_AROUND = 8  # of the terminal, that the table leaves free
+_LINES_AROUND = 8  # lines of the terminal that the table leaves free
 
 
 class Dashboard:
@@ -61,14 +61,14 @@ class Dashboard:
             self.console.print(self.line(), markup=False)
 
     def started(self, job: Job) -> None:
-        """Say that a job starts."""
+        """Record and print that a job starts."""
         self.state[job.number] = "running"
         self.began[job.number] = time.monotonic()
         if self.live is None:
             self.console.print(job.title, markup=False)
 
     def ended(self, job: Job, code: int) -> None:
-        """Say what became of a job."""
+        """Record and print how a job ended."""
         self.progress[job.number] = read_progress(job.folder)
         self.state[job.number] = "failed" if code else "finished"
         seconds = time.monotonic() - self.began[job.number]
@@ -80,7 +80,7 @@ class Dashboard:
                 self.console.print(f"{job.title}: {said}; {self.line()}", markup=False)
             return
         why = f"killed by {signal.Signals(code - 128).name}" if code - 128 in set(signal.Signals) else f"exit {code}"
-        # The live table must move out of the way, which only its own console does.
+        # Only the console of the live table can print above it.
         target = self.console if self.live is not None else Console(file=sys.stderr, highlight=False, soft_wrap=True)
         target.print(
             f"{job.title}: failed ({why})\n{chr(10).join(error_of(job.folder) or last_output(job.folder))}",
@@ -88,7 +88,7 @@ class Dashboard:
         )
 
     def look(self) -> None:
-        """Read the progress of what runs, once a second, and draw."""
+        """Read the progress of the running jobs, once a second, and draw the table."""
         if time.monotonic() - self.read < SECONDS_BETWEEN_READS:
             return
         self.read = time.monotonic()
@@ -101,12 +101,12 @@ class Dashboard:
             self.live.update(self.table(rows=max(4, self.console.height - _LINES_AROUND)), refresh=True)
 
     def best(self) -> Job | None:
-        """The job with the best score on the held-out part of train so far."""
+        """Return the job with the best score on the held-out part of train so far."""
         scores = {number: found.score for number, found in self.progress.items() if found.score is not None}
         return self.jobs[max(scores, key=scores.__getitem__)] if scores else None
 
     def line(self) -> str:
-        """How the sweep stands, in one line."""
+        """Return the state of the sweep in one line."""
         counts = Counter(self.state.values())
         done = counts["finished"] + counts["finished before"]
         parts = [f"{done} of {len(self.jobs)} finished"]
@@ -121,7 +121,7 @@ class Dashboard:
         return ", ".join(parts)
 
     def time_left(self) -> float | None:
-        """Seconds until the last job ends, by those that finished here; None before the first did."""
+        """Return the seconds until the last job ends, by the mean of finished ones; None before the first has."""
         counts = Counter(self.state.values())
         if not self.seconds:
             return None
@@ -130,7 +130,7 @@ class Dashboard:
         return mean * counts["waiting"] / at_once + max((mean if left is None else left for left in running), default=0)
 
     def table(self, *, rows: int) -> RenderableType:
-        """The jobs as a table: those that run first, at most ``rows`` of them."""
+        """Return the jobs as a table, running ones first, at most ``rows`` of them."""
         table = Table(box=None, pad_edge=False)
         for name, justify in (
             ("job", "left"),

@@ -1,4 +1,4 @@
-"""Hydra's own program with this project's launchers of a sweep: on this machine, and on SLURM."""
+"""Run Hydra's program with this project's launchers of a sweep: on this machine, and on SLURM."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def register() -> None:
 
 
 class Launcher(HydraLauncher):
-    """Runs a sweep's jobs on this machine, each ``simclr train`` in a process tree of its own.
+    """Runs a sweep's jobs on this machine, each as its own process tree of ``simclr train``.
 
     Every job is composed and checked before the first starts. A job that is finished is not run again; one that is not
     goes on from its checkpoint. A job that fails does not stop the others.
@@ -110,7 +110,7 @@ class SlurmLauncher(HydraLauncher):
 
 
 class _Failed(JobReturn):
-    """A job without a result; Hydra's own prints a line to stderr, where the dashboard has printed more."""
+    """A job without a result; unlike Hydra's, it prints nothing, as the dashboard has printed the reason."""
 
     @property  # type: ignore[misc]  # __init__ sets it, and nothing else
     def return_value(self) -> Any:
@@ -156,7 +156,7 @@ def run_sweep(overrides: list[str]) -> int:
 
 
 def _of_the_sweeper(error: BaseException) -> errors.UserError:
-    """Return a message for what a sweeper raised, which does not name the key."""
+    """Return a message for an error of a sweeper, which does not name the key."""
     reason = f"{type(error).__name__}: {first_line(error)}".removesuffix(f": {type(error).__name__}")
     return errors.mistake(
         f"the sweep cannot be made ({reason})\n"
@@ -179,7 +179,7 @@ def run_hydra(overrides: list[str]) -> int:
     register()
     before = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
     sys.argv = ["simclr train", *overrides]
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come out as exceptions, for which `guard` finds the words
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come out as exceptions, which `guard` turns into messages
     try:
         hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name="train")(_never)()
     finally:

@@ -31,7 +31,7 @@ class Cluster:
         cluster: "slurm", or "local": the same steps on this machine.
         minutes: a job's time limit.
         requeue: how many times a job that comes to its limit goes back into the queue; it then resumes.
-        seconds_to_save: how long before the limit a job is told.
+        seconds_to_save: how long before the limit a job gets the warning.
         cpus: cores a node; None: the loader's workers and two more for every device.
         memory_gb: memory a node; None: the cluster's default.
         setup: shell lines before a job.
@@ -83,7 +83,7 @@ class Cluster:
         )
 
     def parameters(self, job: Job) -> dict[str, Any]:
-        """What submitit is told of a job: nodes, devices, cores and time, by its configuration."""
+        """Return submitit's parameters of a job: nodes, devices, cores and time, by its configuration."""
         trainer = job.cfg.trainer
         workers = int(job.cfg.data.get("num_workers") or 0)
         found = {
@@ -113,7 +113,7 @@ class Submitted:
         self.asked = 0
 
     def poll(self) -> int | None:
-        """Its exit code; None while it waits or runs."""
+        """Return its exit code; None while it waits or runs."""
         if not self.job.done():
             return None
         if self.asked:
@@ -129,7 +129,7 @@ class Submitted:
         self.job.cancel()
 
     def kill(self) -> None:
-        """Nothing is left to end: what was cancelled is SLURM's."""
+        """Do nothing: SLURM ends what was cancelled."""
 
 
 class Command:
@@ -150,10 +150,10 @@ class Command:
         self.process: subprocess.Popen[bytes] | None = None
 
     def __call__(self) -> int:
-        """Run to the end; returns the exit code."""
+        """Run to the end; return the exit code."""
         self.folder.mkdir(parents=True, exist_ok=True)
         with (self.folder / OUTPUT).open("ab") as output:
-            # The warning of the end is for this process alone, although SLURM gives it to all.
+            # SLURM sends its warning to all processes; only this one may act on it.
             self.process = subprocess.Popen(
                 self.line(),
                 stdout=output,
@@ -180,7 +180,7 @@ class Command:
         return submitit.helpers.DelayedSubmission(type(self)(self.overrides, self.folder, self.devices, self.nodes))
 
     def line(self) -> list[str]:
-        """The command line, as of now: new or resumed."""
+        """Return the command line: of a new run, or of a resumed one if there is a checkpoint."""
         python, *train = command(self.overrides, self.folder)
         if self.nodes == 1:
             return [python, *train]
@@ -204,5 +204,5 @@ def _ignore_warnings() -> None:
 
 
 def _has_ended(pid: int) -> bool:
-    """Whether a child has ended; it is not waited for here, since the interrupted `wait` does that."""
+    """Return whether a child has ended, without reaping it: the interrupted `wait` does that."""
     return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is not None

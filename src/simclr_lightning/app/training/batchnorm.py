@@ -1,4 +1,4 @@
-"""BatchNorm whose statistics several GPUs share: all of a run, or groups of them."""
+"""Share the statistics of BatchNorm between several GPUs: all of a run, or groups of them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _PLAIN = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
 class SharedBatchNorm(LayerSync):
-    """Replaces BatchNorm by the synchronized one when training starts, and puts it back at the end.
+    """Replaces BatchNorm by synchronized BatchNorm when training starts, and puts it back at the end.
 
     In between, a model with groups cannot be copied: a process group cannot.
 
@@ -41,7 +41,7 @@ class SharedBatchNorm(LayerSync):
         return model
 
     def revert(self, model: nn.Module) -> nn.Module:
-        """Put the layers back, with what the synchronized ones have learnt."""
+        """Put the layers back, with the parameters and statistics of the synchronized ones."""
         for parent, name, layer in self.replaced:
             learnt = getattr(parent, name)
             layer._parameters, layer._buffers = learnt._parameters, learnt._buffers
@@ -51,7 +51,7 @@ class SharedBatchNorm(LayerSync):
 
 
 def _shared(layer: nn.Module, group: dist.ProcessGroup | None) -> nn.Module:
-    """The synchronized form of a layer, on the same parameters."""
+    """Return the synchronized form of a layer, on the same parameters."""
     if type(layer) in _PLAIN:
         shared: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(layer, group)
         return shared

@@ -1,4 +1,4 @@
-"""What a configuration describes, built: the data module, the SimCLR module and the encoder before training."""
+"""Build the objects of a run from its configuration: data module, SimCLR module, encoder before training."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from simclr_lightning.app.training.devices import accelerator
 from simclr_lightning.data import ViewsDataModule, array, folder, imagenet, packed
 from simclr_lightning.simclr import SimCLR
 
-VIEWS_AT_ONCE = 1 << 28  # bytes of float views, of all devices, up to which a batch with micro-batches has them whole
+VIEWS_AT_ONCE = 1 << 28  # bytes: up to here, the float views of a batch are made at once, also with micro-batches
 
 
 @dataclass(frozen=True)
 class Parts:
-    """What a configuration describes, built."""
+    """The objects of a run."""
 
     module: SimCLR
     data: ViewsDataModule
@@ -89,7 +89,7 @@ def check_images(cfg: DictConfig) -> None:
 
 
 def _valid(weights: str) -> str | Path:
-    """The newest valid checkpoint where weights are the folder of a run that has exported nothing; else the same.
+    """Return the newest valid checkpoint if weights are the folder of a run without an export; else weights.
 
     Raises:
         UserError: a run's checkpoint is named that is not what was saved.

@@ -1,4 +1,4 @@
-"""The devices of this machine, and what a configuration asks of them."""
+"""Choose the devices of a run: accelerator, number of processes, and which of them share BatchNorm."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from simclr_lightning.app.errors import UserError
 
 
 def device_count(cfg: DictConfig) -> int:
-    """Devices on this machine that ``trainer.devices`` asks for; "auto" and -1 are all there are.
+    """Return how many devices of this machine ``trainer.devices`` selects; "auto" and -1 select all.
 
     Raises:
         UserError: when there are fewer.
@@ -54,7 +54,7 @@ def kind_of(asked: str) -> str:
 
 
 def world_size(cfg: DictConfig) -> int:
-    """Processes of the whole run, also where the machine has fewer devices than are asked for."""
+    """Return the number of processes of the whole run, even if this machine has too few devices for it."""
     asked = cfg.trainer.devices
     try:
         here = device_count(cfg)
@@ -64,7 +64,7 @@ def world_size(cfg: DictConfig) -> int:
 
 
 def devices_of_a_batchnorm(cfg: DictConfig) -> int:
-    """Devices that share one set of BatchNorm's statistics, by ``trainer.sync_batchnorm``; 1: none do.
+    """Return how many devices share BatchNorm's statistics, by ``trainer.sync_batchnorm``; 1 if none do.
 
     Only NVIDIA's GPUs can; a group that is larger than the run is the run.
 

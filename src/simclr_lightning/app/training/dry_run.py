@@ -1,4 +1,4 @@
-"""``dry_run=true``: what a run would take, measured and printed; nothing is trained and no folder is made."""
+"""Measure and print what a run would take (``dry_run=true``); nothing is trained and no folder is made."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def _time_rows(rates: Rates, processes: int, steps: int, batch: int) -> list[Row
 
 @contextmanager
 def _threads_of_one(processes: int) -> Iterator[None]:
-    """On the CPU the processes of a run share the cores: measure with one process's part of them."""
+    """Inside, torch uses one process's part of the threads, as the processes of a run share the cores of a CPU."""
     before = torch.get_num_threads()
     torch.set_num_threads(max(1, before // processes))
     try:

@@ -1,4 +1,4 @@
-"""The fast lane: what precision, TF32 and compilation stand for here. docs/large_batches.md has the table."""
+"""Resolve the keys for speed: precision, TF32, compilation, channels_last (docs/large_batches.md has the table)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ WORTH_COMPILING: Final = 2000  # steps: compiling takes a minute or so, and two 
 
 
 def precision(cfg: DictConfig, kind: str) -> str | int:
-    """Lightning's precision: ``auto`` is bf16-mixed on a GPU that computes in it, else 32-true.
+    """Return Lightning's precision: ``auto`` is bf16-mixed on a GPU that supports it, else 32-true.
 
     Args:
         cfg: the run's configuration.
@@ -34,7 +34,7 @@ def precision(cfg: DictConfig, kind: str) -> str | int:
 
 
 def channels_last(cfg: DictConfig, kind: str) -> bool:
-    """Whether weights lie with their channels last: ``auto`` on a CPU and on NVIDIA's GPUs.
+    """Return whether weights are stored channels_last: ``auto`` means yes on a CPU and on NVIDIA's GPUs.
 
     Args:
         cfg: the run's configuration.
@@ -44,12 +44,12 @@ def channels_last(cfg: DictConfig, kind: str) -> bool:
 
 
 def uses_tf32(cfg: DictConfig, kind: str) -> bool:
-    """Whether float32 products of the training step may be cut to TF32: ``auto`` allows it on a GPU."""
+    """Return whether the training step may use TF32 for float32 products: ``auto`` means yes on a GPU."""
     return kind == "cuda" and cfg.tf32 in ("auto", True)
 
 
 def compiles(cfg: DictConfig, kind: str, steps: int) -> bool:
-    """Whether the network is compiled: ``auto`` on a GPU that Triton knows, for a run that is worth it.
+    """Return whether the network is compiled: ``auto`` means yes on a GPU that Triton supports, in a long run.
 
     Args:
         cfg: the run's configuration.
@@ -64,7 +64,7 @@ def compiles(cfg: DictConfig, kind: str, steps: int) -> bool:
 
 @contextmanager
 def products(tf32: bool, kind: str) -> Iterator[None]:
-    """Allow or forbid TF32 inside; elsewhere only torch's defaults hold. NT-Xent and the views never use it."""
+    """Inside, allow or forbid TF32; NT-Xent and the views never use it."""
     if kind != "cuda":
         yield
         return
@@ -79,7 +79,7 @@ def products(tf32: bool, kind: str) -> Iterator[None]:
 
 
 def note(cfg: DictConfig, kind: str, steps: int) -> str:
-    """One line on what is not plain float32; empty where everything is."""
+    """Return one line that names everything that is not plain float32; empty if nothing is."""
     used = [f"precision {precision(cfg, kind)}"] if str(precision(cfg, kind)) not in ("32", "32-true") else []
     used += ["TF32"] if uses_tf32(cfg, kind) else []
     used += ["compiled (the first step takes a minute or so)"] if compiles(cfg, kind, steps) else []

@@ -1,4 +1,4 @@
-"""The pre-flight line at a run's start: which part limits it, and what to change."""
+"""Print the pre-flight line at a run's start: which part limits the speed, and what to change."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def preflight_line(
 
 
 def rates_of(module: SimCLR, data: ViewsDataModule, trainer: L.Trainer, *, processes: int, steps: int) -> Rates:
-    """Measure one of ``processes`` on its device, in the precision of the run; by micro-batches where there are."""
+    """Measure one of ``processes`` on its device, in the run's precision and with its micro-batches."""
     parts = data.batch_size // (module.micro_batch_size or data.batch_size)
     rates = preflight.measure_rates(
         module,
@@ -60,7 +60,7 @@ def rates_of(module: SimCLR, data: ViewsDataModule, trainer: L.Trainer, *, proce
 
 
 def line_of(cfg: DictConfig, data: ViewsDataModule, trainer: L.Trainer, rates: Rates, *, devices: int) -> str:
-    """The line for what was measured, ``devices`` processes on this machine."""
+    """Return the line for measured rates, with ``devices`` processes on this machine."""
     tensor = data.load().train.tensor
     return preflight.line(
         rates,

@@ -70,22 +70,22 @@ def run_process(
                 return 128 + signum
             if _is_first_rank():
                 with contextlib.suppress(OSError, ValueError):  # a full disk must not hide the error
-                    steps = _saved_step(folder) or 0
-                    told = {"status": "failed", "steps": steps, "reason": name_run(describe(error)[0], folder)}
-                    write_summary(folder, {**finish.blank_summary(cfg), **told})
+                    found = {"status": "failed", "reason": name_run(describe(error)[0], folder)}
+                    write_summary(folder, {**finish.blank_summary(cfg), **found, **_saved_position(folder)})
             raise
 
 
 def record_stop(folder: Path, cfg: DictConfig, signum: int) -> None:
     """Write summary.json of a stopped run, and print how to go on: resume, or start again before a first checkpoint."""
-    step, name = None, signal.Signals(signum).name
+    saved: dict[str, int] = {}
+    name = signal.Signals(signum).name
     with contextlib.suppress(OSError, ValueError):
-        step = _saved_step(folder)
-        write_summary(folder, {**finish.blank_summary(cfg), "status": "stopped", "steps": step or 0})
-    if step is None:
+        saved = _saved_position(folder)
+        write_summary(folder, {**finish.blank_summary(cfg), "status": "stopped", **saved})
+    if not saved:
         print(f"stopped by {name} before the first checkpoint: start again", flush=True)
     else:
-        print(f"stopped by {name}; saved at step {step}. Resume with:", flush=True)
+        print(f"stopped by {name}; saved at step {saved['steps']}. Resume with:", flush=True)
         print(f"  {train_command()} ckpt_path={typed(folder)}", flush=True)
 
 
@@ -155,10 +155,13 @@ def _check_space(folder: Path, module: SimCLR, *, numbers: int, resumed: bool) -
         )
 
 
-def _saved_step(folder: Path) -> int | None:
-    """Return the step of the newest valid checkpoint; None where there is none."""
+def _saved_position(folder: Path) -> dict[str, int]:
+    """Return ``steps`` and ``images_seen`` of the newest valid checkpoint; empty where there is none."""
     found = checkpoints.newest(folder)
-    return int(checkpoints.load(found[0])["global_step"]) if found else None
+    if found is None:
+        return {}
+    saved = checkpoints.load(found[0])
+    return {"steps": int(saved["global_step"]), "images_seen": int(saved[ViewsDataModule.__qualname__]["samples_seen"])}
 
 
 def _is_first_rank() -> bool:
