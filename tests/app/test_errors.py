@@ -103,7 +103,7 @@ def test_a_full_disk() -> None:
 
     assert described(fail) == (
         "the disk is full while writing /dev/full: free some space and repeat the command "
-        "(a run resumes with ckpt_path=last)",
+        "(a run goes on: ckpt_path=last)",
         1,
     )
 

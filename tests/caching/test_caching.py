@@ -210,7 +210,7 @@ def test_lazy_views_are_asked_for_by_micro_batch_and_are_the_same() -> None:
     [
         (6, 16, 1, "does not divide data.batch_size=16 .*use 4"),
         (32, 16, 1, "larger than data.batch_size=16"),
-        (4, 16, 8, "is not divisible by 8 devices.*multiple of 8"),
+        (4, 16, 8, "is not divisible by 8 devices.*use 16, for example"),
         (8, 16, 8, "leaves 1 image.*use 16"),
         (1, 16, 1, "leaves 1 image"),
     ],

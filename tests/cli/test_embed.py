@@ -157,7 +157,7 @@ def test_a_file_where_a_folder_is_needed_is_refused_before_the_work(
     places = {"FROM": "not there", "IMAGES": made[1]}  # what cannot be loaded was not tried
     assert simclr(*(places.get(word, word) for word in words)) == 1
     said = capsys.readouterr().err
-    assert "a: Not a directory" in said or "folder does not exist" in said
+    assert "a: Not a directory" in said or "does not exist" in said
     assert Path("a").read_text() == "kept"
 
 

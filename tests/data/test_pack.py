@@ -348,7 +348,7 @@ def test_two_do_not_pack_into_one_folder(made: tuple[Path, Path], tmp_path: Path
         ([], 2, "two folders"),
         (["images"], 2, "two folders"),
         (["images", "out", "qualty=9"], 2, "did you mean quality?"),
-        (["images", "out", "quality=0"], 2, "quality=0: must be a whole number from 1 to 95"),
+        (["images", "out", "quality=0"], 2, "quality=0: it must be a whole number from 1 to 95"),
         (["images", "out", "short_side=big"], 2, "short_side=big"),
         (["images", "out", f"short_side={5000 * '9'}"], 2, "a whole number from 1 to 65500"),
         (["images", "out", "on_corrupt=maybe"], 2, "fail, skip"),

@@ -25,6 +25,7 @@ from simclr_lightning.app.training.signals import KeepSignals
 from simclr_lightning.cli import main
 from simclr_lightning.loggers import sync_command
 from simclr_lightning.run_folder import read_summary, typed
+from simclr_lightning.stopping import STOP
 
 NAME = "a run's"  # of the folder: a shell needs quotes for it
 QUICK = (*WORDS, "data.path=images.npz", "callbacks.online.every_n_epochs=0")
@@ -59,6 +60,8 @@ def _printed(words: tuple[str, ...], *, code: int) -> str:
 def say(made: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Say:
     """The program in a copy of the folder: say("train", "key=value", code=1) -> what it printed."""
     shutil.copytree(made[0], tmp_path / "copy")
+    saved = tmp_path / "copy" / NAME / ".hydra/config.yaml"
+    saved.write_text(saved.read_text().replace(str(made[0]), str(tmp_path / "copy")))
     monkeypatch.chdir(tmp_path / "copy")
     return lambda *words, code=0: _printed(words, code=code)
 
@@ -81,7 +84,7 @@ def test_the_command_to_resume_names_the_limit_that_ended_the_run(made: tuple[Pa
     say(*typed_words(line.replace("=N", "=3")))
     assert read_summary(Path(NAME))["steps"] == 3
     (limit,) = (word.partition("=")[0] for word in typed_words(line) if word.endswith("=N"))
-    assert taken(r"to go on, raise (.+)$", say("train", f"ckpt_path={NAME}")) == limit
+    assert taken(r"to train longer, raise (.+)$", say("train", f"ckpt_path={NAME}")) == limit
     # Four steps are an epoch: with so many allowed, the epochs end the run.
     printed = say("train", f"ckpt_path={NAME}", f"{limit}=9", "trainer.max_epochs=1")
     assert taken(r"^ +resume .+ (\S+)=N$", printed) == "trainer.max_epochs"
@@ -140,7 +143,7 @@ def test_hints_name_the_command_that_was_used(monkeypatch: pytest.MonkeyPatch) -
 
 def test_a_folder_that_holds_a_run_can_be_gone_on_with_or_left_alone(say: Say) -> None:
     printed = say("train", *QUICK, f"hydra.run.dir={NAME}", code=1)
-    assert "is finished" in say("train", *shlex.split(taken(r"go on with it: (.+)$", printed)))
+    assert "is finished" in say("train", *shlex.split(taken(r"resume that run: (.+)$", printed)))
     say("train", *QUICK, f"{taken(r'another (hydra.run.dir=)DIR', printed)}other", "dry_run=true")
 
 
@@ -159,7 +162,7 @@ def test_a_resume_that_is_refused_names_what_allows_it(say: Say) -> None:
 def test_a_stopped_run_goes_on_as_it_says(say: Say, monkeypatch: pytest.MonkeyPatch) -> None:
     class Interrupted(KeepSignals):
         def on_train_batch_start(self, trainer: object, pl_module: object, batch: object, batch_idx: int) -> None:
-            self.signals.received = 15
+            STOP.received.append(15)
 
     with monkeypatch.context() as patch:
         patch.setattr(trainer, "KeepSignals", Interrupted)
@@ -182,15 +185,15 @@ def test_a_run_with_nan_goes_on_from_its_checkpoint_or_starts_again_as_it_says(s
 
 def test_what_evaluation_advises_works(say: Say) -> None:
     run = ("evaluate", NAME, "protocol=knn")
-    most = taken(r"use (knn.k=\d+) or less", say(*run, "knn.k=100", code=1))
-    say(*run, most)
+    most = taken(r"larger than the (\d+) labeled", say(*run, "knn.k=100", code=1))
+    say(*run, f"knn.k={most}")
     name = taken(r"did you mean (\w+)", say("evaluate", NAME, "protocol=knnn", code=2))
     say("evaluate", NAME, f"protocol={name}")
-    assert "leave model out" in say(*run, "model=tiny", code=2)
+    assert "remove model=" in say(*run, "model=tiny", code=2)
     semi = ("protocol=semi", "semi.epochs=[1,1]")
     start = taken(r"(semi.start=h)", say("evaluate", f"{NAME}/exported", *semi, "semi.start=1", code=1))
     say("evaluate", f"{NAME}/exported", *semi, start)
-    most = taken(r"is 1 to (\d)", say("evaluate", NAME, *semi, "semi.start=3", code=1))
+    most = taken(r"h or 1 to (\d)", say("evaluate", NAME, *semi, "semi.start=3", code=1))
     say("evaluate", NAME, *semi, f"semi.start={most}")
 
 
@@ -210,13 +213,13 @@ def test_messages_about_images_name_no_key_where_none_is_taken(say: Say) -> None
 
 def test_what_embed_and_search_advise_works(say: Say) -> None:
     say("embed", NAME, "pics", "h.npz")
-    force = taken(r"or (--force) to write", say("embed", NAME, "pics", "h.npz", code=1))
+    force = taken(r"or (--force) to overwrite", say("embed", NAME, "pics", "h.npz", code=1))
     say("embed", NAME, "pics", "h.npz", force)
     printed = say("search", NAME, "pics", "--threshold", "1")
-    lower = taken(r"; lower (\S+) to see", printed)
+    lower = taken(r"; lower (\S+) to find", printed)
     assert "pairs with a cosine" in say("search", NAME, "pics", lower, "0.01")
     printed = say("export", NAME, f"{NAME}/exported", code=1)
-    say("export", NAME, f"{NAME}/exported", taken(r"or (--force) to write", printed))
+    say("export", NAME, f"{NAME}/exported", taken(r"or (--force) to overwrite", printed))
 
 
 def test_a_resumed_run_is_not_sent_to_another_folder(say: Say) -> None:

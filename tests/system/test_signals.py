@@ -85,7 +85,7 @@ def test_a_signal_stops_the_run_after_the_piece_of_work_and_the_printed_line_wor
     assert status(Path("run")) == "stopped"
     assert list(Path("run").rglob(".*.tmp")) == []
     line = told.out.strip().splitlines()[-1]
-    assert line == "  python train.py ckpt_path='run'"
+    assert line == "  simclr train ckpt_path=run"
     trained = []
     monkeypatch.setattr(SimCLR, "on_train_start", lambda self: trained.append(1))
     assert simclr("train", *shlex.split(line)[2:]) == 0
@@ -113,7 +113,7 @@ def test_a_map_that_cannot_be_interrupted_does_not_delay_the_end(npz: Path, tmp_
     out, err = started.communicate(timeout=60)
     assert (started.returncode, err) == (143, "")
     assert time.monotonic() - before < 30
-    assert out.endswith("saved at step 8. Resume with:\n  python train.py ckpt_path='run'\n")
+    assert out.endswith("saved at step 8. Resume with:\n  simclr train ckpt_path=run\n")
     assert status(tmp_path / "run") == "stopped"
 
 

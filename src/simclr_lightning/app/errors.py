@@ -17,6 +17,7 @@ from simclr_lightning.text import first_line
 LINES = 5
 CONFIGURATION = 2
 
+_TOO_LARGE = "above data.dataset.max_pixels="  # a key of training runs
 _PACKAGE = __name__.partition(".")[0]
 _LAST = "ckpt_path=last"
 _RESUME = re.compile(rf"resume with {_LAST}( force=true)?")
@@ -107,7 +108,12 @@ def without_data_keys(message: str) -> str:
     """Return a message about an image without the keys of ``data.dataset``, for commands that do not take them."""
     message = re.sub(r"set data\.dataset\.full_scale [^;]*, or (?=save)", "", message)
     message = re.sub(r", or leave such \w+ out with data\.dataset\.on_corrupt=skip", "", message)
-    return message.replace("above data.dataset.max_pixels=", "above the limit of ")
+    if _TOO_LARGE not in message:
+        return message
+    message = message.replace(_TOO_LARGE, "above the limit of ").partition("; ")[0]
+    return (
+        f"{message}; make the file smaller, or take a packed copy of all: simclr pack IMAGES OUT max_pixels=178956970"
+    )
 
 
 def out_of_memory(error: BaseException) -> bool:

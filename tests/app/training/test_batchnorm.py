@@ -151,6 +151,6 @@ def test_layers_of_timm_keep_their_activations(name: str, monkeypatch: pytest.Mo
         assert torch.equal(back(x), learnt)
 
 
-def test_a_layer_that_has_no_synchronised_form_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(UserError, match=r"Odd has no synchronised form; use trainer\.sync_batchnorm=false"):
+def test_a_layer_that_has_no_synchronized_form_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UserError, match=r"Odd has no synchronized form; use trainer\.sync_batchnorm=false"):
         alone(monkeypatch).apply(nn.Sequential(Odd(3)))

@@ -172,6 +172,7 @@ def _open_log(folder: Path) -> None:
     """Write the lines of the run to train.log, with their time."""
     handler = logging.FileHandler(folder / "train.log", encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    LOG.disabled = False  # a program that configured logging before may have disabled it
     LOG.setLevel(logging.INFO)
     LOG.propagate = False
     for old in LOG.handlers[:]:
