@@ -40,5 +40,4 @@ def test_pack_names_it_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 def test_the_program_prints_it_in_one_line(simclr: Program, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert simclr("train", "data=folder", "data.path=img") == 1
     said = capsys.readouterr().err
-    assert said.startswith(f"error: data.path=img: there is no such file or folder in {tmp_path}; check the spelling")
-    assert said.count("\n") == 1
+    assert said == f"error: data.path=img: there is no such folder (looked in {tmp_path})\n"

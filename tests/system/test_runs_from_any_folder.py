@@ -38,7 +38,7 @@ def test_a_run_with_relative_paths_goes_on_from_another_folder(
     capsys.readouterr()
     for command in (("train", "ckpt_path=../run", "trainer.max_steps=4"), ("evaluate", "../run", "protocol=knn")):
         assert simclr(*command) == 1
-        assert f"data.path={npz.name}: there is no such file or folder in {elsewhere}" in capsys.readouterr().err
+        assert f"data.path={npz.name}: there is no such file (looked in {elsewhere})" in capsys.readouterr().err
     monkeypatch.chdir(tmp_path)
     assert simclr("evaluate", "run", "protocol=knn") == 0
     assert simclr("train", "ckpt_path=run", "trainer.max_steps=4", f"data.path={npz}") == 0

@@ -348,7 +348,7 @@ def test_what_is_only_looked_at_or_has_no_images_leaves_nothing(
     assert simclr(*words, f"data.path={npz}", "model=glob(resnet1*)", "dry_run=true") == 0
     assert "3 jobs in" in capsys.readouterr().out  # resnet101, 152 and 18
     assert simclr(*words, f"data.path='{npz}','nope.npz'") == 1
-    assert "data.path=nope.npz: there is no such file or folder in " in capsys.readouterr().err
+    assert "data.path=nope.npz: there is no such file (looked in " in capsys.readouterr().err
     assert not Path("sweep").exists()
 
 

@@ -73,19 +73,12 @@ def check_images(cfg: DictConfig) -> None:
     """Refuse a path where nothing is, before a folder is made for the run; public data sets are downloaded to it.
 
     Raises:
-        UserError: naming the folder in which a relative path was looked for.
-        ValueError: the data set's own.
+        ValueError: by the data set; it names the folder in which a relative path was looked for.
     """
     if cfg.data.path is None or Path(cfg.data.path).expanduser().exists():
         return
-    if resolve(cfg.data.dataset._target_) not in (array, folder, imagenet, packed):
-        return
-    if not Path(cfg.data.path).expanduser().is_absolute():
-        raise UserError(
-            f"data.path={cfg.data.path}: there is no such file or folder in {Path.cwd()}; check the spelling, or give "
-            "the path in full: data.path=/..."
-        )
-    make_data(cfg).load()
+    if resolve(cfg.data.dataset._target_) in (array, folder, imagenet, packed):
+        make_data(cfg).load()
 
 
 def _valid(weights: str) -> str | Path:

@@ -62,7 +62,7 @@ def blank_summary(cfg: DictConfig) -> dict[str, Any]:
         "linear_top1": None,
         "held_out_score": None,
         "select": cfg.select,
-        "temperature": cfg.loss.temperature,
+        "temperature": cfg.loss.get("temperature"),
         "global_batch_size": cfg.data.batch_size,
         "devices": world_size(cfg),
         "seed": cfg.seed,
@@ -193,7 +193,7 @@ def _card(cfg: DictConfig, data: ViewsDataModule, summary: dict[str, Any]) -> di
         "views": dict(cfg.views),
         "recipe": {
             "batch size": cfg.data.batch_size,
-            "temperature": cfg.loss.temperature,
+            "temperature": cfg.loss.get("temperature"),
             "optimizer": dict(cfg.optimizer),
             "schedule": dict(cfg.schedule),
             "steps": summary["steps"],
