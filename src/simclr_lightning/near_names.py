@@ -46,7 +46,8 @@ def nearest(key: str, known: Iterable[str], *, count: int = 2) -> list[str]:
     """Return up to ``count`` known keys near a mistyped one.
 
     The first of these that finds any: `_ALSO_CALLED`; the key above, if it is a value and has no parts; keys with the
-    same last part; a similar key; keys with a similar last part; keys whose last part contains the mistyped one.
+    same last part; a similar key; keys of the same node that contain the mistyped last part; keys with a similar last
+    part; keys whose last part contains the mistyped one.
     """
     names = list(dict.fromkeys(known))
     node, _, last = key.rpartition(".")
@@ -64,6 +65,13 @@ def nearest(key: str, known: Iterable[str], *, count: int = 2) -> list[str]:
     # Keys with the same beginning are similar whatever their last parts are, so compare the last parts too.
     if close and (not node or get_close_matches(last, [close[0].rpartition(".")[2]], cutoff=0.5)):
         return close
+    inside = [
+        name
+        for name in names
+        if len(last) > 3 and node and name.startswith(f"{node}.") and last in name.rpartition(".")[2]
+    ]
+    if inside:
+        return inside[:count]
     similar = get_close_matches(last, lasts, n=count, cutoff=0.7)
     similar = similar or [part for part in lasts if len(last) > 3 and last in part]
     return [name for part in similar for name in lasts[part]][:count]

@@ -60,7 +60,7 @@ def main(argv: Sequence[str] | None = None, *, ends: bool = False) -> int:
         code: int = module.main(arguments[1:])
         return code
 
-    return guard(run)  # for Ctrl-C during imports, and for --help; each command has a guard of its own
+    return guard(run)  # for Ctrl-C during imports, and for --help; each command has its own guard
 
 
 def _usage(command: str) -> int:

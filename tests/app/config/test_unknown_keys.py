@@ -10,6 +10,7 @@ from simclr_lightning.app.config.composition import compose
 from simclr_lightning.app.errors import LINES, UserError
 
 MISTAKES = {
+    "loss.temp=1": ["did you mean loss.temperature?"],
     "loss.temprature=1": ["loss.temprature", "did you mean loss.temperature?"],
     "temperature=1": ["did you mean loss.temperature?"],
     "tau=1": ["did you mean loss.temperature?"],

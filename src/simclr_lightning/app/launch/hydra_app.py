@@ -128,7 +128,7 @@ def run_sweep(overrides: list[str]) -> int:
     """
     if is_external():
         raise errors.UserError(
-            "-m starts processes of its own and cannot run under torchrun or srun; leave one of them out"
+            "-m starts processes itself and cannot run under torchrun or srun; leave one of them out"
         )
     rest = [one for one in overrides if one not in ("-m", "--multirun")]
     if "hydra/sweeper=optuna" in rest:

@@ -134,7 +134,7 @@ def run_jobs(
 
     Args:
         jobs: the jobs, in their order.
-        start: starts a job; None when there is no room for it yet.
+        start: starts a job; returns None while there are no free devices.
         at_once: how many run at a time.
         watcher: its methods are called at every start and end.
         seconds: between two updates of the running jobs.

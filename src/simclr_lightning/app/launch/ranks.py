@@ -151,8 +151,8 @@ def _explain(reports: Path, codes: dict[int, int]) -> int:
     stops = {code for code in codes.values() if code in (128 + signal.SIGTERM, 128 + signal.SIGINT)}
     if stops and len(stops) == len(set(codes.values())):
         return stops.pop()
-    told = {int(path.stem): json.loads(path.read_text()) for path in sorted(reports.glob("*.json"))}
-    own = {rank: entry for rank, entry in told.items() if not entry["lost"]} or told
+    reported = {int(path.stem): json.loads(path.read_text()) for path in sorted(reports.glob("*.json"))}
+    own = {rank: entry for rank, entry in reported.items() if not entry["lost"]} or reported
     if not own:
         rank, code = min(codes.items())
         raise UserError(f"rank {rank} ended with exit code {code} without a message; run again with debug=true")

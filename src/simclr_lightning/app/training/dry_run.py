@@ -78,7 +78,7 @@ def _size_rows(cost: Cost, batch: int, micro: int | None, processes: int, free: 
     parts = {
         "weights": cost.weights,
         "gradients": cost.gradients,
-        "optimiser": cost.optimizer,
+        "optimizer": cost.optimizer,
         "activations and views": local * cost.per_pair,
         "loss and rest": cost.constant,
     }

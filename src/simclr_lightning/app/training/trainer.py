@@ -132,5 +132,5 @@ def quiet_libraries() -> None:
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     # Lightning 2.6 asks torch for this in an old way.
     warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")
-    # The position is the optimizer step (ViewsDataModule), so the loader needs no state of its own.
+    # The position is the optimizer step (ViewsDataModule), so the loader needs no state.
     warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")
