@@ -159,7 +159,7 @@ class StopSignals:
         self._handled_at = now
 
     def _watch(self, pipe: int) -> None:
-        """End the process when it is time; runs in a thread of its own."""
+        """End the process when it is time; runs in a separate thread."""
         while True:
             first = self._first
             ready, _, _ = select.select([pipe], [], [], _LOOK if first else None)
@@ -178,7 +178,7 @@ class StopSignals:
     def _end(self, signum: int) -> None:
         """End the process without a return to the main thread, which may be in the middle of anything."""
         last = threading.Thread(target=self._do_last_quietly, args=(signum,), daemon=True)
-        last.start()  # a thread of its own, since it may wait for a lock that the main thread holds
+        last.start()  # a separate thread, since it may wait for a lock that the main thread holds
         last.join(SECONDS_FOR_LAST)
         files.undo_unfinished()
         with contextlib.suppress(OSError):

@@ -95,7 +95,7 @@ def _nearest(
         raise UserError(f"{asked.images} contains only the query; give a folder with other images")
     similarity, index = (find or evaluation.exact(gallery.h))(h, min(asked.k + 1, len(names)))
     rows: list[list[tuple[str, float, int]]] = []
-    for place, query in enumerate(asked.query):  # a query in the folder is left out of its own result
+    for place, query in enumerate(asked.query):  # a query that lies in the folder is no result of itself
         found = zip(similarity[place].tolist(), index[place].tolist(), strict=True)
         rows.append([(str(query), s, i) for s, i in found if i not in own[place]][: asked.k])
     for query, row in zip(asked.query, rows, strict=True):

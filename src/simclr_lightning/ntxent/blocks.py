@@ -1,7 +1,7 @@
 """Visit the similarity matrix one block at a time: first for the sums along its rows, then for the gradient.
 
 Shapes as in ``loss``. One process alone has a symmetric matrix and visits only the blocks of its upper triangle; each
-of them counts for its rows and for its columns. Of several processes, each visits all blocks of its own rows.
+of them counts for its rows and for its columns. Of several processes, each visits all blocks of its local rows.
 """
 
 import math
