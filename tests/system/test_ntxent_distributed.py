@@ -1,8 +1,9 @@
 """Compare NT-Xent on 2 and 4 gloo processes with NT-Xent on one process, and count what is sent."""
 
 import multiprocessing
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,21 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from simclr_lightning import distributed
-from simclr_lightning.ntxent import NTXent, blocks, nt_xent
+from simclr_lightning.ntxent import NTXent, NTXentOutput, blocks, dcl, debiased, nt_xent, sup_con
 
 TEMPERATURES = (0.01, 0.2)  # with a running maximum, and without
 # Pairs per rank. 80 pairs are more than SMALL_BATCH, so float32 inputs are computed in float32.
 SHARES = {
     2: {"equal": (3, 3), "unequal": (5, 2), "large": (47, 33)},
     4: {"equal": (2, 2, 2, 2), "unequal": (3, 0, 5, 1), "large": (20, 31, 2, 27)},
+}
+
+# The relatives of NT-Xent, of (z_a, z_b, labels).
+FAMILY: dict[str, Callable[[Tensor, Tensor, Tensor], NTXentOutput]] = {
+    "dclw": lambda z_a, z_b, y: dcl(z_a, z_b, 0.2, sigma=0.5),
+    "debiased": lambda z_a, z_b, y: debiased(z_a, z_b, 0.5, tau_plus=0.1),
+    "hard": lambda z_a, z_b, y: debiased(z_a, z_b, 0.5, tau_plus=0.1, beta=0.7),
+    "sup_con": lambda z_a, z_b, y: sup_con(z_a, z_b, y, 0.2),
 }
 
 
@@ -47,9 +56,17 @@ def step(model: nn.Module, x_a: Tensor, x_b: Tensor, temperature: float) -> dict
     return result | {f"weight {name}": p.detach() for name, p in zip(names, model.parameters(), strict=True)}
 
 
+def labels(pairs: int) -> Tensor:
+    return torch.arange(pairs) % 4 - 1  # classes 0 to 2, and images without a label
+
+
 def measure(x_a: Tensor, x_b: Tensor, temperature: float, **options: Any) -> dict[str, Tensor]:
+    return derived(x_a, x_b, lambda z_a, z_b: nt_xent(z_a, z_b, temperature, **options))
+
+
+def derived(x_a: Tensor, x_b: Tensor, loss: Callable[[Tensor, Tensor], NTXentOutput]) -> dict[str, Tensor]:
     z_a, z_b = x_a.clone().requires_grad_(), x_b.clone().requires_grad_()
-    output = nt_xent(z_a, z_b, temperature, **options)
+    output = loss(z_a, z_b)
     g_a, g_b = torch.autograd.grad(output.loss, (z_a, z_b))
     return {**{k: v.detach() for k, v in output._asdict().items()}, "g_a": g_a, "g_b": g_b}
 
@@ -101,6 +118,9 @@ def work(rank: int, world: int, folder: str) -> None:
             result[name, temperature, "float32"] = measure(x_a.float(), x_b.float(), temperature)
             ddp = DistributedDataParallel(network())
             result[name, temperature, "step"] = step(ddp, x_a, x_b, temperature)
+        y = labels(sum(sizes)).split(sizes)[rank]
+        for member, loss in FAMILY.items():
+            result[name, member] = derived(x_a, x_b, partial(loss, y=y))
         if sizes[rank]:
             result[name, "alone"] = measure(x_a, x_b, 0.2, gather=False)
         result[name, "traffic"] = traffic(x_a, x_b)
@@ -152,6 +172,13 @@ def test_values_and_gradients_are_those_of_one_process(
 ) -> None:
     x_a, x_b = views(sum(shares(ranks)[name]))
     same(joined(ranks, (name, temperature)), measure(x_a, x_b, temperature))
+
+
+@pytest.mark.parametrize("member", FAMILY)
+@pytest.mark.parametrize("name", ["equal", "unequal", "large"])
+def test_the_relatives_too_are_those_of_one_process(ranks: list[dict[Any, Any]], name: str, member: str) -> None:
+    x_a, x_b = views(sum(shares(ranks)[name]))
+    same(joined(ranks, (name, member)), derived(x_a, x_b, partial(FAMILY[member], y=labels(len(x_a)))))
 
 
 @pytest.mark.parametrize("temperature", TEMPERATURES)

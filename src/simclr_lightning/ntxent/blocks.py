@@ -1,7 +1,7 @@
 """Visit the similarity matrix one block at a time: first for the sums along its rows, then for the gradient.
 
-Shapes as in ``loss``. One process alone has a symmetric matrix and visits only the blocks of its upper triangle; each
-of them counts for its rows and for its columns. Of several processes, each visits all blocks of its local rows.
+Shapes as in ``operator``. One process alone has a symmetric matrix and visits only the blocks of its upper triangle;
+each of them counts for its rows and for its columns. Of several processes, each visits all blocks of its local rows.
 """
 
 import math
@@ -94,11 +94,16 @@ class Blocks:
         n: number of pairs of this rank.
         temperature: as in ``nt_xent``.
         store: whether to store blocks for ``gradient``.
+        beta: above 0 also sums exp(beta s) and exp((1 + beta) s), for hard negatives.
     """
 
-    def __init__(self, v_2ND: Tensor, *, start: int, n: int, temperature: float, store: bool) -> None:
+    def __init__(
+        self, v_2ND: Tensor, *, start: int, n: int, temperature: float, store: bool, beta: float = 0.0
+    ) -> None:
         device = "cpu" if v_2ND.device.type == "cpu" else "cuda"
-        self.temperature, self.running = temperature, temperature < BOUNDED_TEMPERATURE
+        self.temperature, self.beta = temperature, beta
+        self.running = temperature < BOUNDED_TEMPERATURE * (1 + beta)
+        self.keeps_logits = self.running or beta > 0  # else a stored block holds exp2 of the logits
         self.v_2nD = v_2ND[:, start : start + n]
         side = next(side for pairs, side in BLOCK_SIDES[device].items() if v_2ND.shape[1] <= pairs)
         self.row_parts, self.column_parts = parts(n, side), parts(v_2ND.shape[1], side)
@@ -110,56 +115,60 @@ class Blocks:
         self._allocate(left // v_2ND.element_size() if store else 0)
 
     def _allocate(self, budget: int) -> None:
-        """Allocate two shared buffers, and one buffer for each of the first blocks, up to ``budget`` elements.
+        """Allocate the shared buffers, and one buffer for each of the first blocks, up to ``budget`` elements.
 
         All buffers are one allocation. The system would take back many small ones after each loss, and every page would
         fault again in the next loss.
         """
         sizes = [-(-math.prod(block.shape) // 16) * 16 for block in self.blocks]
-        shared = [max(sizes, default=0)] * 2
+        shared = [max(sizes, default=0)] * (3 if self.beta else 2)
         lengths = shared + [size for size, end in zip(sizes, accumulate(sizes), strict=True) if end <= budget]
         memory = self.v_2nD.new_empty(sum(lengths))
         self.scratch, self.spare, *buffers = torch.split(memory, lengths)
+        self.hard = buffers.pop(0) if self.beta else None
         self.stored = {block: _view(x, block) for block, x in zip(self.blocks, buffers, strict=False)}
 
     def sums(self) -> RowSums:
         """Visit every block once and return the sums over the negatives of each row."""
         bound = 1 / (self.temperature * LN2)
         n = self.v_2nD.shape[1]
-        sums = RowSums(self.row_parts, n, like=self.v_2nD, bound=bound, running=self.running)
+        sums = RowSums(self.row_parts, n, like=self.v_2nD, bound=bound, running=self.running, beta=self.beta)
         for block in self.blocks:
             buffer_RC, spare_RC = self._buffer(block), _view(self.spare, block)
-            s_RC, work_RC = (buffer_RC, spare_RC) if self.running else (spare_RC, buffer_RC)
+            s_RC, work_RC = (buffer_RC, spare_RC) if self.keeps_logits else (spare_RC, buffer_RC)
+            hard_RC = None if self.hard is None else _view(self.hard, block)
             self._logits(block, out=s_RC)
             column = block.column if block.mirrored else None
-            sums.add(s_RC, work_RC, kind=block.kind, row=block.row, column=column)
+            sums.add(s_RC, work_RC, hard_RC, kind=block.kind, row=block.row, column=column)
         return sums
 
     def positives(self) -> Tensor:
         """Return the logits of the positives, (n,), which are the same for both views."""
         return (self.v_2nD[0] * self.v_2nD[1]).sum(1)
 
-    def gradient(self, rows: Rows, lse_2N: Tensor) -> Tensor:
-        """Return sum_j (p_ij + p_ji) v_j - 2 v_pos(i) for every row i, (2, n, D); see docs/ntxent.md.
+    def gradient(self, rows: Rows, lse_GN: Tensor) -> Tensor:
+        """Return the gradient of the rows' losses with respect to v, times temperature and stretch, (2, n, D).
+
+        For NT-Xent it is sum_j (p_ij + p_ji) v_j - 2 v_pos(i) for every row i; see docs/ntxent.md.
 
         Args:
-            rows: the values of this rank's rows, from ``RowSums.finish``.
-            lse_2N: the log-sum-exps of the rows of all ranks, in base 2.
+            rows: the values of this rank's rows, from ``RowSums.finish`` and ``objectives``.
+            lse_GN: ``Rows.lse_gn`` of all ranks.
         """
         g_2nD = torch.zeros_like(self.v_2nD)
         g_rows = [g_2nD[part] for part in self.row_parts]
         # At temperatures with a running maximum, exp(s_ij) alone or 1 / sum_i alone would overflow or underflow.
-        weights_2n, weights_2N = (rows.lse_2n, lse_2N) if self.running else ((-rows.lse_2n).exp2_(), (-lse_2N).exp2_())
-        row_weights = [weights_2n[part].unsqueeze(1) for part in self.row_parts]
-        column_weights = [weights_2N[part] for part in self.column_parts]
-        coefficients = self._coefficients_running if self.running else self._coefficients
+        weights_Gn, weights_GN = (rows.lse_gn, lse_GN) if self.running else ((-rows.lse_gn).exp2_(), (-lse_GN).exp2_())
+        groups = list(zip(weights_Gn.split(2), weights_GN.split(2), strict=True))
+        row_weights = [[own_2n[part].unsqueeze(1) for own_2n, _ in groups] for part in self.row_parts]
+        column_weights = [[all_2N[part] for _, all_2N in groups] for part in self.column_parts]
         for block in self.blocks:
-            p_RC = coefficients(block, row_weights[block.row], column_weights[block.column])
+            p_RC = self._coefficients(block, row_weights[block.row], column_weights[block.column])
             g_rows[block.row].addmm_(p_RC, self.columns[block.column])
             if block.mirrored:
                 g_rows[block.column].addmm_(p_RC.t(), self.rows[block.row])
         # The blocks mask the positives. Add their p_ij + p_ji - 2 as -(1 - p_ij) - (1 - p_ji), which is more exact.
-        positive_n1 = rows.negative_2n.sum(0).unsqueeze(1)
+        positive_n1 = rows.pull_2n.sum(0).unsqueeze(1)
         g_2nD[0].addcmul_(positive_n1, self.v_2nD[1], value=-1)
         g_2nD[1].addcmul_(positive_n1, self.v_2nD[0], value=-1)
         return g_2nD
@@ -177,19 +186,42 @@ class Blocks:
             out.diagonal(block.diagonal).fill_(torch.finfo(out.dtype).min)
         return out
 
-    def _coefficients(self, block: Block, weight_R1: Tensor, weight_C: Tensor) -> Tensor:
-        """Return p_ij + p_ji = exp(s_ij) (1 / sum_i + 1 / sum_j) of a block, (R, C)."""
-        exp_RC, spare_RC = self._buffer(block), _view(self.spare, block)
-        if block not in self.stored:
-            self._logits(block, out=exp_RC).exp2_()
-        return torch.add(weight_R1, weight_C, out=spare_RC).mul_(exp_RC)
+    def _coefficients(self, block: Block, rows_GR1: list[Tensor], columns_GC: list[Tensor]) -> Tensor:
+        """Return the derivative of the rows' losses by the logits of a block, plus its mirror image, (R, C).
 
-    def _coefficients_running(self, block: Block, lse_R1: Tensor, lse_C: Tensor) -> Tensor:
-        """Return p_ij + p_ji = exp(s_ij - lse_i) + exp(s_ij - lse_j) of a block, (R, C)."""
-        s_RC, spare_RC = self._buffer(block), _view(self.spare, block)
+        For NT-Xent it is p_ij + p_ji = exp(s_ij) (1 / sum_i + 1 / sum_j).
+        """
+        buffer_RC, spare_RC = self._buffer(block), _view(self.spare, block)
         if block not in self.stored:
-            self._logits(block, out=s_RC)
-        return torch.sub(s_RC, lse_R1, out=spare_RC).exp2_().add_(s_RC.sub_(lse_C).exp2_())
+            self._logits(block, out=buffer_RC)
+        if self.hard is not None:
+            return self._hard_coefficients(buffer_RC, spare_RC, _view(self.hard, block), rows_GR1, columns_GC)
+        (row_R1,), (column_C,) = rows_GR1, columns_GC
+        if self.running:  # exp(s_ij - lse_i) + exp(s_ij - lse_j)
+            return torch.sub(buffer_RC, row_R1, out=spare_RC).exp2_().add_(buffer_RC.sub_(column_C).exp2_())
+        if block not in self.stored:
+            buffer_RC.exp2_()
+        return torch.add(row_R1, column_C, out=spare_RC).mul_(buffer_RC)
+
+    def _hard_coefficients(
+        self, s_RC: Tensor, spare_RC: Tensor, hard_RC: Tensor, rows_GR1: list[Tensor], columns_GC: list[Tensor]
+    ) -> Tensor:
+        """Return exp(beta s) (exp(s) (a_i + a_j) - b_i - b_j) of a block; the weights a and b are those of ``lse_gn``.
+
+        With a running maximum the weights are minus their logarithms.
+        """
+        weights = list(zip(rows_GR1, columns_GC, strict=True))
+        if self.running:
+            spare_RC.zero_()
+            for (row_R1, column_C), power, sign in zip(weights, (1 + self.beta, self.beta), (1, -1), strict=True):
+                for weight in (row_R1, column_C):
+                    torch.mul(s_RC, power, out=hard_RC).sub_(weight).exp2_()
+                    spare_RC.add_(hard_RC, alpha=sign)
+            return spare_RC
+        (a_R1, a_C), (b_R1, b_C) = weights
+        torch.mul(s_RC, self.beta, out=hard_RC).exp2_()
+        torch.add(a_R1, a_C, out=spare_RC).mul_(s_RC.exp2_()).sub_(b_R1).sub_(b_C)
+        return spare_RC.mul_(hard_RC)
 
 
 def _view(buffer: Tensor, block: Block) -> Tensor:

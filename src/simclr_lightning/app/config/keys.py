@@ -105,7 +105,14 @@ RULES: Final[dict[str, Rule]] = {
         )
     },
     "loss._target_": TARGET,
-    **optional({"loss.temperature": TEMPERATURE}),
+    **optional(
+        {
+            "loss.temperature": TEMPERATURE,
+            "loss.sigma": POSITIVE.or_(None),
+            "loss.tau_plus": number("from 0 to below 1", lambda v: 0 <= v < 1),
+            "loss.beta": NOT_NEGATIVE,
+        }
+    ),
     "optimizer._target_": TARGET,
     "optimizer._partial_": one_of(True),
     "optimizer.lr": POSITIVE,
