@@ -185,8 +185,7 @@ class Debiased(_Loss):
 
     def forward(self, z_a: Tensor, z_b: Tensor) -> NTXentOutput:
         """Return the loss of z_a and z_b, both (n, D), with its metrics."""
-        numbers = {"tau_plus": self.tau_plus, "beta": self.beta}
-        return debiased(z_a, z_b, self.temperature, **numbers, gather=self.gather)
+        return debiased(z_a, z_b, self.temperature, tau_plus=self.tau_plus, beta=self.beta, gather=self.gather)
 
 
 class SupCon(_Loss):
