@@ -207,7 +207,16 @@ def _backward(ctx: Any, grad: Tensor | None, *others: Tensor | None) -> tuple[Te
     return g_a, g_b, None, None, None, None
 
 
-# One opaque operator: torch.compile neither unrolls the loop over blocks nor traces the collectives.
-_operator = torch.library.custom_op("simclr_lightning::nt_xent", _compute, mutates_args=())
-_operator.register_fake(_shapes)
-_operator.register_autograd(_backward, setup_context=_save)
+# One opaque operator: torch.compile neither unrolls the loop over blocks nor traces the collectives. Registered by its
+# schema, because `torch.library.custom_op` imports the compiler at the first call (a second, and 170 MB). The kernel
+# for "Meta" gives the compiler the shapes.
+_library = torch.library.Library("simclr_lightning", "FRAGMENT")
+_library.define(
+    "nt_xent(Tensor z_a, Tensor z_b, float temperature, bool gradient, bool gather, str group)"
+    " -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
+    tags=(torch.Tag.pt2_compliant_tag,),
+)
+_library.impl("nt_xent", _compute, "CompositeExplicitAutograd")
+_library.impl("nt_xent", _shapes, "Meta")
+torch.library.register_autograd("simclr_lightning::nt_xent", _backward, setup_context=_save, lib=_library)
+_operator = torch.ops.simclr_lightning.nt_xent.default
