@@ -116,7 +116,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
 
-@pytest.mark.skipif(not platform.libc_ver()[0] == "glibc", reason="the allocator is glibc's")
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the allocator is glibc's")
 @pytest.mark.parametrize("keep", [False, True])
 def test_pages_that_are_kept_do_not_fault_again(keep: bool) -> None:  # in a new process: an allocator has no way back
     code = FAULTS_OF_THE_SECOND_BLOCK.format(keep=keep)

@@ -76,7 +76,7 @@ def keep_pages() -> bool:
     if "CS_GNU_LIBC_VERSION" not in getattr(os, "confstr_names", {}) or not os.confstr("CS_GNU_LIBC_VERSION"):
         return False
     mallopt = ctypes.CDLL(None).mallopt
-    return all([mallopt(option, value) == 1 for option, value in _MALLOPT.items()])
+    return all(mallopt(option, value) == 1 for option, value in _MALLOPT.items())
 
 
 def _quota(folder: Path) -> float | None:
