@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -101,3 +102,30 @@ def test_torch_gets_as_many_threads_as_there_are_cores_unless_told_otherwise(mon
     monkeypatch.setenv("OMP_NUM_THREADS", "64")
     machine.limit_threads()
     assert asked == [3]
+
+
+FAULTS_OF_THE_SECOND_BLOCK = """
+import resource
+from simclr_lightning import machine
+print(machine.keep_pages() if {keep} else None)
+for _ in range(2):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    block = b"x" * (24 << 20)
+    del block
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the allocator is glibc's")
+@pytest.mark.parametrize("keep", [False, True])
+def test_pages_that_are_kept_do_not_fault_again(keep: bool) -> None:  # in a new process: an allocator has no way back
+    code = FAULTS_OF_THE_SECOND_BLOCK.format(keep=keep)
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    pages = (24 << 20) // os.sysconf("SC_PAGE_SIZE")
+    assert printed[0] == str(keep or None)
+    assert int(printed[1]) < pages / 20 if keep else int(printed[1]) > pages / 2
+
+
+def test_pages_cannot_be_kept_without_glibc(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "confstr_names", {"CS_PATH": 0})
+    assert machine.keep_pages() is False

@@ -72,6 +72,7 @@ BAD: dict[str, list[Any]] = {
     "micro_batch_size": [0, 1.5, "4", True],
     "compile": ["yes", 1, None],
     "tf32": ["yes", 1, None],
+    "keep_pages": ["yes", 1, None],
     "ema": [0, 1, 1.5, -0.1, "0.9", True, NAN],
     "ckpt_path": ["", 3, True, ["a"]],
     "force": [1, "yes", None],

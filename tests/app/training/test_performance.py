@@ -52,6 +52,12 @@ def test_float16_on_a_cpu_is_refused_because_lightning_would_take_bfloat16(asked
         L.Trainer(accelerator="cpu", precision="16-mixed", logger=False, enable_checkpointing=False)
 
 
+def test_freed_pages_are_kept_on_a_cpu_or_where_asked() -> None:
+    assert [performance.keeps_pages(keys(keep_pages="auto"), kind) for kind in ("cpu", "cuda", "mps")] == [1, 0, 0]
+    assert performance.keeps_pages(keys(keep_pages=True), "cuda")
+    assert not performance.keeps_pages(keys(keep_pages=False), "cpu")
+
+
 def test_compilation(gpu: dict[str, Any]) -> None:
     assert performance.compiles(keys(), "cuda", 2000)
     assert not performance.compiles(keys(), "cuda", 1999)

@@ -62,6 +62,16 @@ def compiles(cfg: DictConfig, kind: str, steps: int) -> bool:
     return able and steps >= WORTH_COMPILING
 
 
+def keeps_pages(cfg: DictConfig, kind: str) -> bool:
+    """Return whether the process keeps freed memory (`machine.keep_pages`): ``auto`` means yes on a CPU.
+
+    Args:
+        cfg: the run's configuration.
+        kind: cuda, mps or cpu.
+    """
+    return kind == "cpu" if cfg.keep_pages == "auto" else bool(cfg.keep_pages)
+
+
 @contextmanager
 def products(tf32: bool, kind: str) -> Iterator[None]:
     """Inside, allow or forbid TF32; NT-Xent and the views never use it."""

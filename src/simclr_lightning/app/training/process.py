@@ -52,6 +52,8 @@ def run_process(
     """
     quiet_libraries()
     machine.limit_threads()
+    if performance.keeps_pages(cfg, accelerator(cfg)):
+        machine.keep_pages()
     console = Console(highlight=False, soft_wrap=True)
     records_stop = not is_rank and _is_first_rank()
     # Launchers of ranks may send a second signal while rank 0 still saves.
