@@ -62,15 +62,15 @@ def card_text(
 
 def own_code(encoder: Encoder, path: str) -> str:
     """Return Python that loads an export of this library from a path."""
-    factory, more = encoder.spec.get("factory"), ""
+    factory, more = encoder.spec.get("factory"), ")  # eval mode"
     if factory is None:
-        more = f", encoder=NET)  # a new {encoder.spec.get('name')}, which"
+        more = f", encoder=NET)  # NET is a new {encoder.spec.get('name')}; eval mode"
     elif "." in factory:
-        more = f', trusted=["{factory.partition(".")[0]}"])  # imports {factory}, which'
+        more = f', trusted=["{factory.partition(".")[0]}"])  # imports {factory}; eval mode'
     return f"""\
 from simclr_lightning import load_encoder
 
-encoder = load_encoder("{path}"{more or ")  # which"} is in eval mode
+encoder = load_encoder("{path}"{more}
 h = encoder(images)  # images (N, 3, {{size}}, {{size}}) -> h (N, {{width}})
 """
 
