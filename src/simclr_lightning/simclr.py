@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from simclr_lightning.caching import Views, cached_projections, micro_batches
+from simclr_lightning.encoders.check import pooled
 from simclr_lightning.global_batch import check_micro_batch
 from simclr_lightning.optim import parameter_groups
 
@@ -129,12 +130,11 @@ class SimCLR(L.LightningModule):
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """Return features h (B, feature_dim) of images (B, 3, S, S) in [0, 1], without the projector."""
-        h: Tensor = self.encoder(x_BCHW)
-        return h
+        return pooled(self.encoder(x_BCHW))
 
     def project(self, x_BCHW: Tensor) -> Tensor:
         """Return projections z (B, D) of images (B, 3, S, S) in [0, 1]."""
-        z: Tensor = self.projector(self.encoder(x_BCHW))
+        z: Tensor = self.projector(pooled(self.encoder(x_BCHW)))
         return z
 
     def compile_network(self, **options: Any) -> None:
