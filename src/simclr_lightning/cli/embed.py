@@ -31,6 +31,7 @@ def _parser() -> Parser:
     parser.add_argument(
         "--map", choices=("tsne", "umap", "pca"), help="also draw the images as points, in a file named as OUT, .png"
     )
+    parser.add_reading()
     parser.add_argument("--force", action="store_true", help="overwrite existing files")
     return parser
 
@@ -47,7 +48,8 @@ def _main(asked: Any) -> int:
             raise UserError(f"{path} is a folder; give another OUT")
         if os.path.lexists(path) and not asked.force:
             raise UserError(f"{path} exists; give another OUT, or --force to overwrite it")
-    h, names = embed(asked.run, asked.images, asked.out, write)
+    reading = app.Reading(asked.on_corrupt, asked.max_pixels, asked.full_scale)
+    h, names = embed(asked.run, asked.images, asked.out, write, reading)
     if asked.map is not None:
         _draw(h, names, picture, asked.map)
         print(f"the map is in {picture}")
@@ -55,7 +57,7 @@ def _main(asked: Any) -> int:
 
 
 def embed(
-    run: Path, images: Path, out: Path, write: Callable[[Path, Tensor, list[str]], None]
+    run: Path, images: Path, out: Path, write: Callable[[Path, Tensor, list[str]], None], reading: app.Reading
 ) -> tuple[Tensor, list[str]]:
     """Write h of all images in ``images`` and its subfolders with their relative names, sorted; return both.
 
@@ -64,6 +66,7 @@ def embed(
         images: a folder.
         out: the file to write, completely or not at all.
         write: called with a path, h (n, feature_dim) float32 and the names; writes the file.
+        reading: how the image files are read.
 
     Raises:
         UserError, ValueError: the message names the file and the fix; nothing is written.
@@ -71,7 +74,9 @@ def embed(
     if not out.absolute().parent.is_dir():
         raise UserError(f"{out}: the folder {out.parent} does not exist; make it first")
     files.check_writable(out)
-    found = app.open_gallery(run, images, keep=False)
+    found = app.open_gallery(run, images, keep=False, reading=reading)
+    for note in found.notes:
+        print(note)
     names = list(found.files.names)
     with files.whole(out) as fresh:
         write(fresh, found.h, names)

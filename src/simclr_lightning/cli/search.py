@@ -38,6 +38,7 @@ def _parser() -> Parser:
     parser.add_argument(
         "--out", metavar="DIR", type=Path, help="write a CSV file and a picture to DIR, replacing those of before"
     )
+    parser.add_reading()
     parser.add_argument(
         "--index", choices=("exact", "faiss"), default="exact", help="faiss: approximate, for sets larger than memory"
     )
@@ -58,13 +59,14 @@ def _main(asked: Any) -> int:
         raise UserError(f"--query {missing[0]}: there is no such image file")
     if asked.out is not None:
         files.check_writable(asked.out)
-    gallery = app.open_gallery(asked.run, asked.images, keep=True)
+    reading = app.Reading(asked.on_corrupt, asked.max_pixels, asked.full_scale)
+    gallery = app.open_gallery(asked.run, asked.images, keep=True, reading=reading)
     for note in gallery.notes:
         print(note)
     find = _finder(gallery, asked.index)
     if asked.query is None:
         return _duplicates(gallery, find, asked)
-    queries, h = app.features(gallery.encoder, gallery.size, asked.query)
+    queries, h = app.features(gallery.encoder, gallery.size, asked.query, reading)
     return _nearest(gallery, find, asked, queries, h)
 
 
