@@ -27,6 +27,8 @@ KINDS: Final = (
     "(images, labels), a map-style data set, a Hugging Face data set, (train, test) of these, or a folder"
 )
 
+_VARIADIC: Final = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+
 
 def splits_of(
     data: Any,
@@ -40,7 +42,7 @@ def splits_of(
     """Return the `Splits` of any data; `ViewsDataModule` calls this for its first argument.
 
     - `Splits`: themselves.
-    - A function: its result for ``path``, or without an argument if it takes none.
+    - A function or class: its result for ``path``; without a path, for no argument if it needs none.
     - A NumPy array or a tensor: uint8 images (n, H, W), (n, H, W, C) or (n, C, H, W), C = 1 or 3.
     - ``(images, labels)``, with one label per image.
     - A map-style data set, such as torchvision's, a torch ``Dataset`` or a list. An item is a PIL image, an array, a
@@ -226,12 +228,11 @@ def _is_function(data: Any) -> bool:
 
 def _call(function: Any, path: Path | None) -> Any:
     try:
-        inspect.signature(function).bind(path)
-    except TypeError:
-        return function()
-    except ValueError:  # no signature, as of some built-in functions
-        pass
-    return function(path)
+        signature = inspect.signature(function)
+    except ValueError:  # some built-in functions have none
+        return function(path)
+    needed = [one for one in signature.parameters.values() if one.default is one.empty and one.kind not in _VARIADIC]
+    return function(path) if needed or (path is not None and signature.parameters) else function()
 
 
 def _from_path(path: Path) -> Splits:
