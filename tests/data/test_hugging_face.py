@@ -79,12 +79,12 @@ def test_what_is_no_such_data_set_is_refused(
     (tmp_path / "notes" / "script.py").write_text("raise SystemExit('this code must not run')")
     (tmp_path / "bad.parquet").write_bytes(b"PAR1 no")
     for path, says in (
-        ("nowhere", "data.path=nowhere: there is no such folder or file"),
-        ("notes", "data.path=notes: there is no data set of datasets.save_to_disk in it"),
-        ("bad.parquet", "data.path=bad.parquet: cannot be read"),
+        ("nowhere", "nowhere: there is no such folder or file"),
+        ("notes", "notes: there is no data set of datasets.save_to_disk in it"),
+        ("bad.parquet", "bad.parquet: Parquet"),
     ):
         assert simclr("train", "data=hf", f"data.path={path}", *RUN) == 1
-        assert says.replace("=", f"={tmp_path}/", 1) in capsys.readouterr().err
+        assert says in capsys.readouterr().err
 
 
 PACKAGE = """
