@@ -35,9 +35,9 @@ class ViewsDataModule(L.LightningDataModule):
     """Paired views of any images, in global batches.
 
     It works with any `L.Trainer` and strategy, with or without ``use_distributed_sampler=False``. A run that resumes
-    with ``fit(ckpt_path=)`` continues at the next image. With ``limit_train_batches`` an epoch of the trainer is a part
-    of the order, and the next epoch continues where it ended; a resume is exact for the same limit. With
-    ``overfit_batches`` every epoch has the same images in the same order, with new views.
+    with ``fit(ckpt_path=)`` continues at the next image. With ``limit_train_batches`` an epoch has the first batches of
+    its order, and a resume is exact for the same limit. With ``overfit_batches`` every epoch has the same images in the
+    same order, with new views.
 
     Args:
         dataset: the images: everything that `splits_of` takes, such as an array, a torch or Hugging Face data set,
@@ -56,10 +56,10 @@ class ViewsDataModule(L.LightningDataModule):
             and of evaluation. Torch's, NumPy's and Python's global random generators are seeded for each call by
             (seed, epoch, index, view). It runs in the workers.
         augment_input: what ``augment`` takes: "pil", an RGB image, or "tensor", (3, H, W) uint8.
-        start_method: how workers start. "fork", the default on Linux, is that of torch's DataLoader: it takes
-            milliseconds, and works in scripts without ``if __name__ == "__main__"`` and with classes of a notebook; but
-            a copy of a process with threads can hang in rare cases. "forkserver", which the command line uses, is safe
-            with threads; it imports the main script once more, in a second or two, and pickles the data set.
+        start_method: how workers start. "fork", the default on Linux as in torch's DataLoader, takes milliseconds, and
+            works in scripts without ``if __name__ == "__main__"`` and with classes of a notebook; but a copy of a
+            process with threads can hang in rare cases. "forkserver", which the command line uses, is safe with
+            threads; it imports the main script once more, in a second or two, and pickles the data set.
         predict: the images of `predict_dataloader`: "train" or "test".
 
     Raises:
@@ -70,6 +70,8 @@ class ViewsDataModule(L.LightningDataModule):
     >>> data.steps_per_epoch, data.load().test
     (4, None)
     """
+
+    batch_is_global = True  # `SimCLR` reads batch_size as the images of all devices
 
     def __init__(
         self,
@@ -99,6 +101,8 @@ class ViewsDataModule(L.LightningDataModule):
         self.lazy = lazy
         self.start_method: str | None = start_method or fork()
         self.predict = predict
+        self.limit: int | float = 1.0  # steps of an epoch at most, or the share of its steps
+        self.repeat = False  # True: every epoch has the images of the first one, in other views
         self.any_images = False  # True: resume although the images differ from those of the checkpoint
         self.splits: Splits | None = None
         self._offset = 0  # images seen before the trainer's batch counter started
@@ -212,8 +216,8 @@ class ViewsDataModule(L.LightningDataModule):
 
     @property
     def steps_per_epoch(self) -> int:
-        """Steps of an epoch: floor(training images / global batch)."""
-        return self.load().training_images // self.batch_size
+        """Steps of an epoch: floor(training images / global batch), or those of ``limit``."""
+        return position.limited(self.load().training_images // self.batch_size, self.limit)
 
     @property
     def samples_seen(self) -> int:
@@ -223,16 +227,6 @@ class ViewsDataModule(L.LightningDataModule):
     def samples_at(self, step: int) -> int:
         """Return the images that training has seen after ``step`` global batches of the run."""
         return self._offset + step * self.batch_size
-
-    @property
-    def batches_per_pass(self) -> int:
-        """Global batches that the trainer asks for in one of its epochs; fewer with `limit_train_batches`."""
-        return position.batches_per_pass(self.trainer, self.steps_per_epoch)
-
-    @property
-    def repeats_batches(self) -> bool:
-        """Whether every epoch has the same images, as the trainer's `overfit_batches` asks for."""
-        return position.repeats_batches(self.trainer)
 
     def eval_batches(
         self, images: ImageSet, indices: Tensor | None = None, *, batch_size: int = 256

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Protocol
 
+import lightning as L
 import torch
 from torch import Tensor
 from torch.utils.data import DistributedSampler, Sampler
 
 from simclr_lightning import distributed
+from simclr_lightning.data import position
 from simclr_lightning.data.images import Splits
 from simclr_lightning.data.samples import Augmentation, Key
 from simclr_lightning.random import permutation
@@ -25,6 +27,8 @@ class Plan(Protocol):
     batch_size: int
     num_workers: int
     start_method: str | None
+    repeat: bool
+    trainer: L.Trainer | None
 
     def load(self) -> Splits:
         """Return the images."""
@@ -37,20 +41,12 @@ class Plan(Protocol):
     def samples_seen(self) -> int:
         """Images that training has seen since the start of the run, over all ranks."""
 
-    @property
-    def batches_per_pass(self) -> int:
-        """Global batches that the trainer asks for before it begins its next epoch."""
-
-    @property
-    def repeats_batches(self) -> bool:
-        """Whether each pass has the same images, for `overfit_batches`."""
-
 
 class TrainBatches(Sampler[Sequence[Key]]):
     """Yield this rank's part of every global batch, from the module's position to the end of the trainer's epoch.
 
-    The order of an epoch is a permutation of all images. A trainer whose epochs are shorter (`limit_train_batches`)
-    gets the next batches of this order in its next epoch.
+    The order of an epoch is a permutation of all images; with `limit_train_batches`, an epoch has the first batches of
+    it.
     """
 
     def __init__(self, module: Plan) -> None:
@@ -60,18 +56,15 @@ class TrainBatches(Sampler[Sequence[Key]]):
         return self.module.steps_per_epoch
 
     def __iter__(self) -> Iterator[list[Key]]:
-        module, size, steps = self.module, self.module.batch_size, self.module.batches_per_pass
-        at = module.samples_seen // size
-        whole = steps if module.repeats_batches else len(self)
+        module, size = self.module, self.module.batch_size
+        steps = position.batches_per_pass(module.trainer, len(self))
+        epoch, done = divmod(module.samples_seen // size, steps)
+        key = 0 if module.repeat or position.repeats_batches(module.trainer) else epoch
+        order = permutation(module.load().training_images, seed=module.seed, epoch=key)
         local = size // distributed.world_size()
         first = distributed.rank() * local
-        epoch, order = -1, torch.empty(0)
-        for batch in range(at, at + steps - at % steps):
-            if epoch != batch // whole:
-                epoch = batch // whole
-                key = 0 if module.repeats_batches else epoch
-                order = permutation(module.load().training_images, seed=module.seed, epoch=key)
-            start = batch % whole * size + first
+        for step in range(done, steps):
+            start = step * size + first
             yield [(epoch, index) for index in order[start : start + local].tolist()]
 
 

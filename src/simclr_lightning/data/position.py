@@ -22,8 +22,16 @@ def batches_per_pass(trainer: L.Trainer | None, steps_per_epoch: int) -> int:
     """
     if trainer is None or not trainer.training:
         return steps_per_epoch
-    limit = trainer.limit_train_batches
-    return max(1, int(steps_per_epoch * limit) if isinstance(limit, float) else min(steps_per_epoch, limit))
+    return limited(steps_per_epoch, trainer.limit_train_batches)
+
+
+def limited(steps: int, limit: int | float) -> int:
+    """Return the steps of an epoch with a limit: their largest number, or as a float their share; at least 1.
+
+    >>> limited(10, 3), limited(10, 0.25), limited(10, 1.0)
+    (3, 2, 10)
+    """
+    return min(steps, max(1, limit if isinstance(limit, int) else int(steps * limit)))
 
 
 def repeats_batches(trainer: L.Trainer | None) -> bool:
