@@ -13,7 +13,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-__all__ = ["permutation", "uniform", "uniform_blocks", "uniforms"]
+__all__ = ["generator_seed", "permutation", "uniform", "uniform_blocks", "uniforms"]
 
 _MASK = (1 << 64) - 1
 # 2**64 divided by the golden ratio, made odd: its multiples modulo 2**64 are evenly spaced.
@@ -23,6 +23,7 @@ _WEYL = 0x9E3779B97F4A7C15
 _MULTIPLY = (0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
 _SHIFT = (30, 27, 31)
 _ORDER_STREAM = 0x6F72646572  # the key of `permutation`, which no view has
+_GENERATOR_STREAM = 0x67656E  # the key of `generator_seed`, which is no operation of a view
 
 
 def _signed(value: int) -> int:
@@ -127,6 +128,11 @@ def uniform(position: int, *, seed: int, epoch: int, index: int, view: int, oper
     """Draw the number of `uniforms` for sample `index` in column `position`; for few numbers, faster than a tensor."""
     word = _mix(_stream(seed, epoch, view, operation) + index * _WEYL)
     return (_mix(word + (position + 1) * _WEYL) >> 40) * 2.0**-24
+
+
+def generator_seed(*, seed: int, epoch: int, index: int, view: int) -> int:
+    """Return a seed in [0, 2**64) for the random generators of other libraries: a hash of its key."""
+    return _mix(_stream(seed, epoch, view, _GENERATOR_STREAM) + index * _WEYL)
 
 
 def permutation(n: int, *, seed: int, epoch: int) -> Tensor:

@@ -134,12 +134,32 @@ def test_an_image_above_the_limit_is_told_what_embed_and_search_can_do(
     for words in (("embed", *made, "out.npz"), ("search", *made)):
         assert simclr(*words) == 1
         said = capsys.readouterr().err
-        assert (
-            "large.png: 8001 x 8000 = 64,008,000 pixels, above the limit of 64,000,000; make the file smaller" in said
-        )
+        assert "large.png: 8001 x 8000 = 64,008,000 pixels, above --max-pixels 64,000,000" in said
+        assert "--on-corrupt skip" in said
         assert "data." not in said
-    assert simclr("pack", made[1], "packed", "max_pixels=178956970", "short_side=16") == 0
-    assert simclr("embed", made[0], "packed", "out.npz") == 0
+    assert simclr("search", *made, "--max-pixels", "64008000") == 0
+    assert simclr("embed", *made, "out.npz", "--on-corrupt", "skip") == 0
+    assert "1 files cannot be read as images and are skipped" in capsys.readouterr().out
+    assert "a/large.png" not in np.load("out.npz")["files"].tolist()
+    assert simclr("embed", *made, "more.npz", "--max-pixels", "0") == 1
+    assert "--max-pixels 0: must be from 1" in capsys.readouterr().err
+
+
+def test_the_scale_of_deep_images_is_an_option(
+    made: tuple[Path, Path], simclr: Program, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dark, light = (np.full((16, 16), value, dtype=np.uint16) for value in (3000, 4000))
+    for name, pixels in (("dark", dark), ("light", light)):
+        Image.fromarray(pixels).save(made[1] / f"{name}.png")
+    assert simclr("embed", *made, "out.npz") == 1
+    said = capsys.readouterr().err
+    assert "set --full-scale to the sample value of white (4095 for 12 bits)" in said
+    assert "data." not in said
+    assert simclr("embed", *made, "out.npz", "--full-scale", "4095") == 0
+    for name, value in (("dark", 3000), ("light", 4000)):  # the 8-bit images that they are
+        Image.new("L", (16, 16), round(value / 4095 * 255)).save(made[1] / f"{name}.png")
+    assert simclr("embed", *made, "same.npz") == 0
+    assert np.array_equal(np.load("out.npz")["h"], np.load("same.npz")["h"])
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -29,10 +30,9 @@ def batches(workers):
     data = ViewsDataModule(folder, batch_size=8, recipe=ViewRecipe(size=256), path=sys.argv[1], num_workers=workers)
     return [data.transfer_batch_to_device(b, torch.device("cpu"), 0) for b in data.train_dataloader()]
 
-if __name__ == "__main__":
-    for one, other in zip(batches(2), batches(0), strict=True):
-        assert torch.equal(one["crops"], other["crops"]) and torch.equal(one["indices"], other["indices"])
-    print("the same", [path.name for path in Path("/dev/shm").glob("torch_*")])
+for one, other in zip(batches(2), batches(0), strict=True):
+    assert torch.equal(one["crops"], other["crops"]) and torch.equal(one["indices"], other["indices"])
+print("the same", [path.name for path in Path("/dev/shm").glob("torch_*")])
 """
 
 
@@ -79,11 +79,12 @@ def test_a_worker_without_room_sends_arrays_and_leaves_no_file(
     monkeypatch.setattr(loading, "SHARED_MEMORY", tmp_path)
     monkeypatch.setattr(loading, "get_worker_info", object)
     samples = [(4, index, torch.full((2, 3, 4, 4), index, dtype=torch.uint8)) for index in range(3)]
-    shared = loading._collate(samples)
+    collate = partial(loading._collate, field="crops", part="train")
+    shared = collate(samples)
     assert shared["crops"].is_shared()
     (tmp_path / "torch_1_of_others").touch()
     monkeypatch.setattr(torch.Tensor, "share_memory_", full)
-    sent = loading._collate(samples)
+    sent = collate(samples)
     assert [type(sent[key]) for key in ("epoch", "indices", "crops")] == [int, np.ndarray, np.ndarray]
     assert [path.name for path in tmp_path.iterdir()] == ["torch_1_of_others"]
     for _ in range(2):

@@ -13,7 +13,7 @@ from PIL import Image
 
 from conftest import SMALL, small_data, small_images, small_splits
 from simclr_lightning.callbacks import bank_indices
-from simclr_lightning.data import ViewsDataModule, array, folder, loading, pack, packed
+from simclr_lightning.data import ViewsDataModule, array, folder, pack, packed, samples
 from simclr_lightning.data.images import Splits
 
 Program = Callable[..., int]
@@ -108,13 +108,13 @@ def test_no_training_of_a_run_or_an_evaluation_sees_val(
 ) -> None:
     parts(tmp_path / "images", {"train": 30, "val": 9, "test": 12})
     trained_on: set[str] = set()
-    real = loading._Crops.__getitem__
+    real = samples.Crops.__getitem__
 
-    def recorded(crops: loading._Crops, key: tuple[int, int]) -> object:
+    def recorded(crops: samples.Crops, key: tuple[int, int]) -> object:
         trained_on.add(crops.images.names[key[1]].split("/")[0])
         return real(crops, key)
 
-    monkeypatch.setattr(loading._Crops, "__getitem__", recorded)
+    monkeypatch.setattr(samples.Crops, "__getitem__", recorded)
     data = ("data=folder", f"data.path={tmp_path / 'images'}")
     assert simclr("train", *data, *RUN, "hydra.run.dir=run") == 0
     assert trained_on == {"train"}

@@ -10,7 +10,12 @@ from typing import TYPE_CHECKING
 from simclr_lightning.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from simclr_lightning.app.embeddings import Gallery as Gallery, features as features, open_gallery as open_gallery
+    from simclr_lightning.app.embeddings import (
+        Gallery as Gallery,
+        Reading as Reading,
+        features as features,
+        open_gallery as open_gallery,
+    )
     from simclr_lightning.app.results import show_results as show_results, write_results as write_results
 
 __getattr__, __dir__, __all__ = lazy_names(__name__, __file__)

@@ -17,10 +17,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor
 
 from simclr_lightning import machine
-from simclr_lightning.app.errors import UserError, without_data_keys
+from simclr_lightning.app.errors import UserError, as_options
 from simclr_lightning.data import FolderImages, PackedImages
-from simclr_lightning.data.datamodule import centred
-from simclr_lightning.data.disk.decode import ImageError
+from simclr_lightning.data.disk.decode import MAX_PIXELS, ImageError
+from simclr_lightning.data.disk.unreadable import OnCorrupt
+from simclr_lightning.data.finishing import centred
 from simclr_lightning.data.images import digest
 from simclr_lightning.data.packs import all_images
 from simclr_lightning.encoders import Encoder
@@ -30,6 +31,15 @@ from simclr_lightning.evaluation.protocols.features import fingerprint, shared_e
 from simclr_lightning.export import load_encoder
 
 _BATCH, _ROUND = 64, 8192  # images per forward pass, and images per device between two writes
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How image files are read; see `simclr_lightning.data.folder`."""
+
+    on_corrupt: OnCorrupt = "fail"
+    max_pixels: int = MAX_PIXELS
+    full_scale: float | None = None
 
 
 @dataclass(frozen=True)
@@ -51,7 +61,14 @@ class Gallery:
     notes: tuple[str, ...]
 
 
-def open_gallery(run: Path, images: Path, *, keep: bool, load: Callable[[Path], Encoder] = load_encoder) -> Gallery:
+def open_gallery(
+    run: Path,
+    images: Path,
+    *,
+    keep: bool,
+    load: Callable[[Path], Encoder] = load_encoder,
+    reading: Reading = Reading(),
+) -> Gallery:
     """Return h of every image in a folder and its subfolders.
 
     Args:
@@ -59,6 +76,7 @@ def open_gallery(run: Path, images: Path, *, keep: bool, load: Callable[[Path], 
         images: a folder of images, or one that ``simclr pack`` wrote.
         keep: read h from the cache in ``RUN/features`` if these weights and images are there, else write it there.
         load: loads the encoder of ``run``.
+        reading: how the files are read.
 
     Raises:
         UserError: there is no such folder, or an image cannot be read.
@@ -70,14 +88,16 @@ def open_gallery(run: Path, images: Path, *, keep: bool, load: Callable[[Path], 
     encoder = load(run)
     size = encoder.size
     assert size is not None  # an export always has it
-    files = all_images(images)
+    with _options_named():
+        files, skipped = all_images(images, **vars(reading))
     if not keep:
-        return Gallery(encoder, size, files, _whole(encoder, files, size), ())
-    key, notes = _key(encoder, size, files), list[str]()
+        return Gallery(encoder, size, files, _whole(encoder, files, size), skipped)
+    key, notes = _key(encoder, size, files, reading), [*skipped]
     path, shape = cache.folder(run) / f"images-{key}.npy", (len(files), encoder.feature_dim)
     found = cache.read(path, key, shape, notes.append)
     if found is not None:
-        return Gallery(encoder, size, files, found, (f"h of {len(files)} images is read from the cache: {path}",))
+        notes.append(f"h of {len(files)} images is read from the cache: {path}")
+        return Gallery(encoder, size, files, found, tuple(notes))
     with ExitStack() as stack:
         try:
             append = stack.enter_context(cache.writing(path, key, shape))
@@ -92,13 +112,19 @@ def open_gallery(run: Path, images: Path, *, keep: bool, load: Callable[[Path], 
     return Gallery(encoder, size, files, made, (*notes, f"h is cached in {path}"))
 
 
-def features(encoder: Encoder, size: int, paths: list[Path]) -> tuple[FolderImages, Tensor]:
+def features(
+    encoder: Encoder,
+    size: int,
+    paths: list[Path],
+    reading: Reading = Reading(),
+) -> tuple[FolderImages, Tensor]:
     """Return some image files, and their h (m, F) float32.
 
     Args:
         encoder: in evaluation mode.
         size: side of its evaluation crop, in pixels.
         paths: the files (m).
+        reading: how they are read; none is left out.
 
     Raises:
         UserError: a file does not exist or is not an image.
@@ -106,8 +132,9 @@ def features(encoder: Encoder, size: int, paths: list[Path]) -> tuple[FolderImag
     for path in paths:
         if not path.is_file():
             raise UserError(f"{path}: there is no such image file")
-    files = FolderImages(Path(), [str(path.absolute()) for path in paths])
-    with _plain_mend():
+    names = [str(path.absolute()) for path in paths]
+    files = FolderImages(Path(), names, max_pixels=reading.max_pixels, full_scale=reading.full_scale)
+    with _options_named(skips=False):
         crops = centred(files, torch.arange(len(files)), size=size)
     return files, extract(encoder, [crops])
 
@@ -124,7 +151,7 @@ def _parts(encoder: Encoder, files: FolderImages | PackedImages, size: int) -> I
     """Yield h (m, F) of consecutive parts of the images; each part is split over the devices."""
     devices = [torch.device("cuda", i) for i in range(torch.cuda.device_count())] or [torch.device("cpu")]
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar, _plain_mend():
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar, _options_named():
         task = bar.add_task("embedding", total=len(files))
 
         def batches(rows: Tensor) -> Iterator[Tensor]:
@@ -137,18 +164,21 @@ def _parts(encoder: Encoder, files: FolderImages | PackedImages, size: int) -> I
 
 
 @contextmanager
-def _plain_mend() -> Iterator[None]:
-    """Inside, the message for a broken image does not mention keys of a training run."""
+def _options_named(*, skips: bool = True) -> Iterator[None]:
+    """Inside, the message for a broken image or a wrong option names options of the command, not keys of a run."""
     try:
         yield
-    except ImageError as error:
-        raise UserError(without_data_keys(str(error))) from error
+    except ValueError as error:
+        if not isinstance(error, ImageError) and "data.dataset." not in str(error):
+            raise
+        raise UserError(as_options(str(error), skips=skips)) from error
 
 
-def _key(encoder: Encoder, size: int, files: FolderImages | PackedImages) -> str:
+def _key(encoder: Encoder, size: int, files: FolderImages | PackedImages, reading: Reading) -> str:
     if isinstance(files, PackedImages):
         state = torch.from_numpy(np.stack((files.sizes, files.checksums)))
     else:
         stats = [(files.root / name).stat() for name in files.names]
         state = torch.tensor([[stat.st_size for stat in stats], [stat.st_mtime_ns for stat in stats]])
-    return digest(fingerprint(encoder), str(size), files.names, state)
+    scale = [] if reading.full_scale is None else [f"full_scale {reading.full_scale}"]
+    return digest(fingerprint(encoder), str(size), files.names, state, *scale)

@@ -116,6 +116,25 @@ def without_data_keys(message: str) -> str:
     )
 
 
+def as_options(message: str, *, skips: bool = True) -> str:
+    """Return a message about an image with the options of ``simclr embed`` and ``simclr search`` for keys.
+
+    Args:
+        message: of an `ImageError`.
+        skips: the command can leave this image out; False for a query.
+
+    >>> as_options("a.jpg: above data.dataset.max_pixels=100; or data.dataset.on_corrupt=skip")
+    'a.jpg: above --max-pixels 100; or --on-corrupt skip'
+    """
+
+    def option(found: re.Match[str]) -> str:
+        return "--" + found[1].replace("_", "-") + (" " if found[2] else "")
+
+    if not skips:
+        message = re.sub(r", or leave such \w+ out with data\.dataset\.on_corrupt=skip", "", message)
+    return re.sub(r"data\.dataset\.(on_corrupt|max_pixels|full_scale)(=?)", option, message)
+
+
 def out_of_memory(error: BaseException) -> bool:
     """Return whether the host or the device ran out of memory; torch raises RuntimeError for both."""
     text = str(error).lower()

@@ -35,6 +35,7 @@ def _parser() -> Parser:
         "--map", choices=("tsne", "umap", "pca"), help="also draw the images as points, in a file named as OUT, .png"
     )
     trusting(parser)
+    parser.add_reading()
     parser.add_argument("--force", action="store_true", help="overwrite existing files")
     return parser
 
@@ -51,7 +52,9 @@ def _main(asked: Any) -> int:
             raise UserError(f"{path} is a folder; give another OUT")
         if os.path.lexists(path) and not asked.force:
             raise UserError(f"{path} exists; give another OUT, or --force to overwrite it")
-    h, names = embed(asked.run, asked.images, asked.out, write, load=partial(runs.load_export, trusted=asked.trusted))
+    reading = app.Reading(asked.on_corrupt, asked.max_pixels, asked.full_scale)
+    load = partial(runs.load_export, trusted=asked.trusted)
+    h, names = embed(asked.run, asked.images, asked.out, write, load=load, reading=reading)
     if asked.map is not None:
         _draw(h, names, picture, asked.map)
         print(f"the map is in {picture}")
@@ -65,6 +68,7 @@ def embed(
     write: Callable[[Path, Tensor, list[str]], None],
     *,
     load: Callable[[Path], Encoder],
+    reading: app.Reading,
 ) -> tuple[Tensor, list[str]]:
     """Write h of all images in ``images`` and its subfolders with their relative names, sorted; return both.
 
@@ -74,6 +78,7 @@ def embed(
         out: the file to write, completely or not at all.
         write: called with a path, h (n, feature_dim) float32 and the names; writes the file.
         load: loads the encoder of ``run``.
+        reading: how the image files are read.
 
     Raises:
         UserError, ValueError: the message names the file and the fix; nothing is written.
@@ -81,7 +86,9 @@ def embed(
     if not out.absolute().parent.is_dir():
         raise UserError(f"{out}: the folder {out.parent} does not exist; make it first")
     files.check_writable(out)
-    found = app.open_gallery(run, images, keep=False, load=load)
+    found = app.open_gallery(run, images, keep=False, load=load, reading=reading)
+    for note in found.notes:
+        print(note)
     names = list(found.files.names)
     with files.whole(out) as fresh:
         write(fresh, found.h, names)

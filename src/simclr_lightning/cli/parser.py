@@ -29,6 +29,18 @@ class Parser(argparse.ArgumentParser):
         """Print the help; unlike in argparse, a failed write raises."""
         print(self.format_help(), end="", file=file, flush=True)
 
+    def add_reading(self) -> None:
+        """Add the options of how image files are read; see `simclr_lightning.app.Reading`."""
+        self.add_argument(
+            "--on-corrupt", choices=("fail", "skip"), default="fail", help="skip: leave out and list unreadable files"
+        )
+        self.add_argument(
+            "--max-pixels", metavar="N", type=int, default=64_000_000, help="refuse larger images (default 64 million)"
+        )
+        self.add_argument(
+            "--full-scale", metavar="N", type=float, help="the sample value of white in files of 16 bits and more"
+        )
+
     def run(self, command: Callable[[Any], int], argv: Sequence[str]) -> int:
         """Guard a command and give it the values of its arguments as attributes; return the exit code.
 

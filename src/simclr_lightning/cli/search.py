@@ -40,6 +40,7 @@ def _parser() -> Parser:
     parser.add_argument(
         "--out", metavar="DIR", type=Path, help="write a CSV file and a picture to DIR, replacing those of before"
     )
+    parser.add_reading()
     parser.add_argument(
         "--index", choices=("exact", "faiss"), default="exact", help="faiss: approximate, for sets larger than memory"
     )
@@ -62,13 +63,14 @@ def _main(asked: Any) -> int:
     if asked.out is not None:
         files.check_writable(asked.out)
     load = partial(runs.load_export, trusted=asked.trusted)
-    gallery = app.open_gallery(asked.run, asked.images, keep=True, load=load)
+    reading = app.Reading(asked.on_corrupt, asked.max_pixels, asked.full_scale)
+    gallery = app.open_gallery(asked.run, asked.images, keep=True, load=load, reading=reading)
     for note in gallery.notes:
         print(note)
     find = _finder(gallery, asked.index)
     if asked.query is None:
         return _duplicates(gallery, find, asked)
-    queries, h = app.features(gallery.encoder, gallery.size, asked.query)
+    queries, h = app.features(gallery.encoder, gallery.size, asked.query, reading)
     return _nearest(gallery, find, asked, queries, h)
 
 

@@ -14,7 +14,7 @@ from simclr_lightning.data.paths import looked_in
 
 PARTS = ("train", "val", "test")
 KEYS = tuple(f"{part}_{what}" for part in PARTS for what in ("images", "labels"))
-SHAPES = "(n, H, W, 3), (n, H, W), (n, H, W, 1) or (n, 3, H, W)"
+SHAPES = "(n, H, W, 3), (n, H, W), (n, H, W, 1), (n, 3, H, W) or (n, 1, H, W)"
 
 # The errors of numpy and zipfile for files that are damaged or are not .npz files.
 UNREADABLE = (
@@ -35,7 +35,8 @@ def array(path: Path | str | None, *, seed: int = 0) -> Splits:
     """Return the images of an .npz file.
 
     Keys: train_images, and if there are any, train_labels, val_images, val_labels, test_images, test_labels. Images
-    are uint8, shaped (n, H, W, 3), (n, H, W), (n, H, W, 1) or (n, 3, H, W); gray ones get three equal channels.
+    are uint8, shaped (n, H, W, 3), (n, 3, H, W), or gray as (n, H, W), (n, H, W, 1) or (n, 1, H, W), which get three
+    equal channels.
     Labels are whole numbers from 0, shaped (n,). Class numbers are made dense (0, 1, 2, ... in their order;
     `class_names` holds the file's own numbers). Validation images are the held-out part, or `test` when there are no
     test images. Without them the held-out part is a seeded tenth of train, of every class its share. Nothing pickled
@@ -110,23 +111,37 @@ def _member(file: Path, archive: "np.lib.npyio.NpzFile", key: str) -> Array:
 
 def _images(file: Path, key: str, arrays: dict[str, Array]) -> Tensor:
     """(n, 3, H, W) uint8 of one key."""
-    found = arrays[key]
-    shape = found.shape
-    if found.dtype != np.uint8:
-        fix = "scale to 0..255 and use astype('uint8')" if found.dtype.kind == "f" else "use uint8, 0 to 255"
-        raise ValueError(f"{file}: {key} is {found.dtype}, must be uint8; {fix}")
-    if len(shape) == 3 and shape[2] in (3, 4):
-        raise ValueError(f"{file}: {key} has shape {shape}, which is one image; images are {SHAPES}")
-    if len(shape) not in (3, 4) or (len(shape) == 4 and shape[3] not in (1, 3) and shape[1] != 3):
+    return images_tensor(arrays[key], f"{file}: {key}", least=2 if key == "train_images" else 1)
+
+
+def images_tensor(found: Array | Tensor, name: str = "the array of images", *, least: int = 1) -> Tensor:
+    """Return images as (n, 3, H, W) uint8; gray ones get three equal channels.
+
+    Args:
+        found: uint8, of one of `SHAPES`. A shape that can be read both ways is (n, H, W, 3) for an array and
+            (n, 3, H, W) for a tensor.
+        name: what the messages call it.
+        least: the least number of images.
+
+    Raises:
+        ValueError: another dtype or shape, or no images.
+    """
+    shape, dtype, last = tuple(found.shape), str(found.dtype).removeprefix("torch."), isinstance(found, np.ndarray)
+    if dtype != "uint8":
+        fix = "scale to 0..255 and use astype('uint8')" if "float" in dtype else "use uint8, 0 to 255"
+        raise ValueError(f"{name} is {dtype}, must be uint8; {fix}")
+    if len(shape) == 3 and (shape[2] in (3, 4) or (shape[0] in (3, 4) and not last)):
+        raise ValueError(f"{name} has shape {shape}, which is one image; images are {SHAPES}")
+    if len(shape) not in (3, 4) or (len(shape) == 4 and shape[3] not in (1, 3) and shape[1] not in (1, 3)):
         alpha = "; leave the alpha channel out" if len(shape) == 4 and 4 in (shape[1], shape[3]) else ""
-        raise ValueError(f"{file}: {key} has shape {shape}, must be {SHAPES}{alpha}")
-    if found.size == 0 or (key == "train_images" and len(found) < 2):
-        need = "at least 2 images" if key == "train_images" else "images, or leave the key out"
-        raise ValueError(f"{file}: {key} has shape {shape}; it needs {need}")
-    images = torch.from_numpy(found)
+        raise ValueError(f"{name} has shape {shape}, must be {SHAPES}{alpha}")
+    if 0 in shape or len(found) < least:
+        need = f"at least {least} images" if least > 1 else "images, or leave the key out"
+        raise ValueError(f"{name} has shape {shape}; it needs {need}")
+    images = torch.from_numpy(np.require(found, None, ["C", "W"])) if isinstance(found, np.ndarray) else found.cpu()
     if images.ndim == 3:
         images = images[:, None]
-    elif shape[3] in (1, 3):
+    elif shape[3] in (1, 3) and (last or shape[1] not in (1, 3)):
         images = images.permute(0, 3, 1, 2)
     return images.expand(-1, 3, -1, -1).contiguous()
 

@@ -2,8 +2,6 @@
 
 Loader workers pass a batch through shared memory (/dev/shm). Where that is too small (Docker gives 64 MB), they send it
 through a pipe as NumPy arrays; where there is none, this process loads by itself.
-
-Legend: n images of this process's part, S the side of a view in pixels.
 """
 
 from __future__ import annotations
@@ -16,120 +14,116 @@ import shutil
 import signal
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
+from torch.utils.data import DataLoader, get_worker_info
 
 from simclr_lightning import distributed
-from simclr_lightning.data.images import ImageSet, Splits
-from simclr_lightning.random import permutation
-from simclr_lightning.views import ViewRecipe, crop_views
+from simclr_lightning.data.images import ImageSet
+from simclr_lightning.data.order import EvaluationBatches, Plan, Share, TrainBatches
+from simclr_lightning.data.samples import Augmented, Batch, Centers, Crops, Keys, Sample, collated
 
-# "epoch": int, "indices": (n,) int64 on the CPU, "crops": (n, 2, 3, S, S) uint8 for sets on disk, "device"
-Batch = dict[str, Any]
 SHARED_MEMORY: Final = Path("/dev/shm")  # of Linux
 _FOR_SEMAPHORES: Final = 1 << 20  # bytes: a page, of at most 64 KB, for each of a loader's semaphores
 _MORE: Final = "give the container more shared memory: docker run --shm-size=8g, or --ipc=host"
 
 
-class Plan(Protocol):
-    """What the loader needs to know of a data module: the images, the recipe of views, the batch and the position."""
+class Loader:
+    """Batches of a `DataLoader`, which Lightning neither shuffles nor distributes again, as it does to a DataLoader."""
 
-    recipe: ViewRecipe
-    seed: int
-    batch_size: int
-    num_workers: int
+    def __init__(self, loader: DataLoader[Any]) -> None:
+        self.loader = loader
 
-    def load(self) -> Splits:
-        """Return the images."""
+    def __len__(self) -> int:
+        return len(self.loader)
 
-    @property
-    def steps_per_epoch(self) -> int:
-        """Global batches in an epoch."""
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.loader)
 
     @property
-    def samples_seen(self) -> int:
-        """Images that the optimizer has seen since the start of the run, over all ranks."""
+    def num_workers(self) -> int:
+        """Processes that load; 0: this process."""
+        return self.loader.num_workers
+
+    @property
+    def _iterator(self) -> Any:  # Lightning stops the workers by it
+        return self.loader._iterator
+
+    @_iterator.setter
+    def _iterator(self, value: Any) -> None:
+        self.loader._iterator = value
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return no state: the position is the data module's. With it Lightning knows that the loader can resume."""
+        return {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore nothing."""
 
 
-def train_loader(module: Plan) -> DataLoader[Any]:
+def train_loader(module: Plan) -> Loader:
     """Return the batches of this rank from the module's position on: keys for sets in memory, crops for other sets."""
-    train = module.load().train
-    source = _Keys() if train.tensor is not None else _Crops(train, module.recipe, module.seed)
-    workers = module.num_workers if train.tensor is None and _has_semaphores(module.num_workers) else 0
-    if workers:
+    return Loader(_loader(module, _pairs(module, module.load().train), "train", batch_sampler=TrainBatches(module)))
+
+
+def pair_loader(module: Plan, images: ImageSet, rows: Tensor, part: str) -> Loader:
+    """Return the batches of this rank with two fixed views, those of epoch 0, of some rows of a set."""
+    order = EvaluationBatches(rows, module.batch_size)
+    return Loader(_loader(module, _pairs(module, images), part, batch_sampler=order, persistent=False))
+
+
+def center_loader(module: Plan, images: ImageSet, part: str) -> DataLoader[Any]:
+    """Return the batches of this rank with one evaluation view of every image of a set.
+
+    It is a DataLoader of indices, in which Lightning finds the indices of a batch for its writers of predictions.
+    """
+    batch = -(-module.batch_size // distributed.world_size())
+    source = Centers(images, module.recipe.size)
+    return _loader(module, source, part, batch_size=batch, sampler=Share(len(images)), persistent=False)
+
+
+def _pairs(module: Plan, images: ImageSet) -> Keys | Crops | Augmented:
+    if module.augmentation is not None:
+        return Augmented(images, module.augmentation, module.seed)
+    return Keys() if images.tensor is not None else Crops(images, module.recipe, module.seed)
+
+
+def _loader(
+    module: Plan, source: Keys | Crops | Augmented | Centers, part: str, *, persistent: bool = True, **order: Any
+) -> DataLoader[Any]:
+    loads = isinstance(source, Augmented) or (not isinstance(source, Keys) and source.images.tensor is None)
+    workers = module.num_workers if loads and _has_semaphores(module.num_workers) else 0
+    if workers and module.start_method == "forkserver":
         # The server that forks the workers imports these once, so that a worker starts quickly.
         multiprocessing.set_forkserver_preload(["__main__", __name__, "simclr_lightning.data.disk.decode"])
     with warnings.catch_warnings():  # workers wait for the disk too: a process of one core may have several
         warnings.filterwarnings("ignore", message="This DataLoader will create")
-        return _loader(module, source, workers, pin=train.tensor is None and torch.cuda.is_available())
+        return DataLoader(
+            source,
+            **order,
+            num_workers=workers,
+            collate_fn=functools.partial(_collate, field=getattr(source, "field", ""), part=part),
+            persistent_workers=persistent and workers > 0,
+            worker_init_fn=_leave_signals_to_the_run if workers else None,
+            pin_memory=loads and torch.cuda.is_available(),
+            multiprocessing_context=module.start_method if workers else None,
+        )
 
 
-def _loader(module: Plan, source: _Keys | _Crops, workers: int, *, pin: bool) -> DataLoader[Any]:
-    return DataLoader(
-        source,
-        batch_sampler=_GlobalBatches(module),
-        num_workers=workers,
-        collate_fn=_collate,
-        persistent_workers=workers > 0,
-        worker_init_fn=_leave_signals_to_the_run if workers else None,
-        pin_memory=pin,
-        # This process has threads already, so forking it is not safe; the server is a fresh interpreter.
-        multiprocessing_context="forkserver" if workers else None,
-    )
+def fork() -> str | None:
+    """Return "fork" on Linux; None elsewhere, for the default of the system."""
+    return "fork" if sys.platform == "linux" else None
 
 
 def _leave_signals_to_the_run(worker: int) -> None:
     """Ignore signals in a worker: Ctrl-C reaches every process, and the run needs its workers to end a step."""
     for signum in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signum, signal.SIG_IGN)
-
-
-class _Keys(Dataset[tuple[int, int]]):
-    """Samples of a set in memory: (epoch, index); the pixels are gathered on the device."""
-
-    def __getitem__(self, key: tuple[int, int]) -> tuple[int, int]:
-        return key
-
-
-class _Crops(Dataset[tuple[int, int, Tensor]]):
-    """Samples of a set on disk: an image is decoded once, and both crops are cut from it as uint8."""
-
-    def __init__(self, images: ImageSet, recipe: ViewRecipe, seed: int) -> None:
-        self.images = images
-        self.recipe = recipe
-        self.seed = seed
-
-    def __getitem__(self, key: tuple[int, int]) -> tuple[int, int, Tensor]:
-        epoch, index = key
-        image = self.images.load(index)
-        crops = crop_views(image, seed=self.seed, epoch=epoch, index=index, recipe=self.recipe)
-        return epoch, index, crops
-
-
-class _GlobalBatches(Sampler[Sequence[tuple[int, int]]]):
-    """Yields this rank's part of every global batch, from the module's position to the end of that epoch."""
-
-    def __init__(self, module: Plan) -> None:
-        self.module = module
-
-    def __len__(self) -> int:
-        return self.module.steps_per_epoch
-
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        module, size = self.module, self.module.batch_size
-        epoch, done = divmod(module.samples_seen // size, len(self))
-        order = permutation(module.load().training_images, seed=module.seed, epoch=epoch)
-        local = size // distributed.world_size()
-        first = distributed.rank() * local
-        for step in range(done, len(self)):
-            start = step * size + first
-            yield [(epoch, index) for index in order[start : start + local].tolist()]
 
 
 def as_tensors(batch: Batch) -> Batch:
@@ -140,11 +134,8 @@ def as_tensors(batch: Batch) -> Batch:
     return {**batch, **{key: torch.from_numpy(array) for key, array in arrays.items()}}
 
 
-def _collate(samples: list[tuple[Any, ...]]) -> Batch:
-    # The epoch stays a plain int: a tensor would be moved to the device and read back from it.
-    batch: Batch = {"epoch": samples[0][0], "indices": torch.tensor([sample[1] for sample in samples])}
-    if len(samples[0]) == 3:
-        batch["crops"] = torch.stack([sample[2] for sample in samples])
+def _collate(samples: list[Sample], *, field: str, part: str) -> Batch:
+    batch = collated(samples, field, part)
     return batch if get_worker_info() is None else _sent(batch)
 
 

@@ -25,7 +25,7 @@ from simclr_lightning.data.disk.listing import list_images
 from simclr_lightning.data.disk.readings import Chosen
 from simclr_lightning.data.disk.scan import EXTENSIONS
 from simclr_lightning.data.disk.shards import Index, is_packed, read_index, shard_name
-from simclr_lightning.data.disk.unreadable import OnCorrupt, check_policy, gathered, in_threads, skip_notes
+from simclr_lightning.data.disk.unreadable import OnCorrupt, check_policy, gathered, in_threads, skip_notes, undecodable
 from simclr_lightning.data.folders import FolderImages
 from simclr_lightning.data.images import PackedNames, Splits, digest
 from simclr_lightning.data.paths import looked_in
@@ -212,18 +212,45 @@ def packed(
     )
 
 
-def all_images(path: Path) -> FolderImages | PackedImages:
-    """Return every image of a folder, or of a packed folder, in the order of their names; without labels.
+def all_images(
+    path: Path, *, on_corrupt: OnCorrupt = "fail", max_pixels: int = MAX_PIXELS, full_scale: float | None = None
+) -> tuple[FolderImages | PackedImages, tuple[str, ...]]:
+    """Return every image of a folder, or of a packed folder, in the order of their names, without labels.
+
+    Args:
+        path: the folder.
+        on_corrupt: "skip" decodes every image once, and leaves out those that cannot be read.
+        max_pixels: see `folder`.
+        full_scale: see `folder`; packed images have 8 bits and do not use it.
+
+    Returns:
+        The images, and lines to print about those left out.
 
     Raises:
         ValueError: there are none, or the packed folder is not finished or damaged.
     """
+    check_policy(on_corrupt, 0, max_pixels, full_scale)
+    skips = on_corrupt == "skip"
+    skipped: dict[str, str] = {}
     if is_packed(path):
-        return PackedImages(path, read_index(path))
+        index = read_index(path)
+        skipped = _damaged(path, index, len(index.names)) if skips else {}
+        rows = np.array([row for row, name in enumerate(index.names) if name not in skipped], dtype=np.int64)
+        if len(rows):
+            return PackedImages(path, index, rows, max_pixels=max_pixels, on_corrupt=on_corrupt), _noted(skipped)
     listing = list_images(path)
-    if not listing.names:
-        raise ValueError(f"{path} holds no images (looked for {' '.join(EXTENSIONS)})")
-    return FolderImages(listing.root, PackedNames(listing.names))
+    if skips and not is_packed(path):
+        skipped = undecodable(listing, len(listing.names), max_pixels, full_scale)
+    names = [name for name in listing.names if name not in skipped]
+    if not names:
+        first = f": {next(iter(skipped.values()))}" if skipped else f" (looked for {' '.join(EXTENSIONS)})"
+        raise ValueError(f"{path} holds no images{first}")
+    options: dict[str, Any] = {"max_pixels": max_pixels, "full_scale": full_scale, "on_corrupt": on_corrupt}
+    return FolderImages(listing.root, PackedNames(names), **options), _noted(skipped)
+
+
+def _noted(skipped: dict[str, str]) -> tuple[str, ...]:
+    return tuple(skip_notes(skipped))
 
 
 def _damaged(root: Path, index: Index, max_skipped: int) -> dict[str, str]:

@@ -6,6 +6,7 @@ Shapes: b = images in a batch, S = side of an image in pixels, F = features of h
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, cast
 
@@ -137,7 +138,9 @@ def fit_classifier(
         num_sanity_val_steps=0,
     )
     try:
-        trainer.fit(classifier, datamodule=data)
+        with warnings.catch_warnings():  # the held-out part is not used here
+            warnings.filterwarnings("ignore", message=".*have no `validation_step`.*")
+            trainer.fit(classifier, datamodule=data)
     except SystemExit as stop:  # Lightning turns Ctrl-C into SystemExit
         raise KeyboardInterrupt from stop
     if not torch.stack([p.isfinite().all() for p in classifier.parameters()]).all():

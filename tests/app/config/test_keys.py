@@ -101,6 +101,8 @@ BAD: dict[str, list[Any]] = {
     "data.dataset.max_skipped": [-1, 1.5, None],
     "data.dataset.max_pixels": [0, 178_956_971, "many"],
     "data.dataset.full_scale": [0, -1, "12 bits"],
+    "data.dataset.image": [3, ["a"]],
+    "data.dataset.label": [3, ["a"]],
     **{f"data.dataset.{part}": ["", 3, True, ["train"]] for part in ("train", "val", "test")},
     "views.size": [*NOT_WHOLE, 0, 100_000, 10**23],
     "views.crop": ["middle", None],

@@ -95,6 +95,7 @@ RULES: Final[dict[str, Rule]] = {
             "data.dataset.max_skipped": whole(0),
             "data.dataset.max_pixels": whole(1, 178_956_970),
             "data.dataset.full_scale": number("above 0", lambda v: v > 0).or_(None),
+            **{f"data.dataset.{column}": TEXT.or_(None) for column in ("image", "label")},
         }
     ),
     "views._target_": TARGET,

@@ -19,7 +19,7 @@ from simclr_lightning.app.errors import UserError
 from simclr_lightning.app.runs.encoder import described, make_module
 from simclr_lightning.app.training import performance
 from simclr_lightning.app.training.devices import accelerator
-from simclr_lightning.data import ViewsDataModule, array, folder, imagenet, packed
+from simclr_lightning.data import ViewsDataModule, array, folder, hf, imagenet, packed
 from simclr_lightning.simclr import SimCLR
 
 VIEWS_AT_ONCE = 1 << 28  # bytes: up to here, the float views of a batch are made at once, also with micro-batches
@@ -90,6 +90,7 @@ def make_data(cfg: DictConfig) -> ViewsDataModule:
     lazy = cfg.get("micro_batch_size") is not None and floats > VIEWS_AT_ONCE
     # Called with the recipe and not made with it: Hydra would make a configuration of a dataclass.
     data: ViewsDataModule = make(cfg.data, _partial_=True, seed=cfg.seed, lazy=lazy)(recipe=recipe)
+    data.start_method = "forkserver"  # this process has threads and its own signal handlers
     return data
 
 
@@ -101,7 +102,7 @@ def check_images(cfg: DictConfig) -> None:
     """
     if cfg.data.path is None or Path(cfg.data.path).expanduser().exists():
         return
-    if resolve(cfg.data.dataset._target_) in (array, folder, imagenet, packed):
+    if resolve(cfg.data.dataset._target_) in (array, folder, hf, imagenet, packed):
         make_data(cfg).load()
 
 

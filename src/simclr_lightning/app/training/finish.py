@@ -20,7 +20,7 @@ from simclr_lightning.app.training.devices import world_size
 from simclr_lightning.app.training.messages import closing_block
 from simclr_lightning.callbacks import RunProgress
 from simclr_lightning.data import ViewsDataModule
-from simclr_lightning.data.datamodule import centred
+from simclr_lightning.data.finishing import centred
 from simclr_lightning.data.images import ImageSet
 from simclr_lightning.encoders import Encoder
 from simclr_lightning.evaluation import extract, nearest, pixels

@@ -113,6 +113,7 @@ def trainer_options(cfg: DictConfig, devices: int, steps_per_epoch: int) -> dict
         "enable_checkpointing": False,  # Checkpoints writes them
         "enable_progress_bar": False,  # RunProgress shows it
         "enable_model_summary": False,
+        "limit_val_batches": 0,  # OnlineScore scores between epochs
         "num_sanity_val_steps": 0,
         "log_every_n_steps": min(50, steps_per_epoch),  # nothing is logged by it; larger than an epoch it warns
     }
@@ -132,5 +133,3 @@ def quiet_libraries() -> None:
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     # Lightning 2.6 asks torch for this in an old way.
     warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")
-    # The position is the optimizer step (ViewsDataModule), so the loader needs no state.
-    warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")

@@ -91,6 +91,18 @@ def _decoded(open_file: Callable[[], BinaryIO], name: str, max_pixels: int, full
         return _upright(image, full_scale)
 
 
+def from_pil(image: Image.Image) -> Tensor:
+    """Return a PIL image of any mode as (3, H, W) uint8 RGB, converted and turned upright as by `read_image`.
+
+    Raises:
+        ValueError: 16 bits or floating point whose value of white cannot be known.
+    """
+    try:
+        return _upright(image)
+    except UnsupportedImageError as error:
+        raise ValueError(f"is a PIL image of mode {image.mode}: {error}; convert it to 8 bits") from None
+
+
 def check_header(path: Path | str, max_pixels: int) -> None:
     """Raise the `ImageError` that the start of a file calls for; decode nothing. For threads, like `decode`."""
     with _opened(lambda: Path(path).open("rb"), str(path), max_pixels):

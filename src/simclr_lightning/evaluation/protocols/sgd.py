@@ -129,9 +129,10 @@ def _fit(
     assert images.labels is not None
     splits = replace(subject.splits, train=images, test=None, held_out=rows[:0], val_images=0)
     data = ViewsDataModule(
-        lambda path: splits, batch_size=size, recipe=subject.data.recipe, seed=seed,
+        splits, batch_size=size, recipe=subject.data.recipe, seed=seed,
         num_workers=subject.data.num_workers, resident=subject.data.resident,
     )  # fmt: skip
+    data.start_method = subject.data.start_method
     torch.manual_seed(seed)  # for layers such as dropout; order and views have keyed random numbers
     classifier = Classifier(
         body, width=width, classes=subject.classes, labels=images.labels, frozen=frozen, lr=lr, batch_size=size
