@@ -19,7 +19,7 @@ from simclr_lightning import distributed, parts
 from simclr_lightning.batches import image_count, read_images, read_views
 from simclr_lightning.caching import Views, cached_projections, micro_batches
 from simclr_lightning.encoders.check import check_encoder, pooled
-from simclr_lightning.global_batch import check_micro_batch, check_same_batch, loader_batch
+from simclr_lightning.global_batch import check_micro_batch, check_same_batch
 from simclr_lightning.optim import (
     AnySchedule,
     OptimizerFactory as OptimizerFactory,
@@ -28,7 +28,7 @@ from simclr_lightning.optim import (
     parameter_groups,
 )
 from simclr_lightning.pair_loss import LossOutput as LossOutput, PairLoss as PairLoss, compare
-from simclr_lightning.step_log import StepLog
+from simclr_lightning.training_steps import StepLog, loaded_batch, training_length
 
 # Name of a metric -> attribute of the loss's output; all but the loss are optional.
 METRICS = {"loss": "loss", "contrastive_accuracy": "accuracy", "contrastive_entropy": "entropy"}
@@ -235,29 +235,24 @@ class SimCLR(L.LightningModule):
         Raises:
             ValueError: the loader makes another global batch, or the length of the training is unknown.
         """
-        trainer = self.trainer
-        trainer.fit_loop.setup_data()  # else, with max_steps alone, the length of an epoch is not known yet
-        found = loader_batch(trainer.train_dataloader, devices=trainer.world_size)
+        found, devices = loaded_batch(self.trainer), self.trainer.world_size
         if self.global_batch_size is None:
             self.global_batch_size = found
             self.setup("fit")
         elif found is not None:
-            check_same_batch(self.global_batch_size, found, devices=trainer.world_size)
+            check_same_batch(self.global_batch_size, found, devices=devices)
         optimizer = self.make_optimizer(parameter_groups(self))
         if self.make_schedule is None:
             return optimizer
         if self.global_batch_size is None:
             raise ValueError("the loader has no batch_size: pass SimCLR(global_batch_size=...) for the schedule")
-        total, batches = trainer.estimated_stepping_batches, trainer.num_training_batches
-        if total == float("inf"):
-            raise ValueError("the schedule needs the length of the training: set max_epochs or max_steps")
-        together = trainer.accumulate_grad_batches
+        total, in_epoch = training_length(self.trainer)
         scheduler = make_scheduler(
             self.make_schedule,
             optimizer,
-            global_batch_size=self.global_batch_size * together,
-            steps_per_epoch=int(total if batches == float("inf") else -(-batches // together)),
-            total_steps=int(total),
+            global_batch_size=self.global_batch_size * self.trainer.accumulate_grad_batches,
+            steps_per_epoch=in_epoch,
+            total_steps=total,
         )
         return {"optimizer": optimizer, "lr_scheduler": scheduler}
 

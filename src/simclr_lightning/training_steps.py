@@ -1,19 +1,22 @@
-"""Log the values of training steps with ``self.log``, without reading the device between the Trainer's log steps."""
+"""What a LightningModule asks its Trainer: to log the values of its steps, and how many steps and images there are."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
 import lightning as L
 from torch import Tensor
 
+from simclr_lightning.global_batch import loader_batch
+
 
 class StepLog:
     """Log the metrics of training steps by name, and show the loss in the progress bar.
 
-    At the Trainer's log steps and at the last step of an epoch, the values are means over ranks; between them they are
-    those of this rank.
+    The device is not read between the Trainer's log steps. At these, and at the last step of an epoch, the values are
+    means over ranks; at other steps they are those of this rank.
     """
 
     def __init__(self) -> None:
@@ -45,3 +48,22 @@ class StepLog:
                 self.shown = value.float().cpu()
             # The bar reads its values at every step, so it gets one that is on the CPU.
             module.log("loss", self.shown, prog_bar=True, logger=False, batch_size=count)
+
+
+def loaded_batch(trainer: Any) -> int | None:
+    """Return the images of all devices in one batch of the training loader, or None if the loader does not tell."""
+    trainer.fit_loop.setup_data()  # with max_steps alone, the Trainer does this later
+    return loader_batch(trainer.train_dataloader, devices=trainer.world_size)
+
+
+def training_length(trainer: Any) -> tuple[int, int]:
+    """Return the optimizer steps of the whole training and those of an epoch.
+
+    Raises:
+        ValueError: the training has no end.
+    """
+    trainer.fit_loop.setup_data()
+    total, batches = trainer.estimated_stepping_batches, trainer.num_training_batches
+    if total == math.inf:
+        raise ValueError("the schedule needs the length of the training: set max_epochs or max_steps")
+    return int(total), int(total if batches == math.inf else -(-batches // trainer.accumulate_grad_batches))
