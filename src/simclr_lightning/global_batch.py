@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 
 def check_batch(batch_size: int, *, images: int, devices: int) -> None:
     """Refuse a global batch that the devices or the images cannot take.
@@ -68,21 +66,6 @@ def check_micro_batch(micro_batch_size: int, *, batch_size: int, devices: int = 
             f"{name} leaves {micro_batch_size // devices} image on each of {devices} devices, and BatchNorm needs at "
             f"least 2; {fix}"
         )
-
-
-def loader_batch(loader: Any, *, devices: int) -> int | None:
-    """Return the global batch of a loader on one of several devices, or None if the loader does not tell.
-
-    Args:
-        loader: a torch DataLoader. If its batch sampler has ``global_batch_size``, that is the result.
-        devices: the number of devices over all nodes; each has a loader with ``batch_size`` images.
-    """
-    sampler = getattr(loader, "batch_sampler", None)
-    whole = getattr(sampler, "global_batch_size", None)
-    if isinstance(whole, int):
-        return whole
-    local = getattr(sampler, "batch_size", None) or getattr(loader, "batch_size", None)
-    return local * devices if isinstance(local, int) else None
 
 
 def check_same_batch(given: int, found: int, *, devices: int) -> None:

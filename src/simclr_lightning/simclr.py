@@ -225,10 +225,6 @@ class SimCLR(L.LightningModule):
         """Return features h (N, feature_dim) of a batch: a Tensor of images, ``(x, y)``, or ``{"x": ...}``."""
         return cast(Tensor, self(read_images(batch)))
 
-    def val_dataloader(self) -> Any:
-        """Return no loader, so that training without one is silent; the Trainer or a data module may have one."""
-        return [] if self.trainer.state.fn == "fit" else super().val_dataloader()
-
     def configure_optimizers(self) -> Any:
         """Return the optimizer of all parameters and its scheduler, which is stepped after every optimizer step.
 

@@ -9,8 +9,6 @@ from typing import Any
 import lightning as L
 from torch import Tensor
 
-from simclr_lightning.global_batch import loader_batch
-
 
 class StepLog:
     """Log the metrics of training steps by name, and show the loss in the progress bar.
@@ -51,9 +49,17 @@ class StepLog:
 
 
 def loaded_batch(trainer: Any) -> int | None:
-    """Return the images of all devices in one batch of the training loader, or None if the loader does not tell."""
+    """Return the images of all devices in one batch of the training loader, or None if the loader does not tell.
+
+    A data module whose ``batch_is_global`` is True tells it by its ``batch_size``; a loader's is that of one device.
+    """
+    data = getattr(trainer, "datamodule", None)
+    if getattr(data, "batch_is_global", False):
+        return int(data.batch_size)
     trainer.fit_loop.setup_data()  # with max_steps alone, the Trainer does this later
-    return loader_batch(trainer.train_dataloader, devices=trainer.world_size)
+    loader = trainer.train_dataloader
+    local = getattr(getattr(loader, "batch_sampler", None), "batch_size", None) or getattr(loader, "batch_size", None)
+    return local * int(trainer.world_size) if isinstance(local, int) else None
 
 
 def training_length(trainer: Any) -> tuple[int, int]:

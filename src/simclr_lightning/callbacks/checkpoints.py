@@ -64,7 +64,7 @@ class Checkpoints(L.Callback):
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         """Set the position of Lightning's loops from the number of optimizer steps."""
         data = views_data(trainer)
-        if data is None:
+        if data is None or trainer.accumulate_grad_batches > 1:
             return
         batches = data.samples_at(int(checkpoint["global_step"])) // data.batch_size
         files.rewind(checkpoint, batches=batches, steps_per_epoch=data.steps_per_epoch)

@@ -48,6 +48,8 @@ class ViewsDataModule(L.LightningDataModule):
             on each device.
     """
 
+    batch_is_global = True  # `SimCLR` reads batch_size as the images of all devices
+
     def __init__(
         self,
         dataset: Callable[[Path | None], Splits],

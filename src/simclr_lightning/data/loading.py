@@ -118,11 +118,6 @@ class _GlobalBatches(Sampler[Sequence[tuple[int, int]]]):
     def __init__(self, module: Plan) -> None:
         self.module = module
 
-    @property
-    def global_batch_size(self) -> int:
-        """Images of all ranks in one step, which `SimCLR` reads."""
-        return self.module.batch_size
-
     def __len__(self) -> int:
         return self.module.steps_per_epoch
 

@@ -109,10 +109,6 @@ class Classifier(L.LightningModule, ABC):
         predicted_b: Tensor = self(read_images(batch)).argmax(1)
         return predicted_b
 
-    def val_dataloader(self) -> Any:
-        """Return no loader, so that training without one is silent; the Trainer or a data module may have one."""
-        return [] if self.trainer.state.fn == "fit" else super().val_dataloader()
-
     def configure_optimizers(self) -> Any:
         """Return SGD and its cosine schedule, stepped once per optimizer step."""
         optimizer = torch.optim.SGD(self.parameters(), lr=self.lr, momentum=0.9, nesterov=True)

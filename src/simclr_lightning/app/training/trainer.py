@@ -113,8 +113,8 @@ def trainer_options(cfg: DictConfig, devices: int, steps_per_epoch: int) -> dict
         "enable_checkpointing": False,  # Checkpoints writes them
         "enable_progress_bar": False,  # RunProgress shows it
         "enable_model_summary": False,
-        "num_sanity_val_steps": 0,
         "limit_val_batches": 0,  # OnlineScore scores between epochs
+        "num_sanity_val_steps": 0,
         "log_every_n_steps": min(50, steps_per_epoch),  # nothing is logged by it; larger than an epoch it warns
     }
 
