@@ -13,6 +13,7 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any, Final, get_args
 
 import torch
+from torch import Tensor
 from torch.optim import Optimizer, lr_scheduler
 
 from simclr_lightning import encoders
@@ -127,6 +128,35 @@ def arguments(
     wanted = {name: value for name, value in described.items() if name in accepted and name not in given}
     made = {name: make(wanted[name], name) for name in PARTS if wanted.get(name) is not None}
     return {**wanted, **made, **given}
+
+
+def of_configuration(config: Mapping[str, Any], weights: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Return the hyperparameters of a run of an older version, which saved none, from its configuration.
+
+    Args:
+        config: the saved configuration of the run; its nodes name their factories with ``_target_``.
+        weights: of the module; the projector's first layer has the width of h.
+    """
+    model = config.get("model")
+    nodes: dict[str, Any] = {**(model if isinstance(model, Mapping) else {}), **config}
+    found = {name: _of_node(nodes[name], name) for name in PARTS if isinstance(nodes.get(name), Mapping)}
+    first = weights.get("projector.layers.0.weight")
+    if first is not None and "projector" in found:
+        found["projector"]["in_dim"] = first.shape[1]
+    data = config.get("data")
+    sizes = {"global_batch_size": data.get("batch_size") if isinstance(data, Mapping) else None}
+    return {**found, **sizes, "micro_batch_size": config.get("micro_batch_size")}
+
+
+def _of_node(node: Mapping[str, Any], name: str) -> Plain:
+    target = str(node.get("_target_"))
+    own = target.rpartition(".")[2] if target.startswith("simclr_lightning.") else target
+    options = {key: value for key, value in node.items() if not key.startswith("_")}
+    if name == "encoder":
+        own = {"timm_encoder": "timm", "torchvision_encoder": "torchvision"}.get(own, own)
+    if (name == "encoder" and "." not in own) or own in _MADE.get(name, ()) or own in _BOUND.get(name, ()):
+        return {"factory": own, **options}
+    return {"class": target}
 
 
 def _can_make(described: Mapping[str, Any], name: str) -> bool:

@@ -9,6 +9,7 @@ import inspect
 import warnings
 from collections.abc import Callable, Mapping
 from os import PathLike
+from pathlib import Path
 from typing import IO, Any, Self, cast
 
 import lightning as L
@@ -28,6 +29,7 @@ from simclr_lightning.optim import (
     parameter_groups,
 )
 from simclr_lightning.pair_loss import LossOutput as LossOutput, PairLoss as PairLoss, compare
+from simclr_lightning.run_folder import read_saved_config
 from simclr_lightning.training_steps import StepLog, loaded_batch, training_length
 
 # Name of a metric -> attribute of the loss's output; all but the loss are optional.
@@ -106,8 +108,9 @@ class SimCLR(L.LightningModule):
     ) -> Self:
         """Return the module of a checkpoint, on the CPU unless ``map_location`` names a device.
 
-        The parts that came from this package and from torch are made again. Only a list of factories can be named by a
-        checkpoint (see `parts`), so a file from a stranger runs no code.
+        Those parts that came from this package and from torch are made again. A checkpoint can name only a list of
+        factories (see `parts`), so a file from a stranger runs no code. A run of an older version saved its parts in
+        its configuration, in the folder above the checkpoint's.
 
         Args:
             checkpoint_path: a file that any Trainer saved.
@@ -123,7 +126,13 @@ class SimCLR(L.LightningModule):
         if weights_only is False or hparams_file is not None:
             raise ValueError("weights_only=False and hparams_file are not supported; pass the arguments of the class")
         saved = parts.read_checkpoint(checkpoint_path, map_location)
-        module = cls(**parts.arguments(saved, given, accepted=inspect.signature(cls).parameters, path=checkpoint_path))
+        if "hyper_parameters" not in saved and isinstance(checkpoint_path, str | PathLike):  # of an older version
+            config = read_saved_config(Path(checkpoint_path).absolute().parents[1])
+            saved["hyper_parameters"] = parts.of_configuration(config, saved["state_dict"])
+        own = inspect.signature(cls).parameters
+        passed_on = any(parameter.kind is parameter.VAR_KEYWORD for parameter in own.values())
+        names = {*own, *(inspect.signature(SimCLR).parameters if passed_on else ())}
+        module = cls(**parts.arguments(saved, given, accepted=names, path=checkpoint_path))
         module.on_load_checkpoint(saved)
         module.load_state_dict(saved["state_dict"], strict=strict is not False)
         return module.to(next(iter(saved["state_dict"].values())).device)

@@ -53,7 +53,7 @@ def loaded_batch(trainer: Any) -> int | None:
 
     A data module whose ``batch_is_global`` is True tells it by its ``batch_size``; a loader's is that of one device.
     """
-    data = getattr(trainer, "datamodule", None)
+    data: Any = getattr(trainer, "datamodule", None)
     if getattr(data, "batch_is_global", False):
         return int(data.batch_size)
     trainer.fit_loop.setup_data()  # with max_steps alone, the Trainer does this later

@@ -59,7 +59,8 @@ class StepMetrics(L.Callback):
         """Add the values of this step; log the means every ``every_n_steps`` optimizer steps."""
         if not isinstance(outputs, Mapping) or "loss" not in outputs:  # this step was skipped
             return
-        outputs = {"train/loss": outputs["loss"], **outputs}
+        whole = outputs["loss"] * trainer.accumulate_grad_batches  # Lightning divided it
+        outputs = {"train/loss": whole, **outputs}
         self._missing = set(self.NAMES) - outputs.keys()  # a loss may return no accuracy or entropy
         found = [outputs[name] if name in outputs else outputs["loss"] * math.nan for name in self.NAMES]
         values = torch.stack([value.detach().float() for value in found])
