@@ -20,8 +20,19 @@ if TYPE_CHECKING:
         timm_encoder as timm_encoder,
         torchvision_encoder as torchvision_encoder,
     )
+    from simclr_lightning.evaluation.classifier import FineTuner as FineTuner, LinearProbe as LinearProbe
     from simclr_lightning.export import export_encoder as export_encoder, load_encoder as load_encoder
-    from simclr_lightning.ntxent import NTXent as NTXent, NTXentOutput as NTXentOutput, nt_xent as nt_xent
+    from simclr_lightning.ntxent import (
+        DCL as DCL,
+        Debiased as Debiased,
+        NTXent as NTXent,
+        NTXentOutput as NTXentOutput,
+        SupCon as SupCon,
+        dcl as dcl,
+        debiased as debiased,
+        nt_xent as nt_xent,
+        sup_con as sup_con,
+    )
     from simclr_lightning.optim import (
         LARS as LARS,
         Schedule as Schedule,

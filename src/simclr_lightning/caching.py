@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import get_device_states, set_device_states
 
-Views = Callable[[slice], tuple[Tensor, Tensor]]
-"""Return both views of some rows of this process's batch, each (m, 3, S, S) in [0, 1]; every call returns the same."""
+Views = Callable[[slice], tuple[Tensor, ...]]
+"""Return all views of some rows of this process's batch, each (m, 3, S, S) in [0, 1]; every call returns the same."""
 
 
 def micro_batches(rows: int, count: int) -> list[slice]:
@@ -35,8 +35,8 @@ def micro_batches(rows: int, count: int) -> list[slice]:
 
 def cached_projections(
     network: Callable[[Tensor], Tensor], module: nn.Module, views: Views, parts: Sequence[slice]
-) -> tuple[Tensor, Tensor]:
-    """Return z of both views of all n rows, differentiable, in the memory of one micro-batch.
+) -> tuple[Tensor, ...]:
+    """Return z of every view of all n rows, differentiable, in the memory of one micro-batch.
 
     Values and parameter gradients equal those of running ``network`` once over each micro-batch and storing all
     activations. Without BatchNorm, they also equal those of the whole batch at once. BatchNorm normalizes every
@@ -47,36 +47,35 @@ def cached_projections(
     The last micro-batch runs only once, with its activations stored: its backward pass comes first.
 
     Args:
-        network: maps both views of m images, (2m, 3, S, S), to z (2m, D).
+        network: maps the V views of m images, (V * m, 3, S, S), to z (V * m, D).
         module: holds the parameters and the buffers that ``network`` uses.
-        views: returns both views of some rows; called twice for every part except the last.
+        views: returns all views of some rows; called twice for every part except the last.
         parts: the micro-batches, as consecutive slices of all n rows.
 
     Returns:
-        z_a and z_b, each (n, D).
+        z of each view, (n, D).
     """
     params = [p for p in module.parameters() if p.requires_grad]
     run = _Run(network, module, views, parts[:-1], params[0].device)
     # Keep this order: random numbers are drawn as in one pass over the parts, and autograd starts with the last part.
     z = [_Cached.apply(run, *params)] if run.parts else []
     z.append(run.project(parts[-1]))
-    z_a, z_b = zip(*z, strict=True)
-    return torch.cat(z_a), torch.cat(z_b)
+    return _joined(z)
 
 
 class _Cached(torch.autograd.Function):
     """Run the first pass as forward, without a graph, and the second pass as backward."""
 
     @staticmethod
-    def forward(ctx: Any, run: _Run, *params: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, run: _Run, *params: Tensor) -> tuple[Tensor, ...]:
         ctx.run = run
         ctx.save_for_backward(*params)  # torch then raises an error if weights change before the backward pass
         return run.first_pass()
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, g_a: Tensor, g_b: Tensor) -> tuple[Tensor | None, ...]:
-        return None, *ctx.run.second_pass(ctx.saved_tensors, g_a, g_b)
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        return None, *ctx.run.second_pass(ctx.saved_tensors, grads)
 
 
 class _Run:
@@ -98,17 +97,16 @@ class _Run:
         self.autocast = _Autocast.capture(device.type)
         self.random: list[_Random] = []
 
-    def first_pass(self) -> tuple[Tensor, Tensor]:
+    def first_pass(self) -> tuple[Tensor, ...]:
         """Return z of all parts, and store the states of the random generators for the second pass."""
-        z: list[tuple[Tensor, Tensor]] = []
+        z: list[tuple[Tensor, ...]] = []
         for part in self.parts:
             self.random.append(_Random.capture(self.device))
             with self.autocast.restore():
                 z.append(self.project(part))
-        z_a, z_b = zip(*z, strict=True)
-        return torch.cat(z_a), torch.cat(z_b)
+        return _joined(z)
 
-    def second_pass(self, params: Sequence[Tensor], g_a: Tensor, g_b: Tensor) -> list[Tensor | None]:
+    def second_pass(self, params: Sequence[Tensor], grads: Sequence[Tensor]) -> list[Tensor | None]:
         """Return the gradient of every parameter, summed over the parts; None for a parameter that z does not use."""
         # Sum into new tensors: autograd may return the same tensor as the gradient of two parameters.
         sums = [torch.zeros_like(p) for p in params]
@@ -116,19 +114,24 @@ class _Run:
         with _unchanged(self.module.buffers()):
             for part, state in zip(self.parts, self.random, strict=True):
                 with torch.enable_grad(), state.restore(), self.autocast.restore():
-                    z_a, z_b = self.project(part)
-                found = torch.autograd.grad((z_a, z_b), params, (g_a[part], g_b[part]), allow_unused=True)
+                    z = self.project(part)
+                found = torch.autograd.grad(z, params, [grad[part] for grad in grads], allow_unused=True)
                 here = {i: grad for i, grad in enumerate(found) if grad is not None}
                 torch._foreach_add_([sums[i] for i in here], list(here.values()))
                 used |= here.keys()
         return [total if i in used else None for i, total in enumerate(sums)]
 
-    def project(self, part: slice) -> tuple[Tensor, Tensor]:
-        """Return z of both views of one part, from one forward pass."""
+    def project(self, part: slice) -> tuple[Tensor, ...]:
+        """Return z of every view of one part, from one forward pass."""
         with torch.autocast(self.device.type, enabled=False):  # the views are made in full precision
-            x_2mCHW = torch.cat(self.views(part))
-        z_a, z_b = self.network(x_2mCHW).chunk(2)
-        return z_a, z_b
+            views = self.views(part)
+            x_VmCHW = torch.cat(views)
+        return self.network(x_VmCHW).chunk(len(views))
+
+
+def _joined(parts: Sequence[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+    """Return the rows of all parts, for each view."""
+    return tuple(torch.cat(rows) for rows in zip(*parts, strict=True))
 
 
 @dataclass(frozen=True)

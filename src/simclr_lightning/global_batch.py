@@ -66,3 +66,18 @@ def check_micro_batch(micro_batch_size: int, *, batch_size: int, devices: int = 
             f"{name} leaves {micro_batch_size // devices} image on each of {devices} devices, and BatchNorm needs at "
             f"least 2; {fix}"
         )
+
+
+def check_same_batch(given: int, found: int, *, devices: int) -> None:
+    """Check that the module and the loader mean the same global batch.
+
+    Raises:
+        ValueError: they do not.
+
+    >>> check_same_batch(256, 512, devices=2)
+    Traceback (most recent call last):
+    ValueError: global_batch_size=256, but the loader makes 512 images a step (256 on each of 2 devices); leave it out
+    """
+    if given != found:
+        each = f" ({found // devices} on each of {devices} devices)" if devices > 1 else ""
+        raise ValueError(f"global_batch_size={given}, but the loader makes {found} images a step{each}; leave it out")

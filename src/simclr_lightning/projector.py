@@ -19,6 +19,7 @@ class Projector(nn.Module):
 
     Attributes:
         out_dim: width of z; ``in_dim`` if ``layers`` is 0.
+        spec: the arguments, from which a checkpoint makes the same projector.
 
     Raises:
         ValueError: a width is below 1, or ``layers`` is not 0 to 3.
@@ -37,6 +38,7 @@ class Projector(nn.Module):
             raise ValueError(
                 f"projector has in_dim={in_dim}, hidden_dim={hidden_dim}, out_dim={out_dim}; each must be at least 1"
             )
+        self.spec = {"in_dim": in_dim, "hidden_dim": hidden_dim, "out_dim": out_dim, "layers": layers}
         self.out_dim = out_dim if layers else in_dim
         widths = [in_dim, *[hidden_dim] * (layers - 1), out_dim] if layers else []
         self.layers = nn.Sequential()

@@ -161,8 +161,8 @@ def test_step_metrics_are_means(tmp_path: Path) -> None:
     trainer = small_trainer(tmp_path, extra=[Spy(), metrics])
 
     class Rows(L.pytorch.loggers.logger.DummyLogger):
-        def log_metrics(self, found: dict[str, float], step: int) -> None:
-            rows.append((step, dict(found)))
+        def log_metrics(self, metrics: dict[str, float], step: int) -> None:
+            rows.append((step, dict(metrics)))
 
     trainer.loggers = [Rows()]
     trainer.fit(small_module(), datamodule=small_data())

@@ -150,8 +150,8 @@ class Rows(L.pytorch.loggers.logger.DummyLogger):
         super().__init__()
         self.rows: dict[int, dict[str, float]] = {}
 
-    def log_metrics(self, found: dict[str, float], step: int) -> None:
-        self.rows.setdefault(step, {}).update(found)
+    def log_metrics(self, metrics: dict[str, float], step: int) -> None:
+        self.rows.setdefault(step, {}).update(metrics)
 
 
 def file_rows(path: Path) -> list[dict[str, str]]:

@@ -147,8 +147,8 @@ def test_the_online_probe_equals_scikit_learn_on_the_same_features(tmp_path: Pat
     rows: list[dict[str, float]] = []
 
     class Rows(L.pytorch.loggers.logger.DummyLogger):
-        def log_metrics(self, found: dict[str, float], step: int) -> None:
-            rows.append(dict(found))
+        def log_metrics(self, metrics: dict[str, float], step: int) -> None:
+            rows.append(dict(metrics))
 
     trainer = small_trainer(tmp_path, extra=[online], max_steps=18)
     trainer.loggers = [Rows()]

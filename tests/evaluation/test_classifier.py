@@ -12,7 +12,14 @@ from torch import nn
 from conftest import SMALL, SmallEncoder, small_splits
 from simclr_lightning.data import Splits, TensorImages, ViewsDataModule
 from simclr_lightning.evaluation import extract
-from simclr_lightning.evaluation.classifier import Classifier, Diverged, fit_classifier, predict_classes
+from simclr_lightning.evaluation.classifier import (
+    Classifier,
+    Diverged,
+    FineTuner,
+    LinearProbe,
+    fit_classifier,
+    predict_classes,
+)
 from simclr_lightning.simclr import SimCLR
 
 CPU = torch.device("cpu")
@@ -24,7 +31,7 @@ def data(splits: Splits | None = None, *, batch: int = 16) -> ViewsDataModule:
 
 
 def classifier(encoder: nn.Module, labels: torch.Tensor, *, frozen: bool, lr: float = 0.5) -> Classifier:
-    return Classifier(encoder, width=8, classes=3, labels=labels, frozen=frozen, lr=lr, batch_size=16)
+    return (LinearProbe if frozen else FineTuner)(encoder, 3, labels=labels, lr=lr, batch_size=16)
 
 
 def fitted(encoder: nn.Module, *, frozen: bool, epochs: int = 2, lr: float = 0.5) -> Classifier:
@@ -90,7 +97,7 @@ def test_the_first_steps_use_nesterov_momentum() -> None:
     images, labels = data(splits, batch=32), splits.train.labels
     assert labels is not None
     encoder = SmallEncoder().eval()
-    made = Classifier(encoder, width=8, classes=3, labels=labels, frozen=True, lr=4.0, batch_size=32)
+    made = LinearProbe(encoder, 3, labels=labels, lr=4.0, batch_size=32)
     seen = []
     step = made.training_step
     made.training_step = lambda batch, batch_idx: (seen.append(batch), step(batch, batch_idx))[1]
@@ -122,12 +129,12 @@ def test_separable_features_are_separated_and_shuffled_labels_are_not() -> None:
     labels = splits.train.labels
     assert labels is not None
     images = data(splits, batch=24)
-    made = Classifier(Mean(), width=3, classes=3, labels=labels, frozen=True, lr=20.0, batch_size=24)
+    made = LinearProbe(Mean(), 3, labels=labels, lr=20.0, batch_size=24)
     fit_classifier(made, images, epochs=6, device=CPU)
     x = list(images.eval_batches(splits.train))
     assert torch.equal(predict_classes(made, x, device=CPU), labels)
     order = torch.randperm(120, generator=torch.Generator().manual_seed(1))
-    wrong = Classifier(Mean(), width=3, classes=3, labels=labels[order], frozen=True, lr=20.0, batch_size=24)
+    wrong = LinearProbe(Mean(), 3, labels=labels[order], lr=20.0, batch_size=24)
     fit_classifier(wrong, images, epochs=6, device=CPU)
     assert (predict_classes(wrong, x, device=CPU) == labels).double().mean() < 0.9
 
@@ -151,7 +158,7 @@ def test_a_learning_rate_that_diverges_is_named() -> None:
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return super().forward(x) * 1e20
 
-    made = Classifier(Huge(), width=3, classes=3, labels=bright.labels, frozen=True, lr=1e20, batch_size=16)
+    made = LinearProbe(Huge(), 3, labels=bright.labels, lr=1e20, batch_size=16)
     with pytest.raises(Diverged, match="lr 1e\\+20"):
         fit_classifier(made, data(splits), epochs=1, device=CPU)
 

@@ -10,16 +10,23 @@ from lightning.fabric.plugins.io.checkpoint_io import CheckpointIO
 
 from simclr_lightning import checkpoint as files
 from simclr_lightning.callbacks.online import OnlineScore
+from simclr_lightning.callbacks.rows import views_data
 
 
 class Checkpoints(L.Callback):
     """Write last.ckpt (and previous.ckpt) at the end of epochs and between steps, and best.ckpt by the online score.
+
+    With a `ViewsDataModule`, a resumed run continues at the next image, also inside an epoch. With other loaders it
+    continues as Lightning does, which is exact at the end of an epoch.
 
     Args:
         folder: where the files are written.
         online: its score decides which checkpoint is best.ckpt; must come earlier in the list. None: no best.ckpt.
         every_n_epochs: epochs between two saves.
         every_n_steps: optimizer steps between two saves inside an epoch; None: none.
+
+    Raises:
+        ValueError: in ``setup``, the trainer does not have the plugin `AtomicCheckpointIO`.
     """
 
     def __init__(
@@ -49,9 +56,16 @@ class Checkpoints(L.Callback):
         """Restore the best score."""
         self.best = state_dict["best"]
 
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Check that the files are written atomically."""
+        if stage == "fit" and not isinstance(trainer.strategy.checkpoint_io, AtomicCheckpointIO):
+            raise ValueError("Checkpoints needs its writer: pass Trainer(plugins=[AtomicCheckpointIO()])")
+
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         """Set the position of Lightning's loops from the number of optimizer steps."""
-        data = trainer.datamodule  # type: ignore[attr-defined]
+        data = views_data(trainer)
+        if data is None or trainer.accumulate_grad_batches > 1:
+            return
         batches = data.samples_at(int(checkpoint["global_step"])) // data.batch_size
         files.rewind(checkpoint, batches=batches, steps_per_epoch=data.steps_per_epoch)
 

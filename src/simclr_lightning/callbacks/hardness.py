@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import lightning as L
 import torch
@@ -13,12 +13,11 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from simclr_lightning import distributed
+from simclr_lightning.batches import indices_of, labels_of
 from simclr_lightning.callbacks.metrics import MeanOverRanks
-from simclr_lightning.callbacks.rows import log_row, warn
-from simclr_lightning.data import ViewsDataModule
+from simclr_lightning.callbacks.rows import log_row, views_data, warn
 from simclr_lightning.files import write_text
 from simclr_lightning.ntxent import HardnessOutput, hardness
-from simclr_lightning.simclr import SimCLR
 
 COLUMNS = ("step", "low", "high", "positives", "negatives")
 
@@ -32,8 +31,9 @@ class Hardness(L.Callback):
     ``train/same_class_all`` are the shares of negatives of the row's own class among these and among all negatives: see
     `hardness`. A CSV file gets histograms of the cosines, one row per bin: step, low, high, positives, negatives.
 
-    At these steps, z is gathered over all ranks once more. If ``loss.gather`` is False, each rank uses its own z, and
-    the file has the histograms of rank 0. If the loss has no ``temperature``, nothing is logged: one warning says so.
+    Labels are those of the `ViewsDataModule`, else those of the batch. At these steps, z is gathered over all ranks
+    once more. If ``loss.gather`` is False, each rank uses its own z, and the file has the histograms of rank 0. If the
+    module has no ``loss`` with a ``temperature``, nothing is logged: one warning says so.
 
     Args:
         path: the CSV file of the histograms; None: no file.
@@ -47,20 +47,22 @@ class Hardness(L.Callback):
         self.every_n_steps = every_n_steps
         self.latest: dict[str, float] = {}
         self._last_step = -1
+        self._logged = 0  # the last step that was measured
         self._hook: RemovableHandle | None = None
         self._seen: tuple[Tensor, Tensor, Tensor | None] | None = None  # z_a, z_b, entropy_all of this rank
         self._off = False
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Warn once if the loss has no temperature, without which the hardness is not defined."""
-        loss = getattr(pl_module, "loss", None)
+        loss, self._logged = getattr(pl_module, "loss", None), 0
         self._off = not self.every_n_steps or not (isinstance(loss, nn.Module) and hasattr(loss, "temperature"))
         if self._off and self.every_n_steps and trainer.is_global_zero:
             warn(f"hardness is not logged: the loss {type(loss).__name__} is no module with a temperature")
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Remove the rows after the checkpoint from the file: a resumed run writes them again."""
-        self._last_step = int(trainer.estimated_stepping_batches)
+        steps = trainer.estimated_stepping_batches
+        self._last_step = -1 if steps == math.inf else int(steps)
         if self.path is not None and trainer.is_global_zero:
             _cut(self.path, trainer.global_step)
 
@@ -69,9 +71,9 @@ class Hardness(L.Callback):
     ) -> None:
         """Register a hook on the loss if this step is logged."""
         step = trainer.global_step + 1
-        if not self._off and (step % self.every_n_steps == 0 or step == self._last_step):
-            assert isinstance(pl_module, SimCLR)
-            self._hook = pl_module.loss.register_forward_hook(self._store)
+        if not self._off and step != self._logged and (step % self.every_n_steps == 0 or step == self._last_step):
+            self._logged = step  # of several batches of one step, the first is measured
+            self._hook = _loss(pl_module).register_forward_hook(self._store)
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -81,13 +83,15 @@ class Hardness(L.Callback):
             return
         self._hook.remove()
         self._hook = None
-        assert self._seen is not None
-        assert isinstance(pl_module, SimCLR)
+        if self._seen is None:  # the module did not call its loss
+            return
         z_a, z_b, entropy_all = self._seen
-        self._seen, loss = None, pl_module.loss
-        gather = getattr(loss, "gather", True)
-        z_2ND, indices_N = gather_pairs(torch.stack((z_a, z_b)), batch["indices"], gather=gather)
-        found = hardness(z_2ND[0], z_2ND[1], float(loss.temperature), labels=_labels(trainer, indices_N))
+        self._seen, loss = None, _loss(pl_module)
+        gather, labels_n = getattr(loss, "gather", True), _labels(trainer, batch)
+        keys_n = torch.zeros(len(z_a), dtype=torch.int64) if labels_n is None else labels_n
+        z_2ND, keys_N = gather_pairs(torch.stack((z_a, z_b)), keys_n.to(z_a.device), gather=gather)
+        labels_N = None if labels_n is None else keys_N
+        found = hardness(z_2ND[0], z_2ND[1], float(cast(Any, loss.temperature)), labels=labels_N)
         means = MeanOverRanks(1 + len(self.NAMES))
         entropy_all = z_a.new_full((), math.nan) if entropy_all is None else entropy_all
         means.add(torch.stack([entropy_all.float(), *(value.float() for value in found[: len(self.NAMES)])]))
@@ -104,24 +108,34 @@ class Hardness(L.Callback):
         self._seen = z_a.detach(), z_b.detach(), getattr(output, "entropy_all", None)
 
 
-def gather_pairs(z_2nD: Tensor, indices_n: Tensor, *, gather: bool = True) -> tuple[Tensor, Tensor]:
-    """Return z (2, N, D) and the indices of the images (N,) of all ranks, in the order of the ranks.
+def gather_pairs(z_2nD: Tensor, keys_n: Tensor, *, gather: bool = True) -> tuple[Tensor, Tensor]:
+    """Return z (2, N, D) and the keys of the images (N,) of all ranks, in the order of the ranks.
 
     Args:
         z_2nD: z of both views of the n images of this rank.
-        indices_n: their indices in the data set, int64.
+        keys_n: an integer of each image, such as its label or its index, int64.
         gather: False returns the arguments.
     """
     if not gather or distributed.world_size() == 1:
-        return z_2nD, indices_n
-    sizes = distributed.gather_sizes(len(indices_n), device=z_2nD.device)
-    return distributed.gather_rows(z_2nD, sizes), distributed.gather_rows(indices_n[None], sizes)[0]
+        return z_2nD, keys_n
+    sizes = distributed.gather_sizes(len(keys_n), device=z_2nD.device)
+    return distributed.gather_rows(z_2nD, sizes), distributed.gather_rows(keys_n[None], sizes)[0]
 
 
-def _labels(trainer: L.Trainer, indices_N: Tensor) -> Tensor | None:
-    data = trainer.datamodule  # type: ignore[attr-defined]  # Lightning sets it without declaring it
-    labels = data.load().train.labels if isinstance(data, ViewsDataModule) else None
-    return None if labels is None else labels[indices_N.to(labels.device)]
+def _loss(module: L.LightningModule) -> nn.Module:
+    loss = module.loss
+    assert isinstance(loss, nn.Module)
+    return loss
+
+
+def _labels(trainer: L.Trainer, batch: Any) -> Tensor | None:
+    """Return the labels of the images of this rank, (n,) int64, or None."""
+    data, indices_n = views_data(trainer), indices_of(batch)
+    if data is None or indices_n is None:
+        labels_n = labels_of(batch)
+        return None if labels_n is None or labels_n.is_floating_point() else labels_n.long()
+    labels = data.load().train.labels
+    return None if labels is None else labels[indices_n.to(labels.device)]
 
 
 def _append(path: Path, step: int, found: HardnessOutput) -> None:

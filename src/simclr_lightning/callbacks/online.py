@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from simclr_lightning.callbacks.averaging import averaged
-from simclr_lightning.callbacks.rows import log_row, warn
+from simclr_lightning.callbacks.rows import log_row, views_data, warn
 from simclr_lightning.data import ViewsDataModule
 from simclr_lightning.data.images import bank_indices
 from simclr_lightning.evaluation import accuracy, extract, fit_logistic, knn_predict, score_views
@@ -47,7 +47,8 @@ class OnlineScore(L.Callback):
             are skipped, so that the run can stop soon.
 
     Raises:
-        ValueError: ``select`` is unknown or, when training starts, names a score that this run cannot have.
+        ValueError: ``select`` is unknown or, when training starts, names a score that this run cannot have; or the
+            module is no `SimCLR`, or the data module no `ViewsDataModule`, which holds the images for the scores.
     """
 
     def __init__(
@@ -72,6 +73,13 @@ class OnlineScore(L.Callback):
             raise ValueError(f"select={select}: choose auto or one of {', '.join(SELECTABLE)}")
         self.score: float | None = None  # the selected score of the last epoch; higher is better
         self.latest: dict[str, float] = {}
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Check that there are images to score."""
+        if stage == "fit" and self.every_n_epochs and not isinstance(pl_module, SimCLR):
+            raise ValueError(f"OnlineScore scores a SimCLR, not a {type(pl_module).__name__}")
+        if stage == "fit" and self.every_n_epochs and views_data(trainer) is None:
+            raise ValueError("OnlineScore needs the images of a ViewsDataModule: trainer.fit(module, datamodule=...)")
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Check that this run can have the selected score."""
@@ -119,7 +127,7 @@ class OnlineScore(L.Callback):
         asked = thinned(splits.held_out, QUERIES_AT_MOST)
         rows = torch.cat((bank, asked))
         batches = self._until_signal(data.eval_batches(splits.train, rows))
-        h = extract(module.encoder, batches, device=module.device)
+        h = extract(module, batches, device=module.device)
         h_bank, h_asked = h[: len(bank)], h[len(bank) :]
         predicted = knn_predict(h_bank, labels[bank], h_asked, k=min(self.k, len(bank)))
         found = {"knn_top1": (predicted == labels[asked]).float().mean().item()}
@@ -204,7 +212,7 @@ def label_free(
     with evaluation_mode(module):
         for rows in wrap(held_out.split(256)):
             for view, x in enumerate(data.view_pairs(rows)):
-                features = module.encoder(x.to(module.device))
+                features = module(x.to(module.device))
                 h[view].append(features.float())
                 z[view].append(module.projector(features).float())
     h_a, h_b, z_a, z_b = (torch.cat(parts).cpu() for parts in (*h, *z))
@@ -217,8 +225,8 @@ def _temperature(module: L.LightningModule) -> float | None:
 
 
 def _data_of(trainer: L.Trainer) -> ViewsDataModule:
-    data = trainer.datamodule  # type: ignore[attr-defined]  # Lightning sets it without declaring it
-    assert isinstance(data, ViewsDataModule)
+    data = views_data(trainer)
+    assert data is not None
     return data
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from typing import Any
 
@@ -9,6 +10,7 @@ import lightning as L
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from simclr_lightning.batches import image_count
 from simclr_lightning.callbacks.metrics import StepMetrics
 from simclr_lightning.callbacks.online import OnlineScore
 from simclr_lightning.callbacks.rows import LOG
@@ -20,14 +22,19 @@ class RunProgress(L.Callback):
     ``images_per_second`` measures the training steps only, without scores and saves between epochs.
 
     Args:
-        total_steps: optimizer steps of the whole run.
-        metrics: has the latest loss; must come earlier in the list.
-        online: has the latest scores; must come earlier in the list.
+        total_steps: optimizer steps of the whole run; None: what the trainer estimates.
+        metrics: has the latest loss; must come earlier in the list. None: no loss is shown.
+        online: has the latest scores; must come earlier in the list. None: no score is shown.
         console: where to draw; None: stdout.
     """
 
     def __init__(
-        self, *, total_steps: int, metrics: StepMetrics, online: OnlineScore, console: Console | None = None
+        self,
+        *,
+        total_steps: int | None = None,
+        metrics: StepMetrics | None = None,
+        online: OnlineScore | None = None,
+        console: Console | None = None,
     ) -> None:
         self.total_steps = total_steps
         self.metrics = metrics
@@ -37,6 +44,7 @@ class RunProgress(L.Callback):
         self.task = TaskID(0)
         self.seconds = 0.0
         self.images = 0
+        self.per_step = 0  # images of the last optimizer step, over all ranks
         self.mark = 0.0
 
     @property
@@ -46,6 +54,8 @@ class RunProgress(L.Callback):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Show the bar on rank 0."""
+        if self.total_steps is None and (steps := trainer.estimated_stepping_batches) != math.inf:
+            self.total_steps = int(steps)
         if trainer.is_global_zero and self.console.is_terminal:
             text = TextColumn("{task.description}")
             self.bar = Progress(
@@ -70,7 +80,8 @@ class RunProgress(L.Callback):
         now = time.perf_counter()
         self.seconds += now - self.mark if self.mark else 0.0
         self.mark = now
-        self.images += len(batch["indices"]) * trainer.world_size
+        self.images += (count := image_count(batch) * trainer.world_size)
+        self.per_step = count * trainer.accumulate_grad_batches
         if self.bar is not None:
             self.bar.update(self.task, completed=trainer.global_step, description=self._line(trainer))
 
@@ -78,8 +89,10 @@ class RunProgress(L.Callback):
         """Write a line to the log; without a terminal, also print it."""
         if not trainer.is_global_zero:
             return
-        images_left = (self.total_steps - trainer.global_step) * self._batch(trainer)
-        line = f"{self._line(trainer)}, {images_left / max(self.images_per_second, 1e-9):.0f} s left"
+        line = self._line(trainer)
+        if self.total_steps is not None:
+            images_left = (self.total_steps - trainer.global_step) * self.per_step
+            line += f", {images_left / max(self.images_per_second, 1e-9):.0f} s left"
         LOG.info(line)
         if self.bar is None:
             self.console.print(line, highlight=False)
@@ -97,17 +110,13 @@ class RunProgress(L.Callback):
             self.bar.stop()
             self.bar = None
 
-    def _batch(self, trainer: L.Trainer) -> int:
-        data = trainer.datamodule  # type: ignore[attr-defined]
-        return int(data.batch_size)
-
     def _line(self, trainer: L.Trainer) -> str:
         parts = [
             f"epoch {trainer.current_epoch + 1}",
-            f"step {trainer.global_step}/{self.total_steps}",
+            f"step {trainer.global_step}" + ("" if self.total_steps is None else f"/{self.total_steps}"),
             f"{self.images_per_second:.0f} images/s",
         ]
-        if "train/loss_step" in self.metrics.latest:
+        if self.metrics is not None and "train/loss_step" in self.metrics.latest:
             parts.append(f"loss {self.metrics.latest['train/loss_step']:.3f}")
         shown = {
             "online/knn_top1": ("kNN", "{:.1%}"),
@@ -115,6 +124,6 @@ class RunProgress(L.Callback):
             "online/held_out_loss": ("held-out loss", "{:.3f}"),
         }
         for key, (name, form) in shown.items():
-            if key in self.online.latest:
+            if self.online is not None and key in self.online.latest:
                 parts.append(f"{name} {form.format(self.online.latest[key])}")
         return ", ".join(parts)

@@ -1,4 +1,4 @@
-"""Shared by the callbacks: the log of the run, warnings, and rows of metrics."""
+"""Shared by the callbacks: the log of the run, warnings, rows of metrics, and the data module of a trainer."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import logging
 import lightning as L
 import torch
 from rich.console import Console
+
+from simclr_lightning.data import ViewsDataModule
 
 LOG = logging.getLogger("simclr_lightning")
 
@@ -27,3 +29,9 @@ def log_row(trainer: L.Trainer, values: dict[str, float]) -> None:
     trainer.callback_metrics.update({name: torch.tensor(value) for name, value in values.items()})
     for logger in trainer.loggers:
         logger.log_metrics({**values, "epoch": trainer.current_epoch}, step=trainer.global_step)
+
+
+def views_data(trainer: L.Trainer) -> ViewsDataModule | None:
+    """Return the trainer's data module if it is a `ViewsDataModule`, else None."""
+    data = getattr(trainer, "datamodule", None)
+    return data if isinstance(data, ViewsDataModule) else None

@@ -6,97 +6,199 @@ Shapes: b = images in a batch, S = side of an image in pixels, F = features of h
 from __future__ import annotations
 
 import copy
-import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, cast
+from typing import Any, Self, cast
 
 import lightning as L
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from simclr_lightning.batches import read_images
+from simclr_lightning.encoders.check import feature_dim, pooled
 from simclr_lightning.evaluation.features import evaluation_mode, extract
 from simclr_lightning.optim import Schedule
 from simclr_lightning.stopping import check
+from simclr_lightning.training_steps import StepLog, loaded_batch, training_length
 
 
 class Diverged(ValueError):
     """Raised if the weights became NaN or infinite in training; the message names the learning rate."""
 
 
-class Classifier(L.LightningModule):
-    """Classify images by a linear layer on h, trained with cross-entropy.
+class Classifier(L.LightningModule, ABC):
+    """Classify images by a linear layer on h, trained with cross-entropy: a `LinearProbe` or a `FineTuner`.
 
-    The optimizer is SGD with Nesterov momentum 0.9 and no weight decay. The learning rate is lr * B / 256, with cosine
-    decay to 0 and no warm-up. The linear layer starts at zero. With ``frozen=True`` this is the paper's linear
-    evaluation (appendix B.6), with ``frozen=False`` its fine-tuning (appendix B.5).
+    A batch is ``(x, y)``, or a dictionary with the images as "x" or "x_a" and the classes as "y". Each step logs
+    ``train/loss``; ``validate`` and ``test`` log ``val/loss`` and ``val/accuracy``, ``test/loss`` and
+    ``test/accuracy``; ``predict`` returns classes. The optimizer is SGD with Nesterov momentum 0.9 and no weight decay.
+    The learning rate is lr * B / 256, with cosine decay to 0 and no warm-up. The linear layer starts at zero.
+
+    A checkpoint holds the numbers below: ``load_from_checkpoint(path, encoder=...)``.
 
     Args:
-        encoder: maps images (b, 3, S, S) in [0, 1] to h (b, F).
-        width: F.
+        encoder: maps images (b, 3, S, S) in [0, 1] to h (b, F), or to feature maps, which are averaged.
         classes: C.
-        labels: the class of every training image, (n,) int64.
-        frozen: True trains the linear layer only: the encoder runs in evaluation mode and does not change. False also
-            trains a copy of the encoder.
         lr: the base learning rate.
-        batch_size: B, images per optimizer step.
+        batch_size: B, images per optimizer step on all devices; None: what the loader makes.
+        width: F; None: `feature_dim` of the encoder.
+        labels: the class of every image, (n,) int64, for batches with "indices" into them and without "y".
     """
 
-    labels: Tensor
+    labels: Tensor | None
 
     def __init__(
         self,
         encoder: nn.Module,
-        *,
-        width: int,
         classes: int,
-        labels: Tensor,
-        frozen: bool,
+        *,
         lr: float,
-        batch_size: int,
+        batch_size: int | None = None,
+        width: int | None = None,
+        labels: Tensor | None = None,
     ) -> None:
         super().__init__()
-        self.frozen = frozen
+        width = feature_dim(encoder) if width is None else width
         self.lr = lr
         self.batch_size = batch_size
-        # In a list, a frozen encoder is no submodule: parameters(), train() and to() of this module do not reach it.
-        self._frozen = [encoder] if frozen else []
-        self.encoder = None if frozen else copy.deepcopy(encoder).train().requires_grad_()
+        self._attach(encoder)
         self.head = nn.Linear(width, classes)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
         self.register_buffer("labels", labels, persistent=False)
+        self._step_log = StepLog()
+        self.save_hyperparameters({"classes": classes, "lr": lr, "batch_size": batch_size, "width": width})
+
+    @abstractmethod
+    def _attach(self, encoder: nn.Module) -> None:
+        """Store the encoder or a copy of it."""
 
     @property
+    @abstractmethod
     def body(self) -> nn.Module:
-        """The encoder in use: the given one if it is frozen, else the copy that is trained."""
-        return self._frozen[0] if self.frozen else cast(nn.Module, self.encoder)
+        """The encoder in use."""
+
+    @abstractmethod
+    def features(self, x_b3SS: Tensor) -> Tensor:
+        """Return h (b, F) of images (b, 3, S, S) in [0, 1]."""
 
     def forward(self, x_b3SS: Tensor) -> Tensor:
         """Return logits (b, C) of images (b, 3, S, S) in [0, 1]."""
-        if self.frozen:
-            with torch.no_grad(), evaluation_mode(self.body):
-                h_bF = self.body(x_b3SS)
-        else:
-            h_bF = self.body(x_b3SS)
-        logits_bC: Tensor = self.head(h_bF)
+        logits_bC: Tensor = self.head(self.features(x_b3SS))
         return logits_bC
 
-    def training_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> Tensor:
-        """Return the cross-entropy of the views ``batch["x_a"]`` of the images ``batch["indices"]``."""
-        return F.cross_entropy(self(batch["x_a"]), self.labels[batch["indices"]])
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """Return the cross-entropy of a batch."""
+        x_b3SS, y_b = self._read(batch)
+        loss = F.cross_entropy(self(x_b3SS), y_b)
+        metrics = {"train/loss": loss.detach()}
+        self._step_log.log(self, metrics, loss="train/loss", count=len(y_b), every_metric=True)
+        return loss
+
+    def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Log the cross-entropy and the accuracy in [0, 1] of a batch."""
+        self._score(batch, "val")
+
+    def test_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Log the cross-entropy and the accuracy in [0, 1] of a batch."""
+        self._score(batch, "test")
+
+    def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
+        """Return the classes (b,) int64 of a batch: a Tensor of images, ``(x, y)``, or ``{"x": ...}``."""
+        predicted_b: Tensor = self(read_images(batch)).argmax(1)
+        return predicted_b
 
     def configure_optimizers(self) -> Any:
         """Return SGD and its cosine schedule, stepped once per optimizer step."""
         optimizer = torch.optim.SGD(self.parameters(), lr=self.lr, momentum=0.9, nesterov=True)
-        total = int(self.trainer.estimated_stepping_batches)
-        scheduler = Schedule("linear", warmup_epochs=0)(
-            optimizer,
-            global_batch_size=self.batch_size,
-            steps_per_epoch=int(self.trainer.num_training_batches),
-            total_steps=total,
-        )
+        total, in_epoch = training_length(self.trainer)
+        batch, together = self.batch_size, self.trainer.accumulate_grad_batches
+        if batch is None:
+            if (found := loaded_batch(self.trainer)) is None:
+                raise ValueError(f"the loader has no batch_size: pass it to {type(self).__name__}")
+            batch = found * together
+        schedule = Schedule("linear", warmup_epochs=0)
+        scheduler = schedule(optimizer, global_batch_size=batch, steps_per_epoch=in_epoch, total_steps=total)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def _score(self, batch: Any, stage: str) -> None:
+        x_b3SS, y_b = self._read(batch)
+        logits_bC = self(x_b3SS)
+        found = {"loss": F.cross_entropy(logits_bC, y_b), "accuracy": (logits_bC.argmax(1) == y_b).float().mean()}
+        values = {f"{stage}/{name}": value for name, value in found.items()}
+        self.log_dict(values, on_epoch=True, batch_size=len(y_b), sync_dist=True)
+
+    def _read(self, batch: Any) -> tuple[Tensor, Tensor]:
+        """Return the images and the classes of a batch."""
+        if isinstance(batch, Mapping):
+            y = batch.get("y")
+            if y is None and self.labels is not None and "indices" in batch:
+                y = self.labels[batch["indices"]]
+            batch = (batch.get("x", batch.get("x_a")), y)
+        x, y = (*batch, None)[:2] if isinstance(batch, list | tuple) else (batch, None)
+        if not isinstance(x, Tensor) or not isinstance(y, Tensor):
+            raise ValueError(f'{type(self).__name__} needs batches (x, y), or {{"x": ..., "y": ...}}')
+        return x, y
+
+
+class LinearProbe(Classifier):
+    """Train a linear layer on the features of a frozen encoder (paper, appendix B.6), with any Lightning Trainer.
+
+    The encoder runs in evaluation mode, without gradients, and does not change; it moves to the device of this module.
+    It is no part of the checkpoint. The arguments are those of `Classifier`.
+
+    >>> probe = LinearProbe(nn.Conv2d(3, 8, 3), classes=10)
+    >>> probe(torch.rand(4, 3, 8, 8)).shape
+    torch.Size([4, 10])
+    """
+
+    def __init__(self, encoder: nn.Module, classes: int, *, lr: float = 0.1, **options: Any) -> None:
+        super().__init__(encoder, classes, lr=lr, **options)
+
+    def _attach(self, encoder: nn.Module) -> None:
+        # In a list, the encoder is no submodule: parameters(), train() and state_dict() of this module do not reach it.
+        self._frozen = [encoder]
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Self:
+        self.body._apply(fn)
+        return cast(Self, super()._apply(fn, recurse))  # type: ignore[no-untyped-call]
+
+    @property
+    def body(self) -> nn.Module:
+        """The given encoder."""
+        return self._frozen[0]
+
+    def features(self, x_b3SS: Tensor) -> Tensor:
+        """Return h (b, F) of images (b, 3, S, S) in [0, 1], without a gradient."""
+        with torch.no_grad(), evaluation_mode(self.body):
+            return pooled(self.body(x_b3SS))
+
+
+class FineTuner(Classifier):
+    """Train a copy of an encoder and a linear layer on it (paper, appendix B.5), with any Lightning Trainer.
+
+    The arguments are those of `Classifier`.
+
+    >>> tuner = FineTuner(nn.Conv2d(3, 8, 3), classes=10)
+    >>> len(list(tuner.parameters())), tuner.lr
+    (4, 0.05)
+    """
+
+    def __init__(self, encoder: nn.Module, classes: int, *, lr: float = 0.05, **options: Any) -> None:
+        super().__init__(encoder, classes, lr=lr, **options)
+
+    def _attach(self, encoder: nn.Module) -> None:
+        self.encoder = copy.deepcopy(encoder).train().requires_grad_()
+
+    @property
+    def body(self) -> nn.Module:
+        """The copy that is trained."""
+        return self.encoder
+
+    def features(self, x_b3SS: Tensor) -> Tensor:
+        """Return h (b, F) of images (b, 3, S, S) in [0, 1]."""
+        return pooled(self.encoder(x_b3SS))
 
 
 def fit_classifier(
@@ -112,7 +214,7 @@ def fit_classifier(
 
     Args:
         classifier: not trained before.
-        data: its batches hold "x_a", views (b, 3, S, S), and "indices" (b,), which index ``classifier.labels``.
+        data: makes batches that the classifier takes.
         epochs: passes over the data.
         device: where to train.
         precision: Lightning's name, such as "bf16-mixed".
@@ -123,7 +225,6 @@ def fit_classifier(
         KeyboardInterrupt: Ctrl-C was pressed.
         Stopped: a signal has come in a program that notes signals (`stopping`).
     """
-    classifier.body.to(device)
     trainer = L.Trainer(
         accelerator=device.type,
         devices=[device.index or 0] if device.type == "cuda" else 1,
@@ -136,11 +237,10 @@ def fit_classifier(
         enable_progress_bar=False,
         enable_model_summary=False,
         num_sanity_val_steps=0,
+        limit_val_batches=0,
     )
     try:
-        with warnings.catch_warnings():  # the held-out part is not used here
-            warnings.filterwarnings("ignore", message=".*have no `validation_step`.*")
-            trainer.fit(classifier, datamodule=data)
+        trainer.fit(classifier, datamodule=data)
     except SystemExit as stop:  # Lightning turns Ctrl-C into SystemExit
         raise KeyboardInterrupt from stop
     if not torch.stack([p.isfinite().all() for p in classifier.parameters()]).all():
@@ -158,8 +258,7 @@ def predict_classes(
         device: where to compute.
         precision: as in `extract`.
     """
-    whole = nn.Sequential(classifier.body, classifier.head)
-    return extract(whole, batches, device=device, precision=precision).argmax(1)
+    return extract(classifier, batches, device=device, precision=precision).argmax(1)
 
 
 class _AfterStep(L.Callback):

@@ -19,7 +19,7 @@ from simclr_lightning.app.training import performance
 from simclr_lightning.app.training.build import Parts
 from simclr_lightning.app.training.devices import accelerator, device_count, devices_of_a_batchnorm
 from simclr_lightning.loggers.wandb import sync_command
-from simclr_lightning.optim import parameter_groups
+from simclr_lightning.optim import make_scheduler, parameter_groups
 from simclr_lightning.run_folder import METRICS, flatten, online_scores, read_table, shown, typed
 
 _WITHOUT_LABELS: Final = {  # docs/label_free.md
@@ -133,7 +133,7 @@ def opening_notes(cfg: DictConfig, parts: Parts, total: int, first_step: int = 0
     schedule = parts.module.make_schedule
     epochs, spe = getattr(schedule, "warmup_epochs", 0), parts.data.steps_per_epoch
     if round(epochs * spe) > total:
-        shortened = schedule.warmup_steps(spe, total)  # type: ignore[attr-defined]
+        shortened = schedule.warmup_steps(spe, total)  # type: ignore[union-attr]
         lines.append(f"warm-up of {epochs} epochs is longer than the run; it is shortened to {shortened} steps")
     if 0 < first_step < total and (rates := _rates(parts, (first_step, total - 1), total)):
         lines.append(
@@ -149,12 +149,14 @@ def opening_notes(cfg: DictConfig, parts: Parts, total: int, first_step: int = 0
 
 def _rates(parts: Parts, steps: tuple[int, int], total: int) -> list[float]:
     """Return the learning rates of the first parameter group after so many steps; none for schedules of other types."""
-    scheduler = parts.module.make_schedule(
+    made = make_scheduler(
+        parts.module.make_schedule,
         parts.module.make_optimizer(parameter_groups(parts.module)),
         global_batch_size=parts.data.batch_size,
         steps_per_epoch=parts.data.steps_per_epoch,
         total_steps=total,
     )
+    scheduler = None if made is None else made["scheduler"]
     if not isinstance(scheduler, LambdaLR):
         return []
     return [float(scheduler.base_lrs[0] * scheduler.lr_lambdas[0](step)) for step in steps]

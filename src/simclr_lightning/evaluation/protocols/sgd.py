@@ -19,7 +19,14 @@ from torch import Tensor, nn
 from simclr_lightning.data import Splits, ViewsDataModule
 from simclr_lightning.data.images import Rows
 from simclr_lightning.evaluation import balanced_subset
-from simclr_lightning.evaluation.classifier import Classifier, Diverged, fit_classifier, predict_classes
+from simclr_lightning.evaluation.classifier import (
+    Classifier,
+    Diverged,
+    FineTuner,
+    LinearProbe,
+    fit_classifier,
+    predict_classes,
+)
 from simclr_lightning.evaluation.protocols.score import Score, made_score, needs_held_out, share_of
 from simclr_lightning.evaluation.protocols.subject import Subject
 from simclr_lightning.text import share_name
@@ -134,9 +141,8 @@ def _fit(
     )  # fmt: skip
     data.start_method = subject.data.start_method
     torch.manual_seed(seed)  # for layers such as dropout; order and views have keyed random numbers
-    classifier = Classifier(
-        body, width=width, classes=subject.classes, labels=images.labels, frozen=frozen, lr=lr, batch_size=size
-    )
+    make = LinearProbe if frozen else FineTuner
+    classifier = make(body, subject.classes, width=width, labels=images.labels, lr=lr, batch_size=size)
     after_step = subject.steps(what, epochs * data.steps_per_epoch)
     fit_classifier(
         classifier, data, epochs=epochs, device=subject.device, precision=subject.precision, after_step=after_step
