@@ -29,6 +29,8 @@ COMMANDS: Final = {
 }
 _INTERNAL: Final = ("rank",)  # one process of a run on several devices; the program starts it
 
+_COMPLETION: Final = ("-sc", "--shell-completion")
+
 _SHORT: Final = ("report", "--help", "-h", "help")  # commands of seconds, which end when nobody reads any more
 
 
@@ -51,7 +53,9 @@ def main(argv: Sequence[str] | None = None, *, ends: bool = False) -> int:
         command = arguments[0] if arguments else "--help"
         if command not in _SHORT and not {"-h", "--help"} & {*arguments}:
             streams.outlive_readers()
-        if command not in (*COMMANDS, *_INTERNAL):
+        if command in _COMPLETION:
+            command, arguments = "completion", ["completion", *arguments]
+        elif command not in (*COMMANDS, *_INTERNAL):
             return _usage(command)
         if "" in arguments[1:] and command not in _INTERNAL:  # an empty path would be the current folder
             raise mistake(f"simclr {command}: an empty argument; check that the shell variable in it is set")

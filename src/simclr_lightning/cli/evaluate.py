@@ -15,6 +15,7 @@ from rich.console import Console
 from simclr_lightning import app, machine
 from simclr_lightning.app import runs, training
 from simclr_lightning.app.config.composition import compose, conf_folder
+from simclr_lightning.app.config.flags import read_flags
 from simclr_lightning.app.config.plain import from_plain, to_plain
 from simclr_lightning.app.config.quoting import as_value, quote_paths
 from simclr_lightning.app.config.targets import check_targets
@@ -48,7 +49,10 @@ def main(argv: Sequence[str]) -> int:
 def _main(argv: Sequence[str], overrides: list[str]) -> int:
     if not argv or ("=" in argv[0] and not Path(argv[0]).exists()):
         raise UserError(f"the first argument must be a run's folder or an exported encoder\n{USAGE}", code=2)
-    run = Path(argv[0])
+    run, given = Path(argv[0]), read_flags(overrides)
+    if given.shows or given.multirun:
+        raise UserError(f"evaluate takes no flag but --config-dir DIR\n{USAGE}", code=2)
+    overrides = given.overrides
     cfg = configure(run, overrides)
     others = configure_transfer(run, overrides, cfg)
     return _evaluate(run, cfg, others, sized=is_given(overrides, "views.size"))

@@ -5,11 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
 
 from simclr_lightning.app import training
+from simclr_lightning.app.config.flags import read_flags
 from simclr_lightning.app.config.quoting import quote_paths
-from simclr_lightning.app.launch.hydra_app import run_hydra, run_sweep
+from simclr_lightning.app.launch.hydra_app import run_sweep, show
 from simclr_lightning.app.launch.ranks import check_srun, is_external, run_external, run_ranks
 from simclr_lightning.app.runs.locate import locate_checked, prepare
 from simclr_lightning.app.runs.run import Run, folder_key, locked, reserve
@@ -18,11 +18,6 @@ from simclr_lightning.cli.guard import guard
 from simclr_lightning.overrides import flag
 from simclr_lightning.run_folder import LOG, read_summary, write_summary
 from simclr_lightning.stopping import check
-
-# Flags that print the configuration or a help text; Hydra handles them.
-HYDRA_FLAGS: Final = frozenset(
-    "--help -h --cfg -c --info -i --resolve --package -p --hydra-help --version".split()  # noqa: SIM905
-)
 
 
 def main(argv: Sequence[str]) -> int:
@@ -38,10 +33,12 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _main(overrides: list[str], started: float, folder: list[Path]) -> int:
-    if any(override in ("-m", "--multirun") for override in overrides):
+    given = read_flags(overrides)
+    if given.shows:
+        return show(given.shows, given.overrides)
+    overrides = given.overrides
+    if given.multirun:
         return run_sweep(overrides)
-    if any(override.split("=")[0] in HYDRA_FLAGS for override in overrides):
-        return run_hydra(overrides)
     if not is_external():
         check_srun()
     run = locate_checked(overrides)

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import pytest
 
-from simclr_lightning.app.config.composition import first_job
+from simclr_lightning.app.config.composition import of_a_sweep
 from simclr_lightning.app.errors import UserError
 from simclr_lightning.overrides import flag
 
 
 def test_the_first_job_of_a_sweep() -> None:
     overrides = ["-m", "loss.temperature=0.1,0.5", "model=resnet18,resnet50", "seed=range(3,9)", "data.path=a,b"]
-    job = first_job(overrides[1:])
+    _, job = of_a_sweep(overrides[1:])
     assert job == ["loss.temperature=0.1", "model=resnet18", "seed=3", "data.path='a,b'"]
-    assert first_job(["data.path='a b','c'", "optimizer.lr=interval(0.1,1)"]) == [
+    assert of_a_sweep(["data.path='a b','c'", "optimizer.lr=interval(0.1,1)"])[1] == [
         "data.path='a b'",
         "optimizer.lr=0.1",
     ]
-    assert first_job(["model=glob(resnet*,exclude=resnet1*)"]) == ["model=resnet34"]
+    assert of_a_sweep(["model=glob(resnet*,exclude=resnet1*)"]) == (["model=resnet34,resnet50"], ["model=resnet34"])
 
 
 @pytest.mark.parametrize(
@@ -37,7 +37,7 @@ def test_the_first_job_of_a_sweep() -> None:
 )
 def test_an_override_of_a_sweep_without_values_is_refused(override: str, says: str) -> None:
     with pytest.raises(UserError, match=says) as caught:
-        first_job([override])
+        of_a_sweep([override])
     assert override.split("=")[0] in str(caught.value)
     assert caught.value.code == 2
 

@@ -19,15 +19,19 @@ from omegaconf.errors import OmegaConfBaseException
 
 from simclr_lightning.app.config.grammar import (
     CONFIG_NAME,
+    SEARCH_PATH,
     Groups,
     Override,
     check_groups,
+    expanded,
     first_value,
     parse,
     trusted_by,
 )
 from simclr_lightning.app.config.plain import NOT_OF_THE_RUN, escaped, to_plain
 from simclr_lightning.app.config.quoting import quote_paths
+from simclr_lightning.app.config.search_path import check_search_path
+from simclr_lightning.app.config.targets import check_hydra, check_trusted
 from simclr_lightning.app.config.unknown_keys import check_keys, check_missing, explain
 from simclr_lightning.app.errors import UserError, mistake
 from simclr_lightning.overrides import is_given, key_of
@@ -66,6 +70,16 @@ def compose(overrides: Sequence[str], *, name: str = CONFIG_NAME) -> DictConfig:
     return _compose(overrides, name, saved={}, given=())
 
 
+def check_shown(overrides: Sequence[str]) -> None:
+    """Check the configuration that Hydra shows (``--cfg``, ``--help``): it may lack values and have unknown keys.
+
+    Raises:
+        UserError: it cannot be composed, or Hydra, which configures logging by it, would make an object not allowed.
+    """
+    with _composed(overrides, CONFIG_NAME) as (cfg, parsed, _):
+        check_hydra(cfg.hydra, trusted_by(parsed))
+
+
 def compose_resumed(saved: Mapping[str, Any], saved_overrides: Sequence[str], given: Sequence[str]) -> DictConfig:
     """Compose the configuration of a resumed run: its saved configuration with the given overrides applied.
 
@@ -84,14 +98,16 @@ def compose_resumed(saved: Mapping[str, Any], saved_overrides: Sequence[str], gi
     return _compose([*saved_overrides, *given], CONFIG_NAME, saved=saved, given=given)
 
 
-def first_job(overrides: Sequence[str]) -> list[str]:
-    """Return the overrides of one job of a sweep, with the first value of each key.
+def of_a_sweep(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return the overrides of a sweep with ``glob(...)`` expanded, and those of one job: the first value of each key.
 
     Raises:
         UserError: an override cannot be parsed, or has no value.
     """
     with _hydra() as loader:
-        return [first_value(override) for override in parse(quote_paths(overrides), sweep=True, loader=loader)]
+        parsed = parse(quote_paths(overrides), sweep=True, loader=loader)
+        check_search_path(parsed, trusted_by(parsed))
+        return [expanded(override) for override in parsed], [first_value(override) for override in parsed]
 
 
 def output_root() -> Path:
@@ -120,24 +136,32 @@ def set_sweep_overrides(overrides: Sequence[str]) -> None:
 
 
 def _compose(overrides: Sequence[str], name: str, *, saved: Mapping[str, Any], given: Sequence[str]) -> DictConfig:
-    quoted = quote_paths(overrides)
+    with _composed(overrides, name) as (cfg, checked, groups):
+        named = cfg.trusted if OmegaConf.is_list(cfg.trusted) else ()  # the rule of the key refuses other types
+        if [str(package) for package in named] != list(trusted_by(checked)):
+            raise mistake("trusted can be set only on the command line, not in a file: trusted=[PACKAGE]")
+        if not is_given(given, "experiment"):  # an experiment may set any key
+            _keep(cfg, {key: value for key, value in saved.items() if key not in NOT_OF_THE_RUN}, given)
+        check_missing(cfg)
+        _check_resolves(cfg)
+        check_keys(cfg, checked, groups)
+        return cfg
+
+
+@contextmanager
+def _composed(overrides: Sequence[str], name: str) -> Iterator[tuple[DictConfig, list[Override], Groups]]:
+    """Yield the configuration as Hydra composes it, the overrides and the groups."""
     with _hydra() as loader:
-        parsed = parse(quoted)
+        parsed = parse(quote_paths(overrides))
+        check_trusted(trusted_by(parsed))
+        check_search_path(parsed, trusted_by(parsed))
         groups = Groups(loader, parsed, name)
         checked = check_groups(parsed, groups)
         try:
             cfg = _load(loader, checked, name)
         except Exception as error:  # Hydra raises many types, and few of its messages name the nearest key
             raise _explained(error, loader, checked, groups, name) from error
-    named = cfg.trusted if OmegaConf.is_list(cfg.trusted) else ()  # the rule of the key refuses other types
-    if [str(package) for package in named] != list(trusted_by(parsed)):
-        raise mistake("trusted can be set only on the command line, not in a file: trusted=[PACKAGE]")
-    if not is_given(given, "experiment"):  # an experiment may set any key
-        _keep(cfg, {key: value for key, value in saved.items() if key not in NOT_OF_THE_RUN}, given)
-    check_missing(cfg)
-    _check_resolves(cfg)
-    check_keys(cfg, checked, groups)
-    return cfg
+        yield cfg, checked, groups
 
 
 def _keep(node: DictConfig, saved: Mapping[str, Any], given: Sequence[str], prefix: str = "") -> None:
@@ -180,7 +204,7 @@ def _load(loader: Any, overrides: Sequence[Override], name: str) -> DictConfig:
 def _explained(error: Exception, loader: Any, overrides: Sequence[Override], groups: Groups, name: str) -> UserError:
     """Return the message for an error of Hydra: compare the overrides with the configuration of the group choices."""
     try:
-        base = _load(loader, [one for one in overrides if one.is_group or one.key == "hydra.searchpath"], name)
+        base = _load(loader, [one for one in overrides if one.is_group or one.key == SEARCH_PATH], name)
     except Exception as cause:  # a file in conf/ cannot be parsed, or this configuration lacks a group
         if str(cause).startswith("Could not override"):
             return mistake(str(cause).partition(".")[0].replace("Could not override", f"simclr {name} has no"))

@@ -15,14 +15,16 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override as HydraOverride
+from hydra.core.override_parser.types import Glob, Override as HydraOverride
 from hydra.errors import HydraException
 
 from simclr_lightning.app.config.quoting import quote_paths, quoted
 from simclr_lightning.app.errors import UserError, mistake
 from simclr_lightning.near_names import did_you_mean, listed
+from simclr_lightning.overrides import key_of
 
 CONFIG_NAME: Final = "train"
+SEARCH_PATH: Final = "hydra.searchpath"
 _REFUSED: Final = "hydra/launcher=basic"  # Hydra's own, which would run the jobs in this process
 _SWAPPED: Final = str.maketrans("'\"", "\"'")
 EVALUATED: Final = ("data", "model", "views")  # the groups of `simclr evaluate`; the others in conf/ are for training
@@ -65,8 +67,10 @@ class Groups:
     def __init__(self, loader: ConfigLoader, overrides: Sequence[Override], name: str = CONFIG_NAME) -> None:
         self._loader = loader
         self.name = name
-        self._texts = [override.text for override in overrides if override.key == "hydra.searchpath"]
+        self._texts = [override.text for override in overrides if override.key == SEARCH_PATH]
         there = tuple(group for group in self._list("", ObjectType.GROUP) if group != "hydra")
+        ours = loader.get_group_options("", ObjectType.GROUP, config_name=name, overrides=[])
+        self.users = frozenset(there) - frozenset(ours)  # no default chooses an option of them
         self.own = EVALUATED if name == "evaluate" else there
         self.others = frozenset(there) - frozenset(self.own)
 
@@ -85,19 +89,20 @@ def parse(texts: Sequence[str], *, sweep: bool = False, loader: ConfigLoader | N
     Args:
         texts: the overrides.
         sweep: whether an override may have several values.
-        loader: Hydra's config loader, needed to expand ``glob(...)`` into the options of a group.
+        loader: Hydra's config loader, needed to expand ``glob(...)`` into the options of a group; the folders in
+            ``hydra.searchpath`` add options.
 
     Raises:
         UserError: a text is not KEY=VALUE, or has several values without ``sweep``.
     """
-    parser = OverridesParser.create()
-    overrides = []
+    parser, overrides = OverridesParser.create(), list[Override]()
+    options = None if loader is None else _Options(loader, [text for text in texts if key_of(text) == SEARCH_PATH])
     for text in texts:
         try:
             parsed = parser.parse_override(text)
         except (HydraException, AssertionError) as error:
             raise _unreadable(text) from error
-        parsed.config_loader = loader
+        parsed.config_loader = options  # type: ignore[assignment]  # Hydra calls this one method
         key = parsed.key_or_group
         if not key:
             raise _unreadable(text)
@@ -108,6 +113,28 @@ def parse(texts: Sequence[str], *, sweep: bool = False, loader: ConfigLoader | N
             )
         overrides.append(Override(text, parsed))
     return overrides
+
+
+class _Options:
+    """Hydra's config loader, which finds the options in the folders of ``hydra.searchpath`` too."""
+
+    def __init__(self, loader: ConfigLoader, texts: list[str]) -> None:
+        self._loader, self._texts = loader, texts
+
+    def get_group_options(self, group_name: str, results_filter: ObjectType | None = ObjectType.CONFIG) -> list[str]:
+        return self._loader.get_group_options(group_name, results_filter, CONFIG_NAME, self._texts)
+
+
+def expanded(override: Override) -> str:
+    """Return an override as text, with ``glob(...)`` as a list of options: sweepers differ in what they read.
+
+    Raises:
+        UserError: no option matches.
+    """
+    if not isinstance(override.parsed.value(), Glob):
+        return override.text
+    first_value(override)
+    return f"{override.parsed.get_key_element()}={','.join(override.parsed.sweep_string_iterator())}"
 
 
 def first_value(override: Override) -> str:
@@ -178,7 +205,7 @@ def check_groups(overrides: Sequence[Override], groups: Groups) -> list[Override
             checked.append(replace(parse(["~experiment"])[0], is_group=True))  # Hydra does not accept GROUP=null
             continue
         if options:
-            _check_option(override, value, options)
+            _check_option(override, value, options, must_add=override.key in groups.users)
             if chosen.setdefault(override.key, str(value)) != str(value):
                 both = f"{chosen[override.key]} and {value}"
                 raise mistake(f"{override.key} is chosen twice: {both}; remove one of them")
@@ -186,12 +213,13 @@ def check_groups(overrides: Sequence[Override], groups: Groups) -> list[Override
     return checked
 
 
-def _check_option(override: Override, value: Any, options: Sequence[str]) -> None:
+def _check_option(override: Override, value: Any, options: Sequence[str], *, must_add: bool) -> None:
     text, key = override.text, override.key
     if override.parsed.is_delete():
         raise mistake(f"{text}: {key} cannot be removed; its options are {listed(options)}")
-    if override.adds:
-        raise mistake(f"{text}: {key} is a group; write {text.lstrip('+')}")
+    if override.adds != must_add:
+        what = f"no default chooses an option of {key}" if must_add else f"{key} is a group"
+        raise mistake(f"{text}: {what}; write {'+' * must_add}{text.lstrip('+')}")
     if isinstance(value, str) and value in options:
         return
     shown = text.partition("=")[2]

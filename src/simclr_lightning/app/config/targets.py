@@ -21,6 +21,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from simclr_lightning import data, ntxent
+from simclr_lightning.app.config.trusted import look_in_current_folder
 from simclr_lightning.app.errors import UserError, mistake
 from simclr_lightning.near_names import nearest
 from simclr_lightning.text import first_line
@@ -101,7 +102,7 @@ def check_targets(cfg: DictConfig, trusted: Sequence[str] = ()) -> None:
     check_trusted(trusted)
     for key in cfg:
         if key == "hydra":
-            _check_hydra(cfg[key], trusted)
+            check_hydra(cfg[key], trusted)
         else:
             _check_node(_read(cfg, key, str(key)), str(key), trusted)
 
@@ -118,8 +119,7 @@ def check_trusted(trusted: Sequence[str]) -> None:
             raise mistake(f"trusted={name}: this is not a package name; write trusted=[PACKAGE]")
         if top in sys.stdlib_module_names or top in _NOT_YOURS or top == "builtins":
             raise mistake(f"trusted={name}: {top} is not your own package; name the package that contains your code")
-        if importlib.util.find_spec(top) is None and os.getcwd() not in sys.path:  # noqa: PTH109 - as Python writes it
-            sys.path.append(os.getcwd())  # noqa: PTH109 - the script `simclr` does not search the current folder
+        look_in_current_folder(top)
         if importlib.util.find_spec(top) is None:
             raise mistake(
                 f"trusted={name}: there is no package {top}; install it, or start the program in the folder that "
@@ -197,7 +197,8 @@ def _read(node: Any, name: Any, where: str) -> Any:
 _MADE_BY_HYDRA: Final = ("hydra.launcher", "hydra.sweeper", "hydra.callbacks")
 
 
-def _check_hydra(node: Any, trusted: Sequence[str]) -> None:
+def check_hydra(node: Any, trusted: Sequence[str]) -> None:
+    """Check the ``hydra`` node: its targets and the names that `logging.config` would call; raise `UserError`."""
     if not OmegaConf.is_dict(node):
         raise mistake("hydra: this node is Hydra's configuration; it cannot be replaced by one value")
     _check_node(node, "hydra", trusted, hydra=True)

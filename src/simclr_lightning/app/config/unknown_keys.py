@@ -124,6 +124,9 @@ def check_keys(cfg: DictConfig, overrides: Sequence[Override], groups: Groups) -
         names = _arguments(made) if made is not None else ()
         part = key[len(node) + 1 :].partition(".")[0]
         if names is not None and part not in names:
+            if key.startswith("experiment."):
+                choice = f"experiment/{cfg.hydra.runtime.choices.experiment}.yaml"
+                raise mistake(f"{key}: unknown key; the first line of {choice} must be: # @package _global_")
             elsewhere = (name for name in known if not name.startswith(f"{node}."))
             real = {*flat, *elsewhere, *(f"{node}.{name}" for name in names)} - {key}
             raise unknown(key, sorted(real), groups.own)

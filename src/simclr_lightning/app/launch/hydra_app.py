@@ -21,8 +21,9 @@ from omegaconf import DictConfig
 from simclr_lightning import machine
 from simclr_lightning.app import errors
 from simclr_lightning.app.config.composition import (
+    check_shown,
     conf_folder,
-    first_job,
+    of_a_sweep,
     register_resolvers,
     set_sweep_overrides,
 )
@@ -121,7 +122,7 @@ def run_sweep(overrides: list[str]) -> int:
     """Run a sweep and return its exit code.
 
     Args:
-        overrides: those of the command line, ``-m`` among them.
+        overrides: those of the command line.
 
     Raises:
         UserError: for the first mistake, before anything is made.
@@ -130,14 +131,14 @@ def run_sweep(overrides: list[str]) -> int:
         raise errors.UserError(
             "-m starts processes itself and cannot run under torchrun or srun; leave one of them out"
         )
-    rest = [one for one in overrides if one not in ("-m", "--multirun")]
-    if "hydra/sweeper=optuna" in rest:
+    if "hydra/sweeper=optuna" in overrides:
         require("optuna", "hydra/sweeper=optuna")
-    set_sweep_overrides(without(rest, "debug"))
-    locate_checked(first_job(rest))  # before Hydra makes anything that the overrides name
+    set_sweep_overrides(without(overrides, "debug"))
+    expanded, first = of_a_sweep(overrides)
+    locate_checked(first)  # before Hydra makes anything that the overrides name
     failed.clear()
     try:
-        run_hydra(["--multirun", *rest])
+        _run_hydra(["--multirun", *expanded])
     except SweepStopped as stop:
         if stop.code:
             print("stopped; the same command goes on with what is not finished", file=sys.stderr)
@@ -173,12 +174,26 @@ def _result(outcome: Outcome) -> JobReturn:
     return _Failed(overrides=overrides, status=JobStatus.FAILED, _return_value=error)
 
 
-def run_hydra(overrides: list[str]) -> int:
+def show(flags: Sequence[str], overrides: Sequence[str]) -> int:
+    """Let Hydra answer the flags that it handles itself, such as ``--cfg job``.
+
+    Raises:
+        UserError: the configuration cannot be composed, or names what it may not.
+    """
+    if "--hydra-help" in flags:  # which is about Hydra alone
+        overrides = ()
+    if "--shell-completion" not in flags:  # whose arguments are no overrides
+        check_shown(overrides)
+    _run_hydra([*flags, *overrides])
+    return 0
+
+
+def _run_hydra(arguments: list[str]) -> None:
     """Run Hydra's own program, for its flags and the sweepers."""
     register_resolvers()
     register()
     before = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
-    sys.argv = ["simclr train", *overrides]
+    sys.argv = [sys.argv[0], *arguments]
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come out as exceptions, which `guard` turns into messages
     try:
         hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name="train")(_never)()
@@ -187,7 +202,6 @@ def run_hydra(overrides: list[str]) -> int:
         os.environ.pop("HYDRA_FULL_ERROR")
         if before[1] is not None:
             os.environ["HYDRA_FULL_ERROR"] = before[1]
-    return 0
 
 
 def _never(cfg: Any) -> None:

@@ -10,7 +10,7 @@ from typing import Any, Final
 from hydra.core.config_loader import ConfigLoader
 from omegaconf import DictConfig
 
-from simclr_lightning.app.config.grammar import grid, varied_keys
+from simclr_lightning.app.config.grammar import SEARCH_PATH, grid, varied_keys
 from simclr_lightning.app.errors import mistake
 from simclr_lightning.app.launch.dashboard import Dashboard
 from simclr_lightning.app.launch.jobs import Job, SweepStopped, plan, run_jobs
@@ -71,7 +71,7 @@ class Sweep:
         return [_outcome(job, codes.get(job.number, 0)) for job in jobs]
 
     def _checked(self, job_overrides: Sequence[Sequence[str]], first: int) -> list[Job]:
-        passed_on = [one for one in self.config.hydra.overrides.hydra if not _is_hydras(one)]
+        passed_on = [one for one in self.config.hydra.overrides.hydra if key_of(one) == SEARCH_PATH]
         varied = varied_keys(_overrides(self.config))
         jobs = plan(job_overrides, first=first, sweep=self.folder, passed_on=passed_on, varied=varied)
         self.place.check(jobs)
@@ -102,8 +102,3 @@ def _overrides(config: DictConfig) -> list[str]:
     """Return the sweep's overrides: those of a file, then the command line's."""
     params = config.hydra.sweeper.get("params") or {}
     return [*(f"{key}={value}" for key, value in params.items()), *config.hydra.overrides.task]
-
-
-def _is_hydras(override: str) -> bool:
-    """Return whether an override is for Hydra: it is the sweep's and not the jobs'."""
-    return key_of(override).startswith(("hydra.", "hydra/"))

@@ -48,6 +48,8 @@ def _new(overrides: Sequence[str]) -> Run:
     check_run(full)
     if full.ckpt_path is not None:
         raise mistake("ckpt_path can be set only on the command line, not in a file: ckpt_path=DIR")
+    if full.hydra.mode is not None and full.hydra.mode.name != "RUN":
+        raise mistake(f"hydra.mode={full.hydra.mode.name}: for a sweep, type -m")
     folder = Path(full.hydra.run.dir)
     if is_given(overrides, "hydra.run.dir") and holds_a_run(folder):
         raise UserError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,11 +15,12 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from simclr_lightning.app.config.grammar import SEARCH_PATH
 from simclr_lightning.app.config.plain import NOT_OF_THE_RUN
 from simclr_lightning.app.config.quoting import PATH_KEYS
 from simclr_lightning.app.errors import UserError
 from simclr_lightning.files import write_text
-from simclr_lightning.overrides import is_given, key_of, without
+from simclr_lightning.overrides import is_given, key_of
 from simclr_lightning.run_folder import (
     CHECKPOINTS,
     CONFIG,
@@ -137,8 +138,7 @@ def write_config(run: Run) -> None:
     (run.folder / CONFIG).parent.mkdir(exist_ok=True)
     write_text(run.folder / CONFIG, OmegaConf.to_yaml(run.cfg))
     # Plain YAML: OmegaConf would take a ${ in a path for an interpolation.
-    saved = without(run.overrides, *NOT_OF_THE_RUN)
-    write_text(run.folder / OVERRIDES, yaml.safe_dump(saved, allow_unicode=True))
+    write_text(run.folder / OVERRIDES, yaml.safe_dump(_of_the_run(run.overrides), allow_unicode=True))
     write_text(run.folder / HYDRA, OmegaConf.to_yaml(run.hydra))
 
 
@@ -168,7 +168,7 @@ def saved_overrides(folder: Path) -> list[str]:
     try:
         if not (folder / OVERRIDES).is_file():
             raise RunFolderError(f"{folder / OVERRIDES} cannot be read")
-        return without(read_overrides(folder), *NOT_OF_THE_RUN)
+        return _of_the_run(read_overrides(folder))
     except RunFolderError as error:
         raise UserError(f"{folder} is not a run's folder: {error}") from error
 
@@ -181,5 +181,10 @@ def run_name(folder: Path) -> str:
         overrides = saved_overrides(folder)
     except UserError:
         return folder.name
-    named = ",".join(override for override in overrides if key_of(override) not in PATH_KEYS)
+    named = ",".join(override for override in overrides if key_of(override) not in (*PATH_KEYS, SEARCH_PATH))
     return named[:NAME_AT_MOST] or folder.name
+
+
+def _of_the_run(overrides: Sequence[str]) -> list[str]:
+    """Return the overrides without the keys of `NOT_OF_THE_RUN`; the run's groups may be in ``hydra.searchpath``."""
+    return [one for one in overrides if key_of(one) == SEARCH_PATH or not is_given([one], *NOT_OF_THE_RUN)]
