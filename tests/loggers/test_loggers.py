@@ -20,6 +20,7 @@ import pytest
 import yaml
 from omegaconf import OmegaConf
 
+import warm
 from conftest import WORDS
 from made_runs import make_run
 from simclr_lightning.app.runs.locate import locate_checked
@@ -273,14 +274,16 @@ def test_a_run_finishes_when_the_server_hangs_and_does_not_save_the_key(npz: Pat
     env = {**os.environ, "WANDB_MODE": "online", "WANDB_API_KEY": KEY, "WANDB_BASE_URL": server.url}
     overrides = (*WORDS, f"data.path={npz}", "logger=wandb", "hydra.run.dir=run", "trainer.max_steps=2")
     command = [sys.executable, "-m", "simclr_lightning.cli", "train", *overrides]
-    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=200, check=False)
-    assert done.returncode == 0, done.stderr
+    pipe = subprocess.PIPE
+    process = warm.Popen(command, cwd=tmp_path, env=env, stdout=pipe, stderr=pipe, text=True)
+    out, err = process.communicate(timeout=200)
+    assert process.returncode == 0, err
     assert server.hangs.is_set()
     run = tmp_path / "run"
     assert json.loads((run / "summary.json").read_text())["status"] == "finished"
-    assert "wandb sync" in done.stdout
-    assert "Traceback" not in done.stderr
-    assert KEY not in done.stdout + done.stderr
+    assert "wandb sync" in out
+    assert "Traceback" not in err
+    assert KEY not in out + err
     for path in run.rglob("*"):
         assert not path.is_file() or KEY.encode() not in path.read_bytes(), path
     server.shutdown()

@@ -19,6 +19,7 @@ import pytest
 import torch
 from PIL import Image
 
+import warm
 from conftest import WORDS, small_images
 from simclr_lightning import checkpoint
 from simclr_lightning.run_folder import OUTPUT
@@ -29,7 +30,7 @@ pytestmark = pytest.mark.timeout(900)  # seconds: the machine may be busy
 def start(folder: Path, *words: str) -> subprocess.Popen[str]:
     env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
     command = [sys.executable, "-m", "simclr_lightning.cli", "train", *words]
-    return subprocess.Popen(
+    return warm.Popen(
         command, cwd=folder, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
     )
 
@@ -189,6 +190,7 @@ def test_a_job_that_is_killed_is_resumed_by_the_same_command_and_no_finished_job
     assert checkpoint.load(saved)["global_step"] == 4
     go.touch()
     capsys.readouterr()
+    monkeypatch.setattr(subprocess, "Popen", warm.Popen)
     assert simclr("train", "-m", *words) == 0
     assert capsys.readouterr().out.count("finished before") == 1
     assert {path: path.stat().st_mtime_ns for path in short.rglob("*") if path.is_file()} == before
@@ -242,7 +244,7 @@ def test_two_nodes_give_the_run_of_two_devices(pair: tuple[Path, tuple[int, str,
         env = {**os.environ, "OMP_NUM_THREADS": "1", **{f"SLURM_{name}": str(value) for name, value in slurm.items()}}
         command = [sys.executable, "-m", "torch.distributed.run", *where, f"--node-rank={node}", *train]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-        nodes.append(subprocess.Popen(command, cwd=tmp_path, env=env, text=True, start_new_session=True, **pipes))
+        nodes.append(warm.Popen(command, cwd=tmp_path, env=env, text=True, start_new_session=True, **pipes))
     try:
         ends = [finish(node) for node in nodes]
     finally:

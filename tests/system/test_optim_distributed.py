@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import multiprocessing
 import os
 from pathlib import Path
 
@@ -47,7 +48,8 @@ def _rank(rank: int, folder: str) -> None:
 
 
 def test_two_processes_make_the_steps_of_one(tmp_path: Path) -> None:
-    mp.spawn(_rank, args=(os.fspath(tmp_path),), nprocs=2)
+    multiprocessing.set_forkserver_preload(["torch.distributed", "simclr_lightning.optim"])
+    mp.start_processes(_rank, args=(os.fspath(tmp_path),), nprocs=2, start_method="forkserver")
     x_NF = torch.randn(8, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     rates, weights = _train(_network(), x_NF, parts=1)
     peak = 0.3 * 8 / 256

@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+import warm
 from conftest import WORDS
 from simclr_lightning import checkpoint, export, pictures
 from simclr_lightning.app.launch.ranks import _is_lost_peer
@@ -101,7 +102,7 @@ def test_a_map_that_cannot_be_interrupted_does_not_delay_the_end(npz: Path, tmp_
         "pictures.embedding_map = forever\n"
         "sys.exit(main(sys.argv[1:], ends=True))"
     )
-    started = subprocess.Popen(
+    started = warm.Popen(
         [sys.executable, "-c", code, "train", *WORDS, f"data.path={npz}", "hydra.run.dir=run"],
         cwd=tmp_path, env={**os.environ, "OMP_NUM_THREADS": "1"}, text=True, stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

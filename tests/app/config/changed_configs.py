@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 from typing import Any
 
 import pytest
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from simclr_lightning.app.config.composition import compose
 from simclr_lightning.app.config.validate import check_config
 from simclr_lightning.app.errors import LINES, UserError
+
+
+def a_config() -> DictConfig:
+    """Return a new copy of a configuration that is accepted."""
+    return copy.deepcopy(_composed())
+
+
+@functools.cache
+def _composed() -> DictConfig:
+    return compose(["optimizer=sgd", "data=folder", "data.path=x", "logger=wandb"])
 
 
 def put(cfg: DictConfig, key: str, value: Any) -> DictConfig:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from changed_configs import put, refusal
+from changed_configs import a_config, put, refusal
 from omegaconf import DictConfig
 
 from simclr_lightning.app.config.composition import compose
@@ -26,7 +26,7 @@ GROUPS = ("model", "data", "views", "loss", "optimizer", "schedule", "trainer", 
 @pytest.fixture(scope="module")
 def composed() -> DictConfig:
     """A configuration that is accepted."""
-    composed = compose(["optimizer=sgd", "data=folder", "data.path=x", "logger=wandb"])
+    composed = a_config()
     check_config(composed)
     return composed
 

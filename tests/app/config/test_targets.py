@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from changed_configs import put
+from changed_configs import a_config, put
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
@@ -23,14 +23,9 @@ from simclr_lightning.app.config.validate import check_targets
 from simclr_lightning.app.errors import LINES, UserError
 
 
-@pytest.fixture(scope="module")
-def composed() -> DictConfig:
-    return compose(["optimizer=sgd", "data=folder", "data.path=x", "logger=wandb"])
-
-
 @pytest.fixture
-def cfg(composed: DictConfig) -> DictConfig:
-    return copy.deepcopy(composed)
+def cfg() -> DictConfig:
+    return a_config()
 
 
 def call(target: Any, *args: Any, **keywords: Any) -> dict[str, Any]:
@@ -123,13 +118,13 @@ def canary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 @pytest.mark.parametrize("name", hostile(Path("x")))
-def test_hostile_targets_are_refused_everywhere_and_nothing_runs(name: str, canary: Path, composed: DictConfig) -> None:
+def test_hostile_targets_are_refused_everywhere_and_nothing_runs(name: str, canary: Path) -> None:
     node = hostile(canary)[name]
     before = sorted(canary.parent.iterdir())
     wraps: list[Any] = [[node], [{"a": [1, node]}], {"deep": {"deeper": node}}]
     for number, place in enumerate(PLACES):
         for wrapped in (node, wraps[number % 3]):
-            cfg = put(copy.deepcopy(composed), place, wrapped)
+            cfg = put(a_config(), place, wrapped)
             with pytest.raises(UserError) as caught:
                 check_targets(cfg)
             assert place.partition(".")[0] in str(caught.value)
@@ -150,11 +145,11 @@ def test_these_targets_are_really_hostile(name: str, canary: Path, capsys: pytes
     assert canary.exists() or (canary.parent / "summary.json").exists()
 
 
-def test_nodes_that_hydra_instantiates_contain_no_escaped_interpolation(canary: Path, composed: DictConfig) -> None:
+def test_nodes_that_hydra_instantiates_contain_no_escaped_interpolation(canary: Path) -> None:
     text = f"\\${{oc.create:'{{_target_: os.mkdir, path: {canary}}}'}}"
     for place, value in (("launcher.jobs", text), ("sweeper.mine", [{"deep": text}]), ("callbacks.mine", {"a": text})):
         with pytest.raises(UserError, match=rf"hydra\.{place.partition('.')[0]}.*Hydra would follow"):
-            check_targets(put(copy.deepcopy(composed), f"hydra.{place}", value))
+            check_targets(put(a_config(), f"hydra.{place}", value))
     assert not canary.exists()
     instantiate(OmegaConf.create({"_target_": "builtins.dict", "x": text}))
     assert canary.exists()  # this proves that Hydra would follow it

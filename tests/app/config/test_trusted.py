@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 import importlib
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from changed_configs import put
+from changed_configs import a_config, put
 from omegaconf import DictConfig
 
 from simclr_lightning.app.config.composition import compose
@@ -17,14 +16,9 @@ from simclr_lightning.app.config.validate import check_config, check_evaluation,
 from simclr_lightning.app.errors import UserError
 
 
-@pytest.fixture(scope="module")
-def composed() -> DictConfig:
-    return compose(["optimizer=sgd", "data=folder", "data.path=x", "logger=wandb"])
-
-
 @pytest.fixture
-def cfg(composed: DictConfig) -> DictConfig:
-    return copy.deepcopy(composed)
+def cfg() -> DictConfig:
+    return a_config()
 
 
 @pytest.mark.parametrize("value", ["-1", "true", "nan", "mypkg", "null"])

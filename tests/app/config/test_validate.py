@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 
 import pytest
-from changed_configs import put, refusal
+from changed_configs import a_config, put, refusal
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from simclr_lightning.app.config.composition import compose
@@ -13,14 +13,9 @@ from simclr_lightning.app.config.validate import check_config, check_devices, ch
 from simclr_lightning.app.errors import UserError
 
 
-@pytest.fixture(scope="module")
-def composed() -> DictConfig:
-    return compose(["optimizer=sgd", "data=folder", "data.path=x", "logger=wandb"])
-
-
 @pytest.fixture
-def cfg(composed: DictConfig) -> DictConfig:
-    return copy.deepcopy(composed)
+def cfg() -> DictConfig:
+    return a_config()
 
 
 def test_every_sampler_of_a_search_has_a_fixed_seed() -> None:
