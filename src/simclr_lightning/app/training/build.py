@@ -56,7 +56,7 @@ def build(cfg: DictConfig) -> Parts:
         global_batch_size=cfg.data.batch_size,
         micro_batch_size=cfg.micro_batch_size,
     )
-    module.save_hyperparameters(module.hparams, logger=False)  # the loggers have the whole configuration
+    simclr.save_hyperparameters(simclr.hparams, logger=False)  # the loggers have the whole configuration
     if performance.channels_last(cfg, accelerator(cfg)):
         simclr.to(memory_format=torch.channels_last)
     return Parts(simclr, data, copy.deepcopy(encoder))
