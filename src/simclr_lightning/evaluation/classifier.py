@@ -137,7 +137,7 @@ class Classifier(L.LightningModule, ABC):
                 y = self.labels[batch["indices"]]
             batch = (batch.get("x", batch.get("x_a")), y)
         x, y = (*batch, None)[:2] if isinstance(batch, list | tuple) else (batch, None)
-        if not isinstance(x, Tensor) or not isinstance(y, Tensor):
+        if not isinstance(x, Tensor) or not isinstance(y, Tensor) or y.ndim != 1:
             raise ValueError(f'{type(self).__name__} needs batches (x, y), or {{"x": ..., "y": ...}}')
         return x, y
 
