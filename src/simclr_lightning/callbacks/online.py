@@ -119,7 +119,7 @@ class OnlineScore(L.Callback):
         asked = thinned(splits.held_out, QUERIES_AT_MOST)
         rows = torch.cat((bank, asked))
         batches = self._until_signal(data.eval_batches(splits.train, rows))
-        h = extract(module.encoder, batches, device=module.device)
+        h = extract(module, batches, device=module.device)
         h_bank, h_asked = h[: len(bank)], h[len(bank) :]
         predicted = knn_predict(h_bank, labels[bank], h_asked, k=min(self.k, len(bank)))
         found = {"knn_top1": (predicted == labels[asked]).float().mean().item()}
@@ -204,7 +204,7 @@ def label_free(
     with evaluation_mode(module):
         for rows in wrap(held_out.split(256)):
             for view, x in enumerate(data.view_pairs(rows)):
-                features = module.encoder(x.to(module.device))
+                features = module(x.to(module.device))
                 h[view].append(features.float())
                 z[view].append(module.projector(features).float())
     h_a, h_b, z_a, z_b = (torch.cat(parts).cpu() for parts in (*h, *z))
