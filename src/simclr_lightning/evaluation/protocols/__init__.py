@@ -4,7 +4,7 @@
 returns a list of `Score` (``score``). ``features`` extracts h once for all protocols, and ``cache`` stores it on disk.
 ``evaluation`` runs several protocols. ``published`` lists scores of others for comparison.
 
-To add a protocol, write such a function and add its line to `PROTOCOLS` (docs/extending.md).
+To add a protocol, write such a function and add its line to `PROTOCOLS` (docs/bring_your_own.md).
 """
 
 from typing import TYPE_CHECKING, Final

@@ -1,4 +1,4 @@
-"""The examples of docs/extending.md: each is written as a user's package and run through the command line."""
+"""The examples of docs/bring_your_own.md: each is written as a user's package and run through the command line."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from PIL import Image
 
 from conftest import WORDS
 
-PAGE = Path(__file__).parents[1] / "docs" / "extending.md"
+PAGE = Path(__file__).parents[1] / "docs" / "bring_your_own.md"
 BLOCKS = re.findall(r"```(python|bash)\n(.*?)```", PAGE.read_text("utf-8"), re.DOTALL)
 FILES = {code.split()[1]: code for kind, code in BLOCKS if kind == "python" and code.startswith("# mypkg/")}
 SCRIPTS = [code for kind, code in BLOCKS if kind == "python" and not code.startswith("# mypkg/")]
@@ -95,7 +95,7 @@ def test_the_scripts_and_the_other_commands_of_the_page_run(program: Program, mo
     for code in SCRIPTS:
         quiet = code.replace("L.Trainer(", 'L.Trainer(accelerator="cpu", max_steps=2, logger=False, ')
         quiet = quiet.replace("max_epochs=1", "enable_checkpointing=False, enable_progress_bar=False")
-        exec(compile(quiet, "docs/extending.md", "exec"), {})
+        exec(compile(quiet, "docs/bring_your_own.md", "exec"), {})
 
 
 def test_the_loss_of_the_page_is_its_definition(program: Program) -> None:
