@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from PIL import Image
 
 from conftest import WORDS
 
@@ -82,9 +83,15 @@ def test_the_evaluations_of_the_page_write_their_scores(program: Program, argume
     assert found["feature_dim"] == 16
 
 
-def test_the_scripts_of_the_page_run(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_scripts_and_the_other_commands_of_the_page_run(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
     overrides = next(own for own in TRAININGS if "model=custom" in own)
     train(program, overrides)
+    Path("IMAGES").mkdir()
+    for name, color in (("a.png", "red"), ("b.png", "blue")):
+        Image.new("RGB", (12, 12), color).save(Path("IMAGES", name))
+    for arguments in COMMANDS:
+        if arguments[1] in ("embed", "search", "export"):
+            assert program.run(*arguments[1:]) == 0
     for code in SCRIPTS:
         quiet = code.replace("L.Trainer(", 'L.Trainer(accelerator="cpu", max_steps=2, logger=False, ')
         quiet = quiet.replace("max_epochs=1", "enable_checkpointing=False, enable_progress_bar=False")

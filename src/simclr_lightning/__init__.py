@@ -14,7 +14,12 @@ from simclr_lightning.lazy import lazy_names
 
 if TYPE_CHECKING:
     from simclr_lightning.data import Splits as Splits, ViewsDataModule as ViewsDataModule
-    from simclr_lightning.encoders import check_encoder as check_encoder, resnet as resnet, timm_encoder as timm_encoder
+    from simclr_lightning.encoders import (
+        check_encoder as check_encoder,
+        resnet as resnet,
+        timm_encoder as timm_encoder,
+        torchvision_encoder as torchvision_encoder,
+    )
     from simclr_lightning.evaluation.classifier import FineTuner as FineTuner, LinearProbe as LinearProbe
     from simclr_lightning.export import export_encoder as export_encoder, load_encoder as load_encoder
     from simclr_lightning.ntxent import NTXent as NTXent, NTXentOutput as NTXentOutput, nt_xent as nt_xent

@@ -5,7 +5,7 @@ Shapes: n = images, F = the encoder's feature_dim.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,13 +51,14 @@ class Gallery:
     notes: tuple[str, ...]
 
 
-def open_gallery(run: Path, images: Path, *, keep: bool) -> Gallery:
+def open_gallery(run: Path, images: Path, *, keep: bool, load: Callable[[Path], Encoder] = load_encoder) -> Gallery:
     """Return h of every image in a folder and its subfolders.
 
     Args:
         run: a run's folder or an exported encoder.
         images: a folder of images, or one that ``simclr pack`` wrote.
         keep: read h from the cache in ``RUN/features`` if these weights and images are there, else write it there.
+        load: loads the encoder of ``run``.
 
     Raises:
         UserError: there is no such folder, or an image cannot be read.
@@ -66,7 +67,7 @@ def open_gallery(run: Path, images: Path, *, keep: bool) -> Gallery:
     if not images.is_dir():
         raise UserError(f"{images}: there is no such folder of images")
     machine.limit_threads()
-    encoder = load_encoder(run)
+    encoder = load(run)
     size = encoder.size
     assert size is not None  # an export always has it
     files = all_images(images)

@@ -5,17 +5,20 @@ from __future__ import annotations
 import csv
 import os
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from simclr_lightning import app, files, pictures
-from simclr_lightning.app import errors
+from simclr_lightning.app import errors, runs
 from simclr_lightning.app.errors import UserError
-from simclr_lightning.cli.parser import Parser
+from simclr_lightning.cli.parser import Parser, trusting
 from simclr_lightning.extras import require
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from simclr_lightning.encoders import Encoder
 
 
 def main(argv: Sequence[str]) -> int:
@@ -31,6 +34,7 @@ def _parser() -> Parser:
     parser.add_argument(
         "--map", choices=("tsne", "umap", "pca"), help="also draw the images as points, in a file named as OUT, .png"
     )
+    trusting(parser)
     parser.add_argument("--force", action="store_true", help="overwrite existing files")
     return parser
 
@@ -47,7 +51,7 @@ def _main(asked: Any) -> int:
             raise UserError(f"{path} is a folder; give another OUT")
         if os.path.lexists(path) and not asked.force:
             raise UserError(f"{path} exists; give another OUT, or --force to overwrite it")
-    h, names = embed(asked.run, asked.images, asked.out, write)
+    h, names = embed(asked.run, asked.images, asked.out, write, load=partial(runs.load_export, trusted=asked.trusted))
     if asked.map is not None:
         _draw(h, names, picture, asked.map)
         print(f"the map is in {picture}")
@@ -55,7 +59,12 @@ def _main(asked: Any) -> int:
 
 
 def embed(
-    run: Path, images: Path, out: Path, write: Callable[[Path, Tensor, list[str]], None]
+    run: Path,
+    images: Path,
+    out: Path,
+    write: Callable[[Path, Tensor, list[str]], None],
+    *,
+    load: Callable[[Path], Encoder],
 ) -> tuple[Tensor, list[str]]:
     """Write h of all images in ``images`` and its subfolders with their relative names, sorted; return both.
 
@@ -64,6 +73,7 @@ def embed(
         images: a folder.
         out: the file to write, completely or not at all.
         write: called with a path, h (n, feature_dim) float32 and the names; writes the file.
+        load: loads the encoder of ``run``.
 
     Raises:
         UserError, ValueError: the message names the file and the fix; nothing is written.
@@ -71,7 +81,7 @@ def embed(
     if not out.absolute().parent.is_dir():
         raise UserError(f"{out}: the folder {out.parent} does not exist; make it first")
     files.check_writable(out)
-    found = app.open_gallery(run, images, keep=False)
+    found = app.open_gallery(run, images, keep=False, load=load)
     names = list(found.files.names)
     with files.whole(out) as fresh:
         write(fresh, found.h, names)

@@ -83,7 +83,8 @@ def _evaluate(run: Path, cfg: DictConfig, others: dict[str, DictConfig], *, size
     scores, bare = score(encoder), {}
     if plain["untrained"]:
         evaluation.cache, evaluation.start = None, partial(runs.start_of, run, fresh=True)
-        bare = {one.key: one for one in score(runs.untrained(encoder, seed=plain["seed"]), what="untrained ")}
+        fresh = runs.untrained(encoder, seed=plain["seed"], trusted=tuple(cfg.trusted))
+        bare = {one.key: one for one in score(fresh, what="untrained ")}
     found = protocols.found(encoder, data, scores, bare, head=_head(plain, size, data is None))
     app.show_results(found, console)
     for path in app.write_results(found, folder):

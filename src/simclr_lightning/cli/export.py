@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from simclr_lightning import export, files
-from simclr_lightning.app import errors
-from simclr_lightning.cli.parser import Parser
+from simclr_lightning.app import errors, runs
+from simclr_lightning.cli.parser import Parser, trusting
 
 FORMATS = ("safetensors", "torchvision", "timm", "onnx", "hub")
 
@@ -25,6 +25,7 @@ def _parser() -> Parser:
     parser.add_argument("out", metavar="OUT", type=Path, help="a new folder, or a file with the suffix of the format")
     parser.add_argument("--format", choices=FORMATS, default="safetensors", help="(default safetensors)")
     parser.add_argument("--licence", metavar="NAME", help="license of the weights for the card, such as apache-2.0")
+    trusting(parser)
     parser.add_argument("--force", action="store_true", help="overwrite existing files")
     return parser
 
@@ -35,7 +36,7 @@ def _main(asked: Any) -> int:
     if asked.licence is not None and not (asked.licence.strip() and asked.licence.isprintable()):
         raise errors.mistake(f"--licence {asked.licence!r}: give the license's name on one line, such as apache-2.0")
     files.check_writable(asked.out)
-    encoder = export.load_encoder(asked.run)
+    encoder = runs.load_export(asked.run, asked.trusted)
     path = export.export_as(asked.format, encoder, asked.out, about=_about(asked), force=asked.force)
     print(f"{path}: {path.stat().st_size / 1e6:.1f} MB, same h as the run's encoder; its card has the code to load it")
     return 0

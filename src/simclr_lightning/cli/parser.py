@@ -45,3 +45,10 @@ class Parser(argparse.ArgumentParser):
             return command(asked)
 
         return guard_command(parsed, argv)
+
+
+def trusting(parser: Parser) -> None:
+    """Add ``--trusted PACKAGE``, which may be repeated."""
+    parser.add_argument(
+        "--trusted", metavar="PACKAGE", action="append", default=[], help="your package that contains the encoder"
+    )

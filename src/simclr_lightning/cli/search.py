@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from simclr_lightning import app, data, evaluation, files, machine, pictures
+from simclr_lightning.app import runs
 from simclr_lightning.app.errors import UserError, mistake
-from simclr_lightning.cli.parser import Parser
+from simclr_lightning.cli.parser import Parser, trusting
 from simclr_lightning.extras import require
 
 if TYPE_CHECKING:
@@ -41,6 +43,7 @@ def _parser() -> Parser:
     parser.add_argument(
         "--index", choices=("exact", "faiss"), default="exact", help="faiss: approximate, for sets larger than memory"
     )
+    trusting(parser)
     return parser
 
 
@@ -58,7 +61,8 @@ def _main(asked: Any) -> int:
         raise UserError(f"--query {missing[0]}: there is no such image file")
     if asked.out is not None:
         files.check_writable(asked.out)
-    gallery = app.open_gallery(asked.run, asked.images, keep=True)
+    load = partial(runs.load_export, trusted=asked.trusted)
+    gallery = app.open_gallery(asked.run, asked.images, keep=True, load=load)
     for note in gallery.notes:
         print(note)
     find = _finder(gallery, asked.index)

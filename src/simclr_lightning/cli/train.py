@@ -49,6 +49,7 @@ def _main(overrides: list[str], started: float, folder: list[Path]) -> int:
         return training.print_dry_run(run)
     if not run.is_finished:
         training.check_images(run.cfg)
+        training.check_encoders([run.cfg])
     check()
     return (run_external if is_external() else _single)(run, started, folder)
 

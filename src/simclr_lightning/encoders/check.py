@@ -57,7 +57,7 @@ def feature_dim(encoder: nn.Module, *, size: int = 32, channels: int = 3) -> int
         return given
     like = next(encoder.parameters(), torch.empty(0))
     x_BCSS = torch.full((2, channels, size, size), 0.5, device=like.device, dtype=like.dtype)
-    with _unchanged(encoder, x_BCSS.device), torch.no_grad():
+    with unchanged(encoder, x_BCSS.device), torch.no_grad():
         encoder.eval()
         return _features(encoder, x_BCSS).shape[1]
 
@@ -88,7 +88,7 @@ def check_encoder(encoder: nn.Module, images: Tensor) -> int:
     x_BCSS = images[:_IMAGES].to(params[0].device)
     if len(x_BCSS) < 2:  # BatchNorm needs two values per channel
         x_BCSS = torch.cat((x_BCSS, x_BCSS))
-    with _unchanged(encoder, x_BCSS.device):
+    with unchanged(encoder, x_BCSS.device):
         with torch.enable_grad():
             h = _features(encoder, x_BCSS)
         encoder.eval()
@@ -172,7 +172,7 @@ def _reaches(h: Tensor, params: set[int]) -> bool:
 
 
 @contextmanager
-def _unchanged(encoder: nn.Module, device: torch.device) -> Iterator[None]:
+def unchanged(encoder: nn.Module, device: torch.device) -> Iterator[None]:
     """Restore the buffers, the training mode and the random generators when the block ends.
 
     Inside, synchronized BatchNorm is in evaluation mode, in which it does not communicate.

@@ -42,7 +42,7 @@ def load_weights(encoder: Encoder, source: str | Path) -> None:
     """Copy weights into the encoder, in place. After an error, the encoder is unchanged.
 
     Args:
-        encoder: from ``resnet``, ``timm_encoder`` or ``build``.
+        encoder: from ``resnet``, ``timm_encoder``, ``torchvision_encoder``, ``as_encoder`` or ``build``.
         source: "imagenet" for torchvision's ImageNet weights (downloaded once; ResNet 18 to 152 with width 1), or a
             path: an export (the folder or its ``encoder.safetensors``), the folder of a run, or a file with a state
             dict of torchvision, timm or Lightning (``.safetensors``, ``.pt``, ``.pth``, ``.ckpt``). Classifiers are
@@ -151,10 +151,10 @@ def _find(source: str | Path) -> Path:
 
 def _imagenet(encoder: Encoder) -> dict[str, Tensor]:
     depth, width = encoder.spec.get("depth"), encoder.spec.get("width")
-    if encoder.spec["factory"] != "resnet" or depth == 10 or width != 1 or encoder.spec["stem"] != "imagenet":
+    if encoder.spec.get("factory") != "resnet" or depth == 10 or width != 1 or encoder.spec["stem"] != "imagenet":
         raise ValueError(
             "model.weights=imagenet needs ResNet 18, 34, 50, 101 or 152 with model.encoder.width=1 and "
-            "model.encoder.stem=imagenet; for timm's models set model.encoder.pretrained=true"
+            "model.encoder.stem=imagenet; for timm's and torchvision's models set model.encoder.pretrained=true"
         )
     weights = torchvision.models.get_model_weights(f"resnet{depth}").DEFAULT
     try:

@@ -1,6 +1,7 @@
 """Export an encoder as safetensors, torchvision, timm, ONNX or Hugging Face hub files, each with a card.
 
 ``own`` writes and reads the format of this library, ``formats`` writes those of other libraries, ``card`` the card.
+``architectures`` finds the name of an architecture in other libraries.
 """
 
 from typing import TYPE_CHECKING

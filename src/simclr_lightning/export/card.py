@@ -9,12 +9,6 @@ from simclr_lightning.encoders import Encoder
 _SECTIONS: Final = ("data", "recipe", "scores", "licence")
 _NOT_STATED: Final = "not stated"
 _PREPARE: Final = "How to prepare images"
-OWN_CODE: Final = """\
-from simclr_lightning import load_encoder
-
-encoder = load_encoder("this/folder")  # eval mode
-h = encoder(images)  # images (N, 3, {size}, {size}) -> h (N, {width})
-"""
 
 
 def sections(card: Mapping[str, Any]) -> dict[str, str]:
@@ -44,7 +38,7 @@ def read_sections(text: str) -> dict[str, str]:
 
 
 def card_text(
-    encoder: Encoder, about: Mapping[str, str], size: int, *, code: str = OWN_CODE, normalizes: bool = True
+    encoder: Encoder, about: Mapping[str, str], size: int, *, code: str | None = None, normalizes: bool = True
 ) -> str:
     """Return the whole card as Markdown.
 
@@ -52,7 +46,7 @@ def card_text(
         encoder: which the card describes.
         about: from `sections` or `read_sections`.
         size: side in pixels of the evaluation crop.
-        code: Python that loads the file; ``{size}`` and ``{width}`` are replaced by numbers.
+        code: Python that loads the file; ``{size}`` and ``{width}`` are replaced by numbers. None: `own_code`.
         normalizes: whether the model in the file normalizes its input itself.
     """
     lines = [f"# {title_of(encoder)}", "", f"Image -> h of {encoder.feature_dim} numbers.", ""]
@@ -60,15 +54,32 @@ def card_text(
         lines += [f"## {title}", "", body, ""]
     lines += [f"## {_PREPARE}", "", _preparation(encoder, size, normalizes=normalizes), ""]
     lines += ["## How to load", "", "```python"]
+    code = own_code(encoder, "this/folder") if code is None else code
     lines += [*code.replace("{size}", str(size)).replace("{width}", str(encoder.feature_dim)).splitlines(), "```", ""]
     lines += ["The architecture, in the file's header as `spec`:", "", *_entries(encoder.spec), ""]
     return "\n".join(lines)
 
 
+def own_code(encoder: Encoder, path: str) -> str:
+    """Return Python that loads an export of this library from a path."""
+    factory, more = encoder.spec.get("factory"), ")  # eval mode"
+    if factory is None:
+        more = f", encoder=NET)  # NET is a new {encoder.spec.get('name')}; eval mode"
+    elif "." in factory:
+        more = f', trusted=["{factory.partition(".")[0]}"])  # imports {factory}; eval mode'
+    return f"""\
+from simclr_lightning import load_encoder
+
+encoder = load_encoder("{path}"{more}
+h = encoder(images)  # images (N, 3, {{size}}, {{size}}) -> h (N, {{width}})
+"""
+
+
 def title_of(encoder: Encoder) -> str:
     """Return the title of the card, such as "ResNet-18, pretrained with SimCLR"."""
     spec = encoder.spec
-    name = f"ResNet-{spec['depth']}" if spec["factory"] == "resnet" else spec["name"]
+    own = spec.get("name") or str(spec["factory"]).rpartition(".")[2]
+    name = f"ResNet-{spec['depth']}" if spec["factory"] == "resnet" else own
     return f"{name}, pretrained with SimCLR"
 
 

@@ -5,6 +5,7 @@ An encoder that a format cannot express is refused, with the names of the format
 Shapes: N = images, F = feature_dim, S = side in pixels.
 """
 
+import copy
 import json
 import os
 import re
@@ -15,14 +16,16 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
-import torchvision
 from torch import Tensor, nn
 
 from simclr_lightning import files
-from simclr_lightning.encoders import Encoder
-from simclr_lightning.export.card import card_text, sections, title_of
+from simclr_lightning.encoders import Encoder, torchvision_models
+from simclr_lightning.encoders.encoder import FACTORIES
+from simclr_lightning.export.architectures import described, possible_formats, timm_name, torchvision_name
+from simclr_lightning.export.card import card_text, own_code, sections
 from simclr_lightning.export.own import CARD_NAME, load_encoder, plain_state, write, write_encoder
 from simclr_lightning.extras import require
+from simclr_lightning.text import first_line
 
 _TOLERANCE: Final = 1e-5  # maximum difference of the outputs; relative to the largest one if that is above 1
 
@@ -95,46 +98,37 @@ def export_as(kind: str, encoder: Encoder, out: Path, *, about: Mapping[str, str
     return written[0]
 
 
-def timm_name(encoder: Encoder) -> tuple[str, dict[str, Any]] | None:
-    """Return timm's name and arguments for the architecture of the encoder; None if timm does not have it."""
-    spec = encoder.spec
-    if spec["factory"] == "timm":
-        options = {k: v for k, v in spec.items() if k not in ("factory", "name", "mean", "std", "pretrained")}
-        return spec["name"], options
-    if spec["stem"] != "imagenet" or spec["width"] != 1:
-        return None
-    return ("resnet18", {"layers": [1, 1, 1, 1]}) if spec["depth"] == 10 else (f"resnet{spec['depth']}", {})
-
-
 def _safetensors(encoder: Encoder, target: Target, about: Mapping[str, str], size: int) -> None:
     write_encoder(encoder, target.model, size=size)
-    _check(encoder, load_encoder(target.model), size)
+    own = None if encoder.spec["factory"] in FACTORIES else copy.deepcopy(encoder.body)
+    _check(encoder, load_encoder(target.model, encoder=own), size)
     files.write_text(target.folder / target.card, card_text(encoder, about, size))
 
 
 def _torchvision(encoder: Encoder, target: Target, about: Mapping[str, str], size: int) -> None:
-    spec = encoder.spec
-    fits = spec["factory"] == "resnet" and spec["stem"] == "imagenet" and spec["width"] == 1 and spec["depth"] != 10
-    if not fits:
+    found = torchvision_name(encoder)
+    if found is None:
         raise ExportError(
-            f"torchvision has no {_described(encoder)}: its ResNets are 18 to 152 of width 1 with ImageNet's stem; "
-            f"export it as {_possible(encoder)}"
+            f"torchvision has no {described(encoder)}: its ResNets are 18 to 152 of width 1 with ImageNet's stem; "
+            f"export it as {possible_formats(encoder)}"
         )
-    model = torchvision.models.get_model(f"resnet{spec['depth']}", weights=None)
+    name, options = found
+    model = torchvision_models.torchvision_model(name, **options)
     # A strict load needs a classifier: this one is zero, and is removed again to get h.
-    state = plain_state(encoder) | {
-        key: torch.zeros_like(value) for key, value in model.fc.state_dict(prefix="fc.").items()
-    }
+    own = plain_state(encoder)
+    state = {key: own.get(key, torch.zeros_like(value)) for key, value in model.state_dict().items()}
     model.load_state_dict(state, strict=True)
-    model.fc = nn.Identity()
+    classifier = torchvision_models.last_linear(model)
+    torchvision_models.remove_classifier(model, classifier)
     _check(encoder, nn.Sequential(encoder.normalise, model), size)
     write(target.model, lambda path: torch.save(state, path))
+    layer = "".join(f"[{part}]" if part.isdigit() else f".{part}" for part in classifier.split("."))
     code = f"""\
 import torch, torchvision
 
-model = torchvision.models.resnet{spec["depth"]}()
+model = torchvision.models.{name}({", ".join(f"{key}={value!r}" for key, value in options.items())})
 model.load_state_dict(torch.load("{target.name}", weights_only=True))  # strict
-model.fc = torch.nn.Identity()  # the classifier in the file is zero; strict loading needs it
+model{layer} = torch.nn.Identity()  # the classifier in the file is zero; strict loading needs it
 h = model.eval()(images)  # images (N, 3, {{size}}, {{size}}) -> h (N, {{width}})
 """
     files.write_text(target.folder / target.card, card_text(encoder, about, size, code=code, normalizes=False))
@@ -161,8 +155,7 @@ def _hub(encoder: Encoder, target: Target, about: Mapping[str, str], size: int) 
     write_encoder(encoder, target.model, size=size)
     found = timm_name(encoder)
     config: dict[str, Any] = {"simclr_lightning": encoder.spec | {"size": size}, "num_features": encoder.feature_dim}
-    own = f'from simclr_lightning import load_encoder\n\nencoder = load_encoder("this/folder/{target.name}")\n'
-    code, normalizes = f"{own}h = encoder(images)  # images (N, 3, {{size}}, {{size}}) -> h (N, {{width}})\n", True
+    code, normalizes = own_code(encoder, f"this/folder/{target.name}"), True
     if found is not None:
         name, options = found
         config |= {
@@ -197,10 +190,14 @@ def _onnx(encoder: Encoder, target: Target, about: Mapping[str, str], size: int)
     def fill(path: Path) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch's exporter warns about its own code
-            torch.onnx.export(
-                encoder, (x_2SS,), path, dynamo=True, external_data=False, verbose=False, input_names=["images"],
-                output_names=["h"], dynamic_shapes=({0: batch},),
-            )  # fmt: skip
+            try:
+                torch.onnx.export(
+                    encoder, (x_2SS,), path, dynamo=True, external_data=False, verbose=False, input_names=["images"],
+                    output_names=["h"], dynamic_shapes=({0: batch},),
+                )  # fmt: skip
+            except torch.onnx.OnnxExporterError as error:
+                why = first_line(error.__cause__ or error)
+                raise ExportError(f"torch cannot export {described(encoder)} to ONNX: {why}") from error
         session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
         _check(encoder, lambda x: torch.from_numpy(session.run(["h"], {"images": x.numpy()})[0]), size)
 
@@ -240,8 +237,8 @@ def _in_timm(encoder: Encoder) -> tuple[str, dict[str, Any]]:
     found = timm_name(encoder)
     if found is None:
         raise ExportError(
-            f"timm has no {_described(encoder)}: its ResNets have width 1 and ImageNet's stem; "
-            f"export it as {_possible(encoder)}"
+            f"timm has no {described(encoder)}: its ResNets have width 1 and ImageNet's stem; "
+            f"export it as {possible_formats(encoder)}"
         )
     return found
 
@@ -274,14 +271,3 @@ def _front_matter(about: Mapping[str, str], *, in_timm: bool) -> str:
     library = "timm" if in_timm else "simclr-lightning"
     tags = ["tags:", "- simclr", "- self-supervised", "- image-feature-extraction", f"library_name: {library}"]
     return "\n".join(["---", *named, *tags, "pipeline_tag: image-feature-extraction", "---", "", ""])
-
-
-def _described(encoder: Encoder) -> str:
-    spec = encoder.spec
-    if spec["factory"] == "resnet":
-        return f"ResNet-{spec['depth']} of width {spec['width']:g} with the stem for {spec['stem']}"
-    return title_of(encoder).partition(",")[0]
-
-
-def _possible(encoder: Encoder) -> str:
-    return "safetensors, timm, onnx or hub" if timm_name(encoder) else "safetensors, onnx or hub"

@@ -200,7 +200,12 @@ def test_a_wrong_value_of_a_sweep_is_refused_with_its_key(key: str, sweeping: Di
 
 
 def test_every_key_has_wrong_values_above() -> None:
-    tested_elsewhere = {"model.encoder.name", "model.encoder.pretrained", "optimizer.trust_coefficient"}
+    tested_elsewhere = {
+        "model.encoder.name",
+        "model.encoder.pretrained",
+        "model.encoder.size",
+        "optimizer.trust_coefficient",
+    }
     keys = {key for key in RULES if not key.endswith(("_target_", "_partial_"))}
     assert keys == BAD.keys() | tested_elsewhere
     assert {key for key, rule in RULES.items() if rule is CHECKED_BY_ITSELF} < BAD.keys()
@@ -290,3 +295,7 @@ def test_lars_and_timm(composed: DictConfig) -> None:
     assert "model.encoder.name" in refusal(put(timm, "model.encoder.name", ""))
     put(timm, "model.encoder.name", "resnet18")
     assert "model.encoder.pretrained" in refusal(put(timm, "model.encoder.pretrained", "yes"))
+    put(timm, "model.encoder.pretrained", False)
+    assert "model.encoder.size=0" in refusal(put(timm, "model.encoder.size", 0))
+    theirs = compose(["model=torchvision"])
+    assert "did you mean convnext_tiny" in refusal(put(theirs, "model.encoder.name", "convnext_tinny"))

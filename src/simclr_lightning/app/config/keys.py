@@ -73,6 +73,7 @@ RULES: Final[dict[str, Rule]] = {
             "model.encoder.std": SPREAD,
             "model.encoder.name": TEXT,
             "model.encoder.pretrained": SWITCH,
+            "model.encoder.size": whole(1, LARGEST_SIDE).or_(None),
             "model.projector.hidden_dim": whole(1, WIDEST).or_(None),
             "model.projector.out_dim": whole(1, WIDEST),
             "model.projector.layers": whole(0, 3),

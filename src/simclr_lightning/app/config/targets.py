@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from types import ModuleType
@@ -28,6 +29,7 @@ _OPTIMIZERS: Final = ("SGD", "Adam", "AdamW", "Adagrad")  # those of torch whose
 ALLOWED: Final[tuple[str, ...]] = (
     "simclr_lightning.encoders.resnet",
     "simclr_lightning.encoders.timm_encoder",
+    "simclr_lightning.encoders.torchvision_encoder",
     "simclr_lightning.projector.Projector",
     *(f"simclr_lightning.ntxent.{name}" for name in ntxent.__all__),
     "simclr_lightning.optim.LARS",
@@ -105,7 +107,7 @@ def check_targets(cfg: DictConfig, trusted: Sequence[str] = ()) -> None:
 
 
 def check_trusted(trusted: Sequence[str]) -> None:
-    """Refuse ``trusted`` packages that are not the user's.
+    """Refuse ``trusted`` packages that are not the user's. One in the current folder can be imported afterwards.
 
     Raises:
         UserError: a package is part of Python, is this package or one of its dependencies, or does not exist.
@@ -116,6 +118,8 @@ def check_trusted(trusted: Sequence[str]) -> None:
             raise mistake(f"trusted={name}: this is not a package name; write trusted=[PACKAGE]")
         if top in sys.stdlib_module_names or top in _NOT_YOURS or top == "builtins":
             raise mistake(f"trusted={name}: {top} is not your own package; name the package that contains your code")
+        if importlib.util.find_spec(top) is None and os.getcwd() not in sys.path:  # noqa: PTH109 - as Python writes it
+            sys.path.append(os.getcwd())  # noqa: PTH109 - the script `simclr` does not search the current folder
         if importlib.util.find_spec(top) is None:
             raise mistake(
                 f"trusted={name}: there is no package {top}; install it, or start the program in the folder that "

@@ -124,7 +124,8 @@ def check_keys(cfg: DictConfig, overrides: Sequence[Override], groups: Groups) -
         names = _arguments(made) if made is not None else ()
         part = key[len(node) + 1 :].partition(".")[0]
         if names is not None and part not in names:
-            real = {*flat, *known, *(f"{node}.{name}" for name in names)} - {key}
+            elsewhere = (name for name in known if not name.startswith(f"{node}."))
+            real = {*flat, *elsewhere, *(f"{node}.{name}" for name in names)} - {key}
             raise unknown(key, sorted(real), groups.own)
 
 

@@ -167,7 +167,7 @@ def _check_encoder(made: Any, node: Mapping[str, Any]) -> None:
     if (node.get("mean") is None) != (node.get("std") is None):
         raise mistake("model.encoder.mean and model.encoder.std go together: give both or neither")
     if "name" in node:
-        _check_timm(str(node["name"]))
+        (_check_torchvision if made.__name__.startswith("torchvision") else _check_timm)(str(node["name"]))
         return
     with torch.device("meta"):  # parameters without memory
         _run(made, node, "model.encoder")
@@ -183,6 +183,14 @@ def _check_timm(name: str) -> None:
     if not timm.is_model(name):
         hint = did_you_mean(name, timm.list_models(), count=2)
         raise mistake(f"model.encoder.name={name}: timm has no such model{hint}")
+
+
+def _check_torchvision(name: str) -> None:
+    import torchvision
+
+    names = torchvision.models.list_models(module=torchvision.models)
+    if name not in names:
+        raise mistake(f"model.encoder.name={name}: torchvision has no such model{did_you_mean(name, names, count=2)}")
 
 
 def _check_optimizer(made: Any, node: Mapping[str, Any]) -> None:

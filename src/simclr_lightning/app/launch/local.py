@@ -75,6 +75,7 @@ class Machine:
             UserError: with the arithmetic.
             ValueError: when the images of one that is not finished are not there.
         """
+        training.check_encoders(job.cfg for job in jobs if not job.finished)
         for job in jobs:
             if not job.finished:
                 training.check_images(job.cfg)

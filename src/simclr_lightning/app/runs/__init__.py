@@ -10,6 +10,11 @@ from typing import TYPE_CHECKING
 from simclr_lightning.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from simclr_lightning.app.runs.encoder import encoder_of as encoder_of, start_of as start_of, untrained as untrained
+    from simclr_lightning.app.runs.encoder import (
+        encoder_of as encoder_of,
+        load_export as load_export,
+        start_of as start_of,
+        untrained as untrained,
+    )
 
 __getattr__, __dir__, __all__ = lazy_names(__name__, __file__)

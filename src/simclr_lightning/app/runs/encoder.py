@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -11,10 +12,11 @@ from torch import nn
 from simclr_lightning import checkpoint, encoders
 from simclr_lightning.app.config.instantiate import make
 from simclr_lightning.app.config.plain import from_plain, to_plain
-from simclr_lightning.app.config.targets import check_targets, resolve
+from simclr_lightning.app.config.targets import check_targets, check_trusted, resolve
 from simclr_lightning.app.errors import UserError, mistake
 from simclr_lightning.app.runs.run import read_config
-from simclr_lightning.encoders import Encoder, weights as encoder_weights
+from simclr_lightning.encoders import Encoder, UntrustedError, as_encoder, weights as encoder_weights
+from simclr_lightning.encoders.own import verified
 from simclr_lightning.export import load_encoder
 from simclr_lightning.projector import Projector
 from simclr_lightning.run_folder import EXPORTED, flatten, read_saved_config
@@ -44,7 +46,7 @@ def encoder_of(run: Path, cfg: DictConfig) -> Encoder:
     if "model" in cfg:
         raise mistake(f"model: {run} contains its architecture; remove model= from the command")
     if found is None:
-        return load_encoder(run)
+        return load_export(run, tuple(cfg.trusted), how="'trusted=[{0}]'")
     path, damaged = found
     for other in damaged:
         print(f"{other} is damaged; {path.name} is evaluated")
@@ -54,10 +56,59 @@ def encoder_of(run: Path, cfg: DictConfig) -> Encoder:
     return _build(made.model.encoder, path, size=int(saved["views"]["size"]))
 
 
-def untrained(encoder: Encoder, *, seed: int) -> Encoder:
+def load_export(run: Path, trusted: Sequence[str] = (), *, how: str = "--trusted {0}") -> Encoder:
+    """Load the exported encoder of a run or a file, as `load_encoder`.
+
+    Args:
+        run: a run's folder, or an exported folder or file.
+        trusted: packages of the user that the file may name.
+        how: what the user types to trust the package {0}, for the message.
+
+    Raises:
+        UserError: a trusted package is not the user's, or the file names code of another package.
+        FileNotFoundError, ValueError: from the library.
+    """
+    check_trusted(trusted)
+    try:
+        return load_encoder(run, trusted=trusted)
+    except UntrustedError as error:
+        raise UserError(str(UntrustedError(error.name, run, how=how))) from error
+
+
+def make_module(node: DictConfig) -> nn.Module:
+    """Make the module of ``model.encoder``.
+
+    Raises:
+        UserError: the target made something else.
+    """
+    module = make(node)
+    if not isinstance(module, nn.Module):
+        raise mistake(f"model.encoder._target_={node._target_} made a {type(module).__name__}, not a torch.nn.Module")
+    return module
+
+
+def described(node: DictConfig, module: nn.Module, *, size: int, verify: bool = False) -> Encoder:
+    """Return the module of ``model.encoder`` as an encoder whose ``spec`` has the target and the arguments of the node.
+
+    Args:
+        node: ``model.encoder``.
+        module: made from it; the encoder shares it.
+        size: side of the views in pixels.
+        verify: make the module a second time, and leave its name out of ``spec`` if the two differ in h.
+    """
+    arguments = {key: value for key, value in to_plain(node).items() if not key.startswith("_")}
+    recipe = {"factory": str(node._target_), "arguments": arguments}
+    encoder = as_encoder(module, recipe, size=size)
+    if verify and encoder is not module:
+        images = torch.rand(2, 3, size, size, generator=torch.Generator().manual_seed(0))
+        encoder.spec |= verified(recipe, module, images)
+    return encoder
+
+
+def untrained(encoder: Encoder, *, seed: int, trusted: Sequence[str] = ()) -> Encoder:
     """Return an encoder of the same architecture with random weights from this seed, in evaluation mode."""
     torch.manual_seed(seed)
-    fresh = encoders.build(encoder.spec)
+    fresh = encoders.build(encoder.spec, trusted=trusted)
     fresh.size = encoder.size
     return fresh.eval()
 
@@ -96,7 +147,7 @@ def start_of(run: Path, encoder: Encoder, layer: int | str, *, fresh: bool = Fal
 
 
 def _build(node: DictConfig, source: Path, *, size: int) -> Encoder:
-    encoder: Encoder = make(node)
+    encoder = described(node, make_module(node), size=size)
     encoders.load_weights(encoder, source)
     encoder.size = size
     return encoder.eval()

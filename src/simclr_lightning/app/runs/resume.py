@@ -47,7 +47,7 @@ def resume(given: Sequence[str]) -> Run:
         for key, (before, now) in diff(with_absolute_paths(saved), to_plain(cfg)).items()
         if not is_given([key], *MAY_DIFFER) and (before != "(absent)" or is_given(given, key))
     ]
-    _check_same_network(folder, saved, to_plain(cfg))
+    _check_same_network(folder, saved, to_plain(cfg), given)
     if lines and full.force not in (True, "all"):
         shown = lines[:3] + ([f"and {len(lines) - 3} more"] if len(lines) > 3 else [])
         raise UserError(
@@ -64,9 +64,13 @@ def resume(given: Sequence[str]) -> Run:
     return Run(folder, cfg, tuple(overrides), full.hydra, chosen, notes, full.force in ("images", "all"))
 
 
-def _check_same_network(folder: Path, saved: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+def _check_same_network(folder: Path, saved: Mapping[str, Any], now: Mapping[str, Any], given: Sequence[str]) -> None:
     """Refuse another network or kind of optimizer, whose state the checkpoint does not hold; ``force`` cannot help."""
-    changed = [key for key in diff(saved, now) if key.startswith(_HAVE_STATE)]
+    changed = [
+        key
+        for key, (before, _) in diff(saved, now).items()
+        if key.startswith(_HAVE_STATE) and (before != "(absent)" or is_given(given, key))
+    ]
     if changed:
         is_encoder = changed[0].startswith("model.encoder.")  # the run's weights do not fit another encoder
         raise UserError(

@@ -10,7 +10,11 @@ from typing import TYPE_CHECKING
 from simclr_lightning.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from simclr_lightning.app.training.build import check_images as check_images, make_data as make_data
+    from simclr_lightning.app.training.build import (
+        check_encoders as check_encoders,
+        check_images as check_images,
+        make_data as make_data,
+    )
     from simclr_lightning.app.training.dry_run import print_dry_run as print_dry_run
     from simclr_lightning.app.training.finish import blank_summary as blank_summary
     from simclr_lightning.app.training.process import record_stop as record_stop, run_process as run_process

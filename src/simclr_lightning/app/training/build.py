@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import lightning as L
 import torch
 from omegaconf import DictConfig
-from torch import nn
 
 from simclr_lightning import checkpoint, encoders
 from simclr_lightning.app.config.instantiate import make
+from simclr_lightning.app.config.plain import to_plain
 from simclr_lightning.app.config.targets import resolve
 from simclr_lightning.app.errors import UserError
+from simclr_lightning.app.runs.encoder import described, make_module
 from simclr_lightning.app.training import performance
 from simclr_lightning.app.training.devices import accelerator
 from simclr_lightning.data import ViewsDataModule, array, folder, imagenet, packed
@@ -29,7 +31,7 @@ class Parts:
 
     module: SimCLR
     data: ViewsDataModule
-    untrained: nn.Module
+    untrained: encoders.Encoder
 
 
 def build(cfg: DictConfig) -> Parts:
@@ -40,12 +42,13 @@ def build(cfg: DictConfig) -> Parts:
     """
     data = make_data(cfg)
     L.seed_everything(cfg.seed, verbose=False)
-    encoder = make(cfg.model.encoder)
+    module = make_module(cfg.model.encoder)
+    encoder = described(cfg.model.encoder, module, size=cfg.views.size)
     if cfg.model.weights is not None:
         encoders.load_weights(encoder, _valid(str(cfg.model.weights)))
     projector = make(cfg.model.projector)(encoder.feature_dim)
-    module = SimCLR(
-        encoder,
+    simclr = SimCLR(
+        module,
         projector,
         make(cfg.loss),
         make(cfg.optimizer),
@@ -53,10 +56,31 @@ def build(cfg: DictConfig) -> Parts:
         global_batch_size=cfg.data.batch_size,
         micro_batch_size=cfg.micro_batch_size,
     )
-    module.save_hyperparameters(module.hparams, logger=False)  # the loggers have the whole configuration
+    simclr.save_hyperparameters(simclr.hparams, logger=False)  # the loggers have the whole configuration
     if performance.channels_last(cfg, accelerator(cfg)):
-        module.to(memory_format=torch.channels_last)
-    return Parts(module, data, copy.deepcopy(encoder))
+        simclr.to(memory_format=torch.channels_last)
+    return Parts(simclr, data, copy.deepcopy(encoder))
+
+
+def check_encoders(cfgs: Iterable[DictConfig]) -> None:
+    """Check the encoder of each run with a dry pass, once per architecture; this project's ResNets need none.
+
+    Raises:
+        UserError: an encoder cannot be trained; the message describes what it returned.
+    """
+    checked = set()
+    for cfg in cfgs:
+        node, size = cfg.model.encoder, int(cfg.views.size)
+        key = (repr(to_plain(node)), size)
+        if resolve(node._target_) is encoders.resnet or key in checked:
+            continue
+        checked.add(key)
+        images = torch.rand(4, 3, size, size, generator=torch.Generator().manual_seed(0))
+        try:
+            encoders.check_encoder(make_module(node), images)
+        except ValueError as error:
+            named = node.get("name", node._target_)
+            raise UserError(f"model.encoder ({named}, {size} x {size} pixels): {error}") from error
 
 
 def make_data(cfg: DictConfig) -> ViewsDataModule:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import lightning as L
 import torch
@@ -14,6 +14,7 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from simclr_lightning import checkpoint as checkpoints, export, pictures
+from simclr_lightning.app.runs.encoder import described
 from simclr_lightning.app.runs.run import reached_limits
 from simclr_lightning.app.training.devices import world_size
 from simclr_lightning.app.training.messages import closing_block
@@ -74,7 +75,7 @@ def finish(
     cfg: DictConfig,
     module: SimCLR,
     data: ViewsDataModule,
-    untrained: nn.Module,
+    untrained: Encoder,
     trainer: L.Trainer,
     progress: RunProgress,
     console: Console,
@@ -91,7 +92,7 @@ def finish(
     saved = checkpoints.load(found[0])
     module.load_state_dict(saved["state_dict"])
     device = trainer.strategy.root_device
-    encoder = cast(Encoder, module.encoder.to(device).eval())
+    encoder = described(cfg.model.encoder, module.encoder.cpu(), size=data.recipe.size, verify=True).to(device).eval()
     STOP.check()
     with console.status("scoring on test and drawing ..."):
         scores, h_test = _scores(encoder, untrained.to(device), data, device)
@@ -119,7 +120,7 @@ def finish(
         logger.log_metrics({f"final/{k}": v for k, v in scores.__dict__.items() if v is not None}, step=step)
     close_loggers(trainer, folder, summary)
     limits = reached_limits(cfg, epochs=summary["epochs"], steps=step)
-    closing_block(folder, summary, console, limits=limits)
+    closing_block(folder, cfg, summary, console, limits=limits)
 
 
 def _scores(
