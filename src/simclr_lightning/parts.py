@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.optim import Optimizer, lr_scheduler
 
 from simclr_lightning import encoders
+from simclr_lightning.encoders.encoder import FACTORIES
 from simclr_lightning.ntxent import NTXent
 from simclr_lightning.optim import LARS, Schedule
 from simclr_lightning.projector import Projector
@@ -75,7 +76,7 @@ def make(described: Mapping[str, Any], name: str) -> Any:
     """
     factory = described.get("factory")
     options = {key: value for key, value in described.items() if key != "factory"}
-    if name == "encoder":
+    if name == "encoder" and factory in FACTORIES:
         return encoders.build(described)
     found: Callable[..., Any] | None = None
     if factory in _MADE.get(name, ()):
@@ -154,7 +155,7 @@ def _of_node(node: Mapping[str, Any], name: str) -> Plain:
     options = {key: value for key, value in node.items() if not key.startswith("_")}
     if name == "encoder":
         own = {"timm_encoder": "timm", "torchvision_encoder": "torchvision"}.get(own, own)
-    if (name == "encoder" and "." not in own) or own in _MADE.get(name, ()) or own in _BOUND.get(name, ()):
+    if (name == "encoder" and own in FACTORIES) or own in _MADE.get(name, ()) or own in _BOUND.get(name, ()):
         return {"factory": own, **options}
     return {"class": target}
 
@@ -176,7 +177,7 @@ def _described(part: Any, name: str) -> Plain:
         TypeError: the part comes from no factory of this module.
     """
     if name == "encoder" and type(part) in get_args(encoders.Encoder):
-        return dict(part.spec)
+        return dict(part.spec) if part.spec.get("factory") in FACTORIES else {"class": str(part.spec.get("factory"))}
     if type(part) is Projector:
         return {"factory": "Projector", **part.spec}
     if type(part) is NTXent:
