@@ -162,7 +162,7 @@ def warn_of_own_generator(name: str) -> None:
     """Warn that the random numbers of a user's code are not those of the global generators."""
     warnings.warn(
         f"{name} gives another result for the same image, although the global generators of torch, NumPy and Python "
-        "are seeded for each call, so it uses another generator: views differ from run to run, and a resume is not exact",
+        "are seeded for each call, so it has another generator: views differ between runs, and a resume is not exact",
         stacklevel=2,
     )
 
