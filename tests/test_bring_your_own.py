@@ -57,7 +57,7 @@ def train(program: Program, overrides: list[str]) -> dict[str, Any]:
 
 
 def test_the_page_has_an_example_of_every_part() -> None:
-    parts = ("losses", "images", "edges", "noise", "protocols", "encoders", "optimizers")
+    parts = ("losses", "images", "transforms", "edges", "noise", "protocols", "encoders", "optimizers")
     assert FILES.keys() == {f"mypkg/{name}.py" for name in parts}
     assert len(TRAININGS) == len(parts) - 1  # all but the protocol
 

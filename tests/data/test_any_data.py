@@ -215,9 +215,19 @@ def test_an_augmentation_of_tensors_gets_the_pixels_as_they_are() -> None:
         (lambda x: "a view", "is of type str"),
     ],
 )
-def test_an_augmentation_that_returns_no_view_is_refused(augment: Any, says: str) -> None:
+def test_an_augmentation_that_returns_no_view_is_refused_before_training(augment: Any, says: str) -> None:
     with pytest.raises(ValueError, match=says):
-        data_of(IMAGES, augment=augment).view_pairs(torch.tensor([0]))
+        data_of(IMAGES, augment=augment).load()
+
+
+def test_a_generator_that_cannot_be_seeded_is_noticed() -> None:
+    own = np.random.default_rng()
+    with pytest.warns(UserWarning, match="augment gives another result for the same image"):
+        data_of(IMAGES, augment=lambda image: own.integers(0, 256, (8, 8, 3), dtype=np.uint8)).load()
+    rotated = Pictures(transform=lambda image: image.rotate(own.integers(0, 360)))
+    with pytest.warns(UserWarning, match=r"the data set \(Pictures\) gives another result"):
+        one, two = splits_of(rotated), splits_of(rotated)
+    assert one.fingerprint == two.fingerprint  # no pixels are in it
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -266,10 +276,12 @@ def test_the_batches_of_prediction_have_their_indices_in_lightning(tmp_path: Pat
     assert torch.cat(found).tolist() == list(range(9))
 
 
-def test_labels_are_read_without_reading_images_where_the_data_set_stores_them() -> None:
+def test_labels_are_read_without_reading_images_where_the_data_set_stores_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     pictures = Pictures()
     splits = splits_of(pictures)
-    assert pictures.reads <= 4
+    assert pictures.reads <= 6
     assert splits.class_names == ("red", "green", "blue")
     assert splits.train.labels is not None
     assert splits.train.labels.tolist() == CLASSES.tolist()
@@ -281,6 +293,10 @@ def test_labels_are_read_without_reading_images_where_the_data_set_stores_them()
     assert splits_of(list(IMAGES)).train.labels is None
     own = splits_of(list(IMAGES), labels=[7 + 2 * label for label in CLASSES.tolist()])
     assert own.class_names == ("7", "9", "11")
+    monkeypatch.setattr("simclr_lightning.data.labels.READ_AT_MOST", N - 1)
+    with pytest.warns(UserWarning, match="give the data set an attribute targets"):
+        large = splits_of([(image, 1) for image in IMAGES])
+    assert large.train.labels is None
 
 
 def test_every_form_of_the_same_images_is_read_as_the_same_pixels() -> None:

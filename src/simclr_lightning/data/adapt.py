@@ -95,7 +95,6 @@ class _Part:
     def __init__(self, data: Any, role: str, image: Key, label: Key) -> None:
         self.labels: Sequence[Any] | None = None
         self.classes: tuple[str, ...] | None = None
-        self.notes: tuple[str, ...] = ()
         if isinstance(data, tuple) and len(data) == 2 and _is_labels(data[1], data[0]):
             data, self.labels = data
         _refuse(data)
@@ -107,7 +106,7 @@ class _Part:
         elif columns.is_dataset(data):
             found = columns.columns(data, image, label)
             self.images = images = ItemImages(found.images, found.image, prefix=f"{role}/")
-            images.load(0)  # a wrong first image is refused now
+            images.check()
             self.labels, self.classes = self.labels or found.labels, found.classes
         else:
             self._read_items(data, role, image, label)
@@ -123,11 +122,10 @@ class _Part:
     def _read_items(self, data: Any, role: str, image: Key, label: Key) -> None:
         image, label = places(item_of(data, 0), image, label)
         self.images = images = ItemImages(data, image, prefix=f"{role}/")
-        images.load(0)  # a wrong first image is refused now
+        images.check()
         self.classes = stored_classes(data)
         if self.labels is None:
-            self.labels, note = find_labels(images, label)
-            self.notes = () if note is None else (note,)
+            self.labels = find_labels(images, label)
 
 
 def _joined(parts: dict[str, _Part], seed: int) -> Splits:
@@ -135,10 +133,10 @@ def _joined(parts: dict[str, _Part], seed: int) -> Splits:
     numbers, names = numbered_classes({role: part.labels for role, part in parts.items()}, classes)
     for role, part in parts.items():
         part.images.labels = numbers.get(role)  # type: ignore[misc]
-    notes = tuple(note for part in parts.values() for note in part.notes)
+    notes: tuple[str, ...] = ()
     if "val" in parts and "test" not in parts:
         parts["test"] = parts.pop("val")
-        notes += ("the validation part is taken as the test part, as there is no test part",)
+        notes = ("the validation part is taken as the test part, as there is no test part",)
     sets = {role: part.images for role, part in parts.items()}
     train, val, test = sets["train"], sets.get("val"), sets.get("test")
     if len(train) < 2:

@@ -210,6 +210,8 @@ class ViewsDataModule(L.LightningDataModule):
         """Return the splits, made at the first call; their notes then hold `described` and `long_images` too."""
         if self.splits is None:
             found = splits_of(self.dataset, path=self.path)
+            if self.augmentation is not None:
+                self.augmentation.check(found.train.load(0))
             long = long_images(found.train, self.recipe, found.training_images)
             self.splits = replace(found, notes=(*described(found), *found.notes, *long))
         return self.splits

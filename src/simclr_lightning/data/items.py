@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, final
 
@@ -38,6 +39,7 @@ class ItemImages:
         self.labels = labels
         self.tensor: Tensor | None = None
         self.names: Sequence[str] = numbered(prefix, len(items))
+        self.is_repeatable = True
         self._image = image
         self._kind = kind_of(self._picked(self.item(0), 0))
 
@@ -67,6 +69,16 @@ class ItemImages:
         except ValueError as error:
             raise ValueError(f"{self._name(index)} {error}") from None
 
+    def check(self) -> None:
+        """Read image 0 twice, so that wrong data are refused now, and warn if its pixels differ.
+
+        Raises:
+            ValueError: as `load`.
+        """
+        if not torch.equal(self.load(0), self.load(0)):
+            self.is_repeatable = False
+            warn_of_own_generator(f"the data set ({type(self.items).__name__})")
+
     def item(self, index: int, *, seed: int = 0, epoch: int = 0) -> Any:
         """Return ``items[index]``; see `item_of`."""
         return item_of(self.items, index, seed=seed, epoch=epoch)
@@ -75,12 +87,12 @@ class ItemImages:
         """Return a digest of the class of the data set, its length, its labels, and the pixels of `SAMPLED` images.
 
         These images are at even distances, the first and the last among them. A change of other pixels alone is not
-        noticed: reading all images would take minutes to hours.
+        noticed: reading all images would take minutes to hours. If two readings of image 0 differ, no pixels count.
         """
         n = len(self)
         rows = sorted({round(i * (n - 1) / max(1, min(n, SAMPLED) - 1)) for i in range(min(n, SAMPLED))})
         pixels: list[str | Tensor] = []
-        for row in rows:
+        for row in rows if self.is_repeatable else ():
             image = self.load(row)
             pixels += [str(tuple(image.shape)), image]
         return digest("items", type(self.items).__qualname__, str(n), self.labels, *pixels)
@@ -144,6 +156,15 @@ def load_keyed(images: ImageSet, index: int, *, seed: int, epoch: int) -> Tensor
     if isinstance(images, ItemImages | Joined):
         return images.load_keyed(index, seed=seed, epoch=epoch)
     return images.load(index)
+
+
+def warn_of_own_generator(name: str) -> None:
+    """Warn that the random numbers of a user's code are not those of the global generators."""
+    warnings.warn(
+        f"{name} gives another result for the same image, although the global generators of torch, NumPy and Python "
+        "are seeded for each call, so it has another generator: views differ between runs, and a resume is not exact",
+        stacklevel=2,
+    )
 
 
 def places(item: Any, image: Key, label: Key) -> tuple[Key, Key]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -18,11 +19,11 @@ _ATTRIBUTES: Final = ("targets", "labels", "_labels", "_targets")
 _PAIRS: Final = ("samples", "_samples")  # lists of (file, class)
 
 
-def find_labels(images: ItemImages, label: Key) -> tuple[Sequence[Any] | None, str | None]:
-    """Return one label per image, or None without labels, and a line to print or None.
+def find_labels(images: ItemImages, label: Key) -> Sequence[Any] | None:
+    """Return one label per image, or None without labels.
 
     Labels come from attributes such as ``targets``. Without one, every item is read once, if there are at most
-    `READ_AT_MOST`.
+    `READ_AT_MOST`; a larger data set is taken as unlabeled, with a warning.
 
     Args:
         images: the data set.
@@ -31,20 +32,22 @@ def find_labels(images: ItemImages, label: Key) -> tuple[Sequence[Any] | None, s
     stored = stored_labels(images.items)
     own = None if label is None else plain(_at(images.item(0), label))
     if stored is not None and (own is None or own == plain(stored[0])):
-        return stored, None
+        return stored
     if own is None:
-        return None, None
+        return None
     if len(images) > READ_AT_MOST:
-        return None, (
+        warnings.warn(
             f"the labels of the {len(images):,} images are not used: they are in the items alone, and reading them "
-            "would read every image; give the data set an attribute targets, or use splits_of(data, labels=LABELS)"
+            "would read every image; give the data set an attribute targets, or use splits_of(data, labels=LABELS)",
+            stacklevel=2,
         )
+        return None
     found = []
     with counted("reading the labels", unit="images", total=len(images)) as report:
         for index in range(len(images)):
             found.append(plain(_at(images.item(index), label)))
             report(1)
-    return found, None
+    return found
 
 
 def stored_labels(items: Any) -> Sequence[Any] | None:

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from simclr_lightning.data.images import ImageSet
-from simclr_lightning.data.items import load_keyed
+from simclr_lightning.data.items import load_keyed, warn_of_own_generator
 from simclr_lightning.data.pixels import to_rgb
 from simclr_lightning.data.seeding import seeded
 from simclr_lightning.views import ViewRecipe, centre_view, crop_views
@@ -53,6 +53,16 @@ class Augmentation:
         """
         made = [self._view(image, seed=seed, epoch=epoch, index=index, view=view) for view in range(2)]
         return torch.stack(_one_dtype(made))
+
+    def check(self, image: Tensor) -> None:
+        """Make the views of an image twice, so that a wrong function is refused now, and warn if they differ.
+
+        Raises:
+            ValueError: as `views`.
+        """
+        first, second = (self.views(image, seed=0, epoch=0, index=0) for _ in range(2))
+        if not torch.equal(first, second):
+            warn_of_own_generator("augment")
 
     def _view(self, image: Tensor, *, seed: int, epoch: int, index: int, view: int) -> Tensor:
         given: Any = image.clone()

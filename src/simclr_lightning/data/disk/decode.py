@@ -99,8 +99,10 @@ def from_pil(image: Image.Image) -> Tensor:
     """
     try:
         return _upright(image)
-    except UnsupportedImageError as error:
-        raise ValueError(f"is a PIL image of mode {image.mode}: {error}; convert it to 8 bits") from None
+    except UnsupportedImageError:
+        raise ValueError(
+            f"is a PIL image of mode {image.mode}, without a known value of white; make it 8 bits"
+        ) from None
 
 
 def check_header(path: Path | str, max_pixels: int) -> None:
