@@ -26,6 +26,7 @@ SUMMARY, METRICS, SIMILARITY = "summary.json", "metrics.csv", "similarity.csv"
 LOG = "train.log"
 OUTPUT = "output.log"  # the output of a job of a sweep
 EVALUATION = "evaluation.json"
+POINTS = "features/map.npz"  # of a job of a sweep: the features of the map that the report draws
 CHECKPOINTS, EXPORTED, FEATURES = "checkpoints", "exported", "features"
 MANIFEST = "sweep.yaml"  # in a sweep's folder: the overrides of the sweep, and of each job by the name of its folder
 

@@ -186,11 +186,11 @@ def test_files_changed_in_place_miss_the_cache(tmp_path: Path) -> None:
     image = Image.fromarray(small_images(1)[0][0])
     image.save(tmp_path / "a.png")
     images = features.FolderImages(tmp_path, ["a.png"])
-    before = features._file_times(images)
+    before = features.file_times(images)
     import os
 
     os.utime(tmp_path / "a.png", ns=(1, 1))
-    assert not torch.equal(before, features._file_times(images))
+    assert not torch.equal(before, features.file_times(images))
 
 
 def test_several_devices_give_the_same_features_as_one() -> None:

@@ -73,6 +73,7 @@ class OnlineScore(L.Callback):
             raise ValueError(f"select={select}: choose auto or one of {', '.join(SELECTABLE)}")
         self.score: float | None = None  # the selected score of the last epoch; higher is better
         self.latest: dict[str, float] = {}
+        self.features: tuple[int, Tensor, Tensor] | None = None  # of the run's last scores: step, rows of train, h
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Check that there are images to score."""
@@ -106,20 +107,20 @@ class OnlineScore(L.Callback):
         found: dict[str, float] = {}
         if trainer.is_global_zero:
             with contextlib.suppress(Stopped), averaged(trainer, pl_module):
-                found = self._scores(pl_module, _data_of(trainer))
+                found = self._scores(pl_module, _data_of(trainer), trainer.global_step if _is_last(trainer) else None)
         found = trainer.strategy.broadcast(found)
         self.latest = {f"online/{name}": value for name, value in found.items()}
         if found:
             self.score = selected(found, self.select)
             log_row(trainer, self.latest)
 
-    def _scores(self, module: SimCLR, data: ViewsDataModule) -> dict[str, float]:
-        found = self._labeled_scores(module, data) if _is_labeled(data) else {}
+    def _scores(self, module: SimCLR, data: ViewsDataModule, last_step: int | None) -> dict[str, float]:
+        found = self._labeled_scores(module, data, last_step) if _is_labeled(data) else {}
         found |= label_free(module, data, most=self.views_at_most, k=self.k, wrap=self._until_signal)
         warn_if_collapsed(found["effective_rank"], getattr(module.encoder, "feature_dim", None))
         return found
 
-    def _labeled_scores(self, module: SimCLR, data: ViewsDataModule) -> dict[str, float]:
+    def _labeled_scores(self, module: SimCLR, data: ViewsDataModule, last_step: int | None) -> dict[str, float]:
         splits = data.load()
         labels = splits.train.labels
         assert labels is not None
@@ -128,6 +129,8 @@ class OnlineScore(L.Callback):
         rows = torch.cat((bank, asked))
         batches = self._until_signal(data.eval_batches(splits.train, rows))
         h = extract(module, batches, device=module.device)
+        if last_step is not None and module.device.type == "cpu":  # on a GPU, training may use TF32, and scores do not
+            self.features = last_step, rows, h
         h_bank, h_asked = h[: len(bank)], h[len(bank) :]
         predicted = knn_predict(h_bank, labels[bank], h_asked, k=min(self.k, len(bank)))
         found = {"knn_top1": (predicted == labels[asked]).float().mean().item()}

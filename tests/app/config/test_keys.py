@@ -73,6 +73,7 @@ BAD: dict[str, list[Any]] = {
     "compile": ["yes", 1, None],
     "tf32": ["yes", 1, None],
     "keep_pages": ["yes", 1, None],
+    "pictures": ["yes", 1, None],
     "ema": [0, 1, 1.5, -0.1, "0.9", True, NAN],
     "ckpt_path": ["", 3, True, ["a"]],
     "force": [1, "yes", None],

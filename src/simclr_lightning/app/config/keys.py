@@ -52,6 +52,7 @@ RULES: Final[dict[str, Rule]] = {
     "static_graph": one_of("auto", True, False),
     "tf32": one_of("auto", True, False),
     "keep_pages": one_of("auto", True, False),
+    "pictures": one_of("auto", True, False),
     "ema": number("above 0 and below 1", lambda v: 0 < v < 1).or_(None),
     "ckpt_path": PATH,
     "force": one_of(False, True, "images", "all"),

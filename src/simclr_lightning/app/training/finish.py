@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import lightning as L
 import torch
@@ -16,18 +16,19 @@ from torch import Tensor, nn
 from simclr_lightning import checkpoint as checkpoints, export, pictures
 from simclr_lightning.app.runs.encoder import described
 from simclr_lightning.app.runs.run import reached_limits
+from simclr_lightning.app.training.baselines import cached, key_of
 from simclr_lightning.app.training.devices import world_size
 from simclr_lightning.app.training.messages import closing_block
-from simclr_lightning.callbacks import RunProgress
+from simclr_lightning.callbacks import OnlineScore, RunProgress
 from simclr_lightning.data import ViewsDataModule
 from simclr_lightning.data.finishing import centred
 from simclr_lightning.data.images import ImageSet
 from simclr_lightning.encoders import Encoder
 from simclr_lightning.evaluation import extract, nearest, pixels
 from simclr_lightning.evaluation.protocols import frozen
-from simclr_lightning.evaluation.protocols.features import Extractor, features, labelled_parts
+from simclr_lightning.evaluation.protocols.features import Extractor, Features, features, labelled_parts
 from simclr_lightning.loggers.make import close_loggers
-from simclr_lightning.run_folder import last_metrics, write_summary
+from simclr_lightning.run_folder import POINTS, is_job, last_metrics, write_summary
 from simclr_lightning.simclr import SimCLR
 from simclr_lightning.stopping import STOP
 
@@ -93,11 +94,17 @@ def finish(
     module.load_state_dict(saved["state_dict"])
     device = trainer.strategy.root_device
     encoder = described(cfg.model.encoder, module.encoder.cpu(), size=data.recipe.size, verify=True).to(device).eval()
+    step = int(saved["global_step"])
+    ready = next((c.features for c in trainer.callbacks if isinstance(c, OnlineScore)), None)  # type: ignore[attr-defined]
     STOP.check()
-    with console.status("scoring on test and drawing ..."):
-        scores, h_test = _scores(encoder, untrained.to(device), data, device)
-        _draw(folder, encoder, data, device, h_test)
-    step, seen = int(saved["global_step"]), int(saved[type(data).__qualname__]["samples_seen"])
+    with console.status("scoring on test ...") as status:
+        extractor = Extractor([device], ready=ready[1:] if ready is not None and ready[0] == step else None)
+        scores, h_test = _scores(encoder, untrained, data, extractor, status.update)
+        if draws(cfg, folder):
+            _draw(folder, encoder, data, device, h_test, status.update)
+        elif cfg.pictures == "auto":
+            pictures.save_points(*_points(encoder, data, device, h_test)[:2], data.load().class_names, folder / POINTS)
+    seen = int(saved[type(data).__qualname__]["samples_seen"])
     epochs = seen / (data.steps_per_epoch * data.batch_size)
     summary = {
         **blank_summary(cfg),
@@ -112,7 +119,8 @@ def finish(
         "seconds": round(time.time() - started, 1),
     }
     STOP.check()
-    export.export_encoder(encoder.cpu(), folder / "exported", card=_card(cfg, data, summary), size=data.recipe.size)
+    with console.status("exporting the encoder ..."):
+        _export(encoder, folder, cfg, data, summary)
     STOP.check()
     STOP.last = lambda signum: None  # from here on the run is finished, whatever the loggers do
     write_summary(folder, summary)
@@ -123,8 +131,32 @@ def finish(
     closing_block(folder, cfg, summary, console, limits=limits)
 
 
+def draws(cfg: DictConfig, folder: Path) -> bool:
+    """Return whether the run draws its pictures: ``pictures=auto`` means yes, except for a job of a sweep."""
+    return not is_job(folder) if cfg.pictures == "auto" else bool(cfg.pictures)
+
+
+class Show(Protocol):
+    """Show what the program does, on the last line of the terminal."""
+
+    def __call__(self, status: str, /) -> None:
+        """Replace the text that is shown."""
+
+
+def _counted(extractor: Extractor, show: Show, what: str, total: int) -> Extractor:
+    """Return an extractor that shows how many of ``total`` images it has done."""
+    done = 0
+
+    def count(images: int) -> None:
+        nonlocal done
+        done += images
+        show(f"features of the {what} encoder: {done:,} of {total:,} images")
+
+    return replace(extractor, after_batch=count)
+
+
 def _scores(
-    encoder: nn.Module, untrained: nn.Module, data: ViewsDataModule, device: torch.device
+    encoder: nn.Module, untrained: nn.Module, data: ViewsDataModule, extractor: Extractor, show: Show
 ) -> tuple[Scores, Tensor | None]:
     """Return the scores, and h of the test images if all of them have labels.
 
@@ -135,17 +167,30 @@ def _scores(
     parts = labelled_parts(splits)
     if parts is None or splits.test is None or not len(parts.test):
         return Scores(), None
-    trained, bare = (features(one, data, Extractor([device])) for one in (encoder, untrained))
-    images = ((splits.train, parts.bank), (splits.test, parts.test))
-    bank, test = (_pixels(part, rows, data) for part, rows in images)
-    knn = {"k": min(K, len(parts.bank)), "ks": [], "temperature": 1.0, "weighting": "plain"}
-    scores = Scores(
-        knn_top1=frozen.knn_scores(trained, knn)[0].mean,
-        knn_top1_untrained=frozen.knn_scores(bare, knn)[0].mean,
-        knn_top1_pixels=frozen.knn_scores(replace(trained, bank_h=bank, test_h=test), knn)[0].mean,
-        linear_top1=frozen.lbfgs_score(trained).mean if len(parts.held_out) else None,
-    )
-    return scores, trained.test_h if len(parts.test) == len(splits.test) else None
+    test_set, images = splits.test, sum(map(len, (parts.bank, parts.held_out, parts.test)))
+    trained = features(encoder, data, _counted(extractor, show, "trained", images))
+    k = min(K, len(parts.bank))
+
+    def knn(found: Features) -> float:
+        show(f"kNN of {len(found.test_y):,} test images")
+        return frozen.knn_scores(found, {"k": k, "ks": [], "temperature": 1.0, "weighting": "plain"})[0].mean
+
+    def of_untrained() -> float:
+        counted = _counted(replace(extractor, ready=None), show, "untrained", images)
+        return knn(features(untrained.to(extractor.devices[0]), data, counted))
+
+    def of_pixels() -> float:
+        bank, test = (_pixels(*part, data) for part in ((splits.train, parts.bank), (test_set, parts.test)))
+        return knn(replace(trained, bank_h=bank, test_h=test))
+
+    knn_top1 = knn(trained)
+    untrained.to(extractor.devices[0])
+    knn_untrained = cached(key_of("untrained", untrained, data, parts, k=k), of_untrained)
+    knn_pixels = cached(key_of("pixels", None, data, parts, k=k), of_pixels)
+    show("logistic regression on the features")
+    linear = frozen.lbfgs_score(trained).mean if len(parts.held_out) else None
+    scores = Scores(knn_top1, knn_untrained, knn_pixels, linear)
+    return scores, trained.test_h if len(parts.test) == len(test_set) else None
 
 
 def _pixels(images: ImageSet, rows: Tensor, data: ViewsDataModule) -> Tensor:
@@ -157,16 +202,28 @@ def _pixels(images: ImageSet, rows: Tensor, data: ViewsDataModule) -> Tensor:
     return pixels(torch.cat(parts))
 
 
-def _draw(folder: Path, encoder: nn.Module, data: ViewsDataModule, device: torch.device, h_test: Tensor | None) -> None:
+def _points(
+    encoder: nn.Module, data: ViewsDataModule, device: torch.device, h_test: Tensor | None
+) -> tuple[Tensor, Tensor | None, ImageSet, Tensor]:
+    """Return the points of the map: h, classes if there are any, the set of the images, and their rows in it."""
     splits = data.load()
     shown_set = splits.test if splits.test is not None else splits.train
-    spread = _spread(splits.training_images, PICTURE_QUERIES)
-    pictures.view_pairs(*data.view_pairs(spread), folder / "views.png", count=len(spread))
-
     rows = _spread(len(shown_set), MAP_POINTS)
     h = extract(encoder, data.eval_batches(shown_set, rows), device=device) if h_test is None else h_test[rows]
-    labels = None if shown_set.labels is None else shown_set.labels[rows]
+    return h, None if shown_set.labels is None else shown_set.labels[rows], shown_set, rows
+
+
+def _draw(
+    folder: Path, encoder: nn.Module, data: ViewsDataModule, device: torch.device, h_test: Tensor | None, show: Show
+) -> None:
+    show("drawing views.png ...")
+    splits = data.load()
+    spread = _spread(splits.training_images, PICTURE_QUERIES)
+    pictures.view_pairs(*data.view_pairs(spread), folder / "views.png", count=len(spread))
+    h, labels, shown_set, rows = _points(encoder, data, device, h_test)
+    show(f"drawing the map of {len(rows):,} images: some seconds ...")
     pictures.embedding_map(h, labels, splits.class_names, folder / "embedding.png")
+    show("drawing neighbours.png ...")
 
     asked = _spread(len(rows), PICTURE_QUERIES)
     k = min(PICTURE_NEIGHBOURS + 1, len(rows))
@@ -185,6 +242,10 @@ def _spread(count: int, wanted: int) -> Tensor:
     """Return at most ``wanted`` indices at equal distances over ``count``."""
     wanted = min(count, wanted)
     return torch.arange(wanted) * count // max(wanted, 1)
+
+
+def _export(encoder: Encoder, folder: Path, cfg: DictConfig, data: ViewsDataModule, summary: dict[str, Any]) -> None:
+    export.export_encoder(encoder.cpu(), folder / "exported", card=_card(cfg, data, summary), size=data.recipe.size)
 
 
 def _card(cfg: DictConfig, data: ViewsDataModule, summary: dict[str, Any]) -> dict[str, Any]:

@@ -63,6 +63,7 @@ class Extractor:
         cache: the folder in which features are cached; None: no cache.
         after_batch: called with the number of images in each batch, for a progress bar.
         report: called with a line if a file of the cache is damaged or cannot be written.
+        ready: rows of train (n,) and their h (n, F) that were extracted before; used if these rows are asked for.
     """
 
     devices: Sequence[torch.device]
@@ -70,6 +71,7 @@ class Extractor:
     cache: Path | None = None
     after_batch: Callable[[int], None] = lambda count: None
     report: Callable[[str], None] = lambda line: None
+    ready: tuple[Tensor, Tensor] | None = None
 
 
 def labelled_parts(splits: Splits) -> Parts | None:
@@ -122,7 +124,11 @@ def features(encoder: nn.Module, data: ViewsDataModule, extractor: Extractor) ->
     assert splits.class_names is not None
     y_train, y_test = cast(Tensor, splits.train.labels), cast(Tensor, splits.test.labels)
     train_rows = torch.cat((parts.bank, parts.held_out))
-    h = _cached(encoder, data, splits.train, train_rows, extractor, "train")
+    if extractor.ready is not None and torch.equal(extractor.ready[0], train_rows):
+        h = extractor.ready[1]
+        extractor.after_batch(len(h))
+    else:
+        h = _cached(encoder, data, splits.train, train_rows, extractor, "train")
     h_test = _cached(encoder, data, splits.test, parts.test, extractor, "test")
     return Features(
         h[: len(parts.bank)], y_train[parts.bank], h[len(parts.bank) :], y_train[parts.held_out],
@@ -184,7 +190,7 @@ def _cached(
         return _extracted(encoder, data, images, rows, extractor)
     own = cast(Encoder, encoder)
     key = digest(
-        part, fingerprint(own), data.load().fingerprint, _file_times(images), rows,
+        part, fingerprint(own), data.load().fingerprint, file_times(images), rows,
         str(data.recipe.size), extractor.precision,
     )  # fmt: skip
     path, shape = extractor.cache / f"{part}-{key[:16]}.npy", (len(rows), own.feature_dim)
@@ -212,7 +218,7 @@ def _extracted(
     return shared_extract(encoder, batches, rows, extractor.devices, precision=extractor.precision)
 
 
-def _file_times(images: ImageSet) -> Tensor | None:
+def file_times(images: ImageSet) -> Tensor | None:
     """Return the modification times of the files (n,), since the fingerprint of the data does not read whole files."""
     if not isinstance(images, FolderImages):
         return None
