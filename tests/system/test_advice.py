@@ -18,9 +18,10 @@ import yaml
 
 from advice import advised
 from conftest import WORDS
+from simclr_lightning.app.config.arguments import SET_BY_PROGRAM
 from simclr_lightning.app.config.composition import compose
 from simclr_lightning.app.config.grammar import value_of
-from simclr_lightning.app.config.keys import RULES, SET_BY_PROGRAM
+from simclr_lightning.app.config.keys import RULES
 from simclr_lightning.app.config.plain import to_plain
 from simclr_lightning.cli import COMMANDS
 from simclr_lightning.global_batch import check_batch, check_micro_batch

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -48,8 +50,11 @@ def _main(overrides: list[str], started: float, folder: list[Path]) -> int:
     if flag(overrides, "dry_run"):
         return training.print_dry_run(run)
     if not run.is_finished:
-        training.check_images(run.cfg)
+        training.check_start(run.cfg)
     check()
+    if run.cfg.trainer.get("fast_dev_run") and not is_external():
+        with tempfile.TemporaryDirectory(prefix="simclr_fast_dev_run_") as scratch:
+            return _single(replace(run, folder=Path(scratch) / "run", checkpoint=None), started, folder)
     return (run_external if is_external() else _single)(run, started, folder)
 
 

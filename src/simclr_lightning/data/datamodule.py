@@ -69,6 +69,8 @@ class ViewsDataModule(L.LightningDataModule):
         self.num_workers = num_workers
         self.resident = resident
         self.lazy = lazy
+        self.limit: int | float = 1.0  # steps of an epoch at most, or the share of its steps
+        self.repeat = False  # True: every epoch has the images of the first one, in other views
         self.any_images = False  # True: resume although the images differ from those of the checkpoint
         self.splits: Splits | None = None
         self._offset = 0  # images seen before the trainer's step counter started
@@ -150,8 +152,10 @@ class ViewsDataModule(L.LightningDataModule):
 
     @property
     def steps_per_epoch(self) -> int:
-        """Steps of an epoch: floor(training images / global batch)."""
-        return self.load().training_images // self.batch_size
+        """Steps of an epoch: floor(training images / global batch), or those of ``limit``."""
+        steps = self.load().training_images // self.batch_size
+        limited = self.limit if isinstance(self.limit, int) else int(steps * self.limit)
+        return min(steps, max(1, limited))
 
     @property
     def samples_seen(self) -> int:

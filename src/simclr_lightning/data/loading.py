@@ -44,6 +44,7 @@ class Plan(Protocol):
     seed: int
     batch_size: int
     num_workers: int
+    repeat: bool
 
     def load(self) -> Splits:
         """Return the images."""
@@ -124,7 +125,8 @@ class _GlobalBatches(Sampler[Sequence[tuple[int, int]]]):
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         module, size = self.module, self.module.batch_size
         epoch, done = divmod(module.samples_seen // size, len(self))
-        order = permutation(module.load().training_images, seed=module.seed, epoch=epoch)
+        images = module.load().training_images
+        order = permutation(images, seed=module.seed, epoch=0 if module.repeat else epoch)
         local = size // distributed.world_size()
         first = distributed.rank() * local
         for step in range(done, len(self)):

@@ -24,6 +24,7 @@ from simclr_lightning.near_names import did_you_mean, listed
 
 CONFIG_NAME: Final = "train"
 _REFUSED: Final = "hydra/launcher=basic"  # Hydra's own, which would run the jobs in this process
+_GONE: Final = {"logger=neptune": "; Lightning has no logger for Neptune any more, whose service has ended"}
 _SWAPPED: Final = str.maketrans("'\"", "\"'")
 EVALUATED: Final = ("data", "model", "views")  # the groups of `simclr evaluate`; the others in conf/ are for training
 
@@ -177,8 +178,11 @@ def check_groups(overrides: Sequence[Override], groups: Groups) -> list[Override
         if override.key == "experiment" and value is None and not override.parsed.is_delete():
             checked.append(replace(parse(["~experiment"])[0], is_group=True))  # Hydra does not accept GROUP=null
             continue
+        if override.key == "early_stopping" and value is None and not override.parsed.is_delete():
+            continue  # the default
         if options:
-            _check_option(override, value, options)
+            for name in value if override.key == "logger" and isinstance(value, list) and value else [value]:
+                _check_option(override, name, options)
             if chosen.setdefault(override.key, str(value)) != str(value):
                 both = f"{chosen[override.key]} and {value}"
                 raise mistake(f"{override.key} is chosen twice: {both}; remove one of them")
@@ -196,7 +200,7 @@ def _check_option(override: Override, value: Any, options: Sequence[str]) -> Non
         return
     shown = text.partition("=")[2]
     options = [name for name in options if f"{key}={name}" != _REFUSED]
-    hint = did_you_mean(shown.lower(), options, cutoff=0.5)
+    hint = _GONE.get(f"{key}={shown}") or did_you_mean(shown.lower(), options, cutoff=0.5)
     raise mistake(f"{key}={shown}: no such option{hint}\nthe options are {listed(options)}")
 
 

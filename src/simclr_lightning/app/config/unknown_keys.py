@@ -6,10 +6,11 @@ import inspect
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf, open_dict
 
+from simclr_lightning.app.config.arguments import SET_BY_PROGRAM, WHY_SET_BY_PROGRAM
 from simclr_lightning.app.config.grammar import Groups, Override, trusted_by
-from simclr_lightning.app.config.keys import EVALUATION_RULES, RULES, SET_BY_PROGRAM, WHY_SET_BY_PROGRAM
+from simclr_lightning.app.config.keys import CALLBACKS_OF_PROGRAM, EVALUATION_RULES, RULES
 from simclr_lightning.app.config.plain import unresolved
 from simclr_lightning.app.config.targets import resolve
 from simclr_lightning.app.errors import UserError, mistake
@@ -18,6 +19,37 @@ from simclr_lightning.run_folder import flatten
 from simclr_lightning.text import first_line
 
 _HYDRA_KEYS: Final = frozenset({"_target_", "_partial_", "_convert_", "_recursive_", "_args_"})
+# Nodes whose targets take more arguments than conf/ lists: such a key needs no plus.
+_OPEN: Final = ("callbacks.", "early_stopping.", "logger.", "optimizer.", "schedule.", "trainer.")
+_REPLACEABLE: Final = ("loss", "optimizer", "schedule")  # parts whose class a user replaces with PART._target_
+
+
+def opened(text: str) -> str:
+    """Return an override as Hydra needs it: with ``++`` if its node takes keys that conf/ does not list.
+
+    >>> opened("trainer.max_time={hours:1}"), opened("seed=1")
+    ('++trainer.max_time={hours:1}', 'seed=1')
+    """
+    return f"++{text}" if text.startswith(_OPEN) else text
+
+
+def remove_unused(cfg: DictConfig, overrides: Sequence[Override]) -> None:
+    """Remove the arguments that conf/ gives to one class from a part for which the command line names another class.
+
+    Args:
+        cfg: the composed configuration; changed in place.
+        overrides: those of the command line; the keys that they set stay.
+    """
+    given = {override.key for override in overrides}
+    for part in _REPLACEABLE:
+        if f"{part}._target_" not in given or not OmegaConf.is_dict(cfg.get(part)):
+            continue
+        made = resolve(str(cfg[part].get("_target_")), trusted_by(overrides))
+        names = None if made is None else _arguments(made)
+        with open_dict(cfg):
+            for key in list(cfg[part]):
+                if names and not str(key).startswith("_") and key not in names and f"{part}.{key}" not in given:
+                    del cfg[part][key]
 
 
 def explain(error: Exception, overrides: Sequence[Override], base: DictConfig, groups: Groups) -> UserError:
@@ -38,7 +70,8 @@ def explain(error: Exception, overrides: Sequence[Override], base: DictConfig, g
                 "seed=0,1"
             )
     for override in overrides:
-        if override.is_group or override.adds or _has(base, override.key):
+        is_added = override.adds or (override.key.startswith(_OPEN) and not override.parsed.is_delete())
+        if override.is_group or is_added or _has(base, override.key):
             continue
         if override.key.startswith("hydra"):
             known = [f"hydra.{name}" for name in flatten(unresolved(base.hydra))]
@@ -73,7 +106,8 @@ def unknown(shown: str, known: Iterable[str], groups: Sequence[str]) -> UserErro
     node = key.rpartition(".")[0]
     parts = {name[len(node) + 1 :].partition(".")[0] for name in names if name.startswith(f"{node}.")}
     if node and parts:
-        return mistake(f"{shown}: unknown {what}; {node} has {listed(sorted(parts))}")
+        own = "; your own callback needs callbacks.NAME._target_" if node.partition(".")[0] == "callbacks" else ""
+        return mistake(f"{shown}: unknown {what}; {node} has {listed(sorted(parts))}{own}")
     return mistake(f"{shown}: unknown {what}; the groups are {', '.join(groups)}")
 
 
@@ -112,13 +146,18 @@ def check_keys(cfg: DictConfig, overrides: Sequence[Override], groups: Groups) -
     """
     tree, known = unresolved(cfg), EVALUATION_RULES if groups.name == "evaluate" else RULES
     flat = flatten(tree)
+    for name in CALLBACKS_OF_PROGRAM:
+        if f"callbacks.{name}._target_" in flat:
+            raise mistake(
+                f"callbacks.{name} is a callback of the program; give yours another name, such as callbacks.mine"
+            )
     for key in flat:
         if key in known or key.rpartition(".")[2] in _HYDRA_KEYS:
             continue
         if any(name.startswith(f"{key}.") for name in known):
             continue  # a value where a node belongs: the rule of the key refuses it
         node, target = _owner(tree, key)
-        made = resolve(target, trusted_by(overrides)) if target else None
+        made = resolve(target, trusted_by(overrides), at=node) if target else None
         if target and made is None:
             continue  # `targets` refuses it
         names = _arguments(made) if made is not None else ()

@@ -26,7 +26,9 @@ from simclr_lightning.app.config.composition import (
     register_resolvers,
     set_sweep_overrides,
 )
+from simclr_lightning.app.config.grammar import parse
 from simclr_lightning.app.config.targets import LAUNCHERS
+from simclr_lightning.app.config.unknown_keys import opened
 from simclr_lightning.app.launch.jobs import SweepStopped
 from simclr_lightning.app.launch.local import Machine, gpus
 from simclr_lightning.app.launch.ranks import is_external
@@ -178,7 +180,7 @@ def run_hydra(overrides: list[str]) -> int:
     register_resolvers()
     register()
     before = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
-    sys.argv = ["simclr train", *overrides]
+    sys.argv = ["simclr train", *(one if one.startswith("-") or _has_values(one) else opened(one) for one in overrides)]
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come out as exceptions, which `guard` turns into messages
     try:
         hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name="train")(_never)()
@@ -188,6 +190,11 @@ def run_hydra(overrides: list[str]) -> int:
         if before[1] is not None:
             os.environ["HYDRA_FULL_ERROR"] = before[1]
     return 0
+
+
+def _has_values(override: str) -> bool:
+    """Return whether an override has several values; Hydra does not compose it, and it names the jobs."""
+    return any(one.parsed.is_sweep_override() for one in parse([override], sweep=True))
 
 
 def _never(cfg: Any) -> None:

@@ -115,6 +115,7 @@ def opening_notes(cfg: DictConfig, parts: Parts, total: int, first_step: int = 0
     if round(epochs * spe) > total:
         shortened = schedule.warmup_steps(spe, total)  # type: ignore[attr-defined]
         lines.append(f"warm-up of {epochs} epochs is longer than the run; it is shortened to {shortened} steps")
+    lines += parts.notes
     if 0 < first_step < total and (rates := _rates(parts, (first_step, total - 1), total)):
         lines.append(
             f"goes on at step {first_step} of {total}: the learning rate is {rates[0]:.3g} at the next step and "

@@ -19,6 +19,7 @@ from simclr_lightning.app.training import finish, performance, preflight
 from simclr_lightning.app.training.build import Parts, build
 from simclr_lightning.app.training.devices import accelerator, device_count
 from simclr_lightning.app.training.messages import opening_notes, train_command
+from simclr_lightning.app.training.stock import why_ended
 from simclr_lightning.app.training.trainer import make_trainer, quiet_libraries, total_steps
 from simclr_lightning.callbacks import LOG
 from simclr_lightning.data import ViewsDataModule
@@ -130,8 +131,19 @@ def _train(
     if first_step < total or not (folder / "checkpoints" / checkpoints.LAST).exists():
         with performance.products(performance.uses_tf32(cfg, kind), kind):
             trainer.fit(parts.module, datamodule=data, ckpt_path=checkpoint)
+        if fast := cfg.trainer.get("fast_dev_run"):
+            if trainer.is_global_zero:
+                console.print(
+                    f"trainer.fast_dev_run: {int(fast)} batch(es) trained; no scores, pictures or files are made"
+                )
+            return 0
         if not _is_whole(cfg, data, trainer.global_step):
-            raise UserError(f"training ended at step {trainer.global_step} of {total}; this is not a finished run")
+            ended = f"training ended at step {trainer.global_step} of {total}"
+            if not trainer.should_stop:
+                raise UserError(f"{ended}; this is not a finished run")
+            if trainer.is_global_zero:
+                console.print(line := f"{ended}: {why_ended(trainer)}", markup=False)
+                LOG.info(line)
     if not trainer.is_global_zero:
         return 0
     finish.finish(folder, cfg, parts.module, data, parts.untrained, trainer, progress, console, started=started)
