@@ -23,10 +23,19 @@ class Background(Logger):
         name: the name of the service, for messages.
         make: makes the logger; called in the thread, since it may connect to a server.
         results: logs the pictures at the end: called with the logger and the list of their paths.
+        resumed: the service has the configuration of this run already.
     """
 
-    def __init__(self, name: str, make: Callable[[], Logger], *, results: Callable[[Any, Any], None]) -> None:
+    def __init__(
+        self,
+        name: str,
+        make: Callable[[], Logger],
+        *,
+        results: Callable[[Any, Any], None],
+        resumed: bool = False,
+    ) -> None:
         super().__init__()
+        self._resumed = resumed
         self._name, self._results = name, results
         self._calls: queue.Queue[Callable[[Logger], Any] | None] = queue.Queue()
         self.lost = False
@@ -49,7 +58,9 @@ class Background(Logger):
 
     @rank_zero_only
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
-        """Send the configuration."""
+        """Send the configuration of a new run."""
+        if self._resumed:
+            return
         self._calls.put(lambda logger: logger.log_hyperparams(params))
 
     @rank_zero_only

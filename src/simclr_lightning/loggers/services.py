@@ -49,7 +49,8 @@ def make_mlflow(options: Mapping[str, Any], folder: Path, *, name: str) -> Backg
         known.write_text(str(logger.run_id))
         return logger
 
-    return Background("MLflow", make, results=_log_artifacts)
+    # MLflow refuses to change a value, such as trainer.max_epochs.
+    return Background("MLflow", make, results=_log_artifacts, resumed=known.exists())
 
 
 def _log_artifacts(logger: Any, pictures: list[Path]) -> None:

@@ -33,9 +33,6 @@ CALLBACKS: Final[dict[str, tuple[str, ...]]] = {
     f"{_CALLBACKS}OnExceptionCheckpoint": ("dirpath", "filename"),
     f"{_CALLBACKS}RichModelSummary": ("max_depth",),
     f"{_CALLBACKS}RichProgressBar": ("refresh_rate", "leave"),
-    f"{_CALLBACKS}SpikeDetection": (
-        *("mode", "window", "warmup", "atol", "rtol", "exclude_batches_path", "finite_only"),
-    ),
     f"{_CALLBACKS}TQDMProgressBar": ("refresh_rate", "process_position", "leave"),
     f"{_CALLBACKS}Timer": ("duration", "interval", "verbose"),
 }
@@ -70,7 +67,7 @@ OPTIMIZERS: Final = (
     *("Adadelta", "Adafactor", "Adagrad", "Adam", "AdamW", "Adamax", "NAdam", "RAdam", "RMSprop", "Rprop", "SGD"),
 )
 FOLDERS: Final = frozenset({"dirpath"})
-FILES: Final = frozenset({"filename", "exclude_batches_path"})
+FILES: Final = frozenset({"filename"})
 
 _FUNCTIONS: Final = "it takes functions, and a configuration passes plain values; write a callback in your own package"
 _BASE: Final = "it is a base class and does nothing; write a callback in your own package"
@@ -90,6 +87,8 @@ REFUSED: Final[dict[str, str]] = {
     "LearningRateFinder": "the schedule sets the rate, and a search would change it after it was saved; sweep "
     "optimizer.lr with -m",
     "ModelPruning": "it renames the weights, so that no checkpoint fits the network; prune the exported encoder",
+    "SpikeDetection": "Lightning cannot restore its state, so that no run could be resumed; the program ends a run "
+    "whose loss is NaN itself",
     "StochasticWeightAveraging": "it replaces the schedule and adds an epoch, so that a resumed run would differ; use "
     "ema=0.999",
     "ThroughputMonitor": f"{_FUNCTIONS}. summary.json has images_per_second",

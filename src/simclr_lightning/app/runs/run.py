@@ -15,7 +15,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from simclr_lightning.app.config.plain import NOT_OF_THE_RUN
+from simclr_lightning.app.config.plain import NOT_OF_THE_RUN, diff, to_plain
 from simclr_lightning.app.config.quoting import PATH_KEYS
 from simclr_lightning.app.errors import UserError
 from simclr_lightning.files import write_text
@@ -28,6 +28,7 @@ from simclr_lightning.run_folder import (
     RunFolderError,
     is_job,
     read_overrides,
+    read_saved_config,
     read_summary,
 )
 
@@ -59,10 +60,12 @@ class Run:
 
     @property
     def is_finished(self) -> bool:
-        """Return whether a resumed run has already done all its epochs or steps."""
+        """Return whether a resumed run has done all its epochs or steps, or was ended by the same callback."""
         summary = read_summary(self.folder)
         if self.checkpoint is None or summary.get("status") != "finished":
             return False
+        if "ended_by" in summary and not diff(read_saved_config(self.folder), to_plain(self.cfg)):
+            return True
         epochs, steps = summary.get("epochs"), summary.get("steps")
         if not isinstance(epochs, int | float) or not isinstance(steps, int):
             return False  # the summary was edited or is from another program; the checkpoint has the true numbers

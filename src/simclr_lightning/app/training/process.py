@@ -139,10 +139,10 @@ def _train(
             return 0
         if not _is_whole(cfg, data, trainer.global_step):
             ended = f"training ended at step {trainer.global_step} of {total}"
-            if not trainer.should_stop:
+            if not trainer.should_stop or trainer.global_step == 0:
                 raise UserError(f"{ended}; this is not a finished run")
             if trainer.is_global_zero:
-                console.print(line := f"{ended}: {why_ended(trainer)}", markup=False)
+                console.print(line := f"{ended}: {why_ended(trainer, cfg)[0]}", markup=False)
                 LOG.info(line)
     if not trainer.is_global_zero:
         return 0

@@ -61,8 +61,6 @@ def _with_paths(key: str, node: Mapping[str, Any], folder: Path) -> dict[str, An
         return found  # a class of the user
     for name in FOLDERS & found.keys():
         found[name] = None if found[name] is None else str(folder / found[name])
-    if "exclude_batches_path" in found and found["exclude_batches_path"] is not None:
-        found["exclude_batches_path"] = str(folder / found["exclude_batches_path"])
     if str(node["_target_"]).endswith(_WITH_FOLDER) and found.get("dirpath") is None:
         found["dirpath"] = str(folder / CHECKPOINTS / key.rpartition(".")[2])
     return found
@@ -120,18 +118,26 @@ def draws_progress(callbacks: Iterable[L.Callback]) -> bool:
     return any(isinstance(callback, ProgressBar) for callback in callbacks)
 
 
-def why_ended(trainer: L.Trainer) -> str:
-    """Return which callback ended the training before its last step, for a message."""
+def why_ended(trainer: L.Trainer, cfg: DictConfig) -> tuple[str, str]:
+    """Return which callback ended the training before its last step, for a message, and the key that sets its limit.
+
+    Args:
+        trainer: has stopped, with ``should_stop``.
+        cfg: the resolved configuration.
+    """
     callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]  # Lightning sets it
+    nodes = further_callbacks(to_plain(cfg))
     for callback in callbacks:
-        if isinstance(callback, EarlyStopping) and callback.wait_count >= callback.patience:
-            best = float(callback.best_score)
-            return f"EarlyStopping: {callback.monitor} was at best {best:.4g}, {callback.wait_count} scores before"
-        if isinstance(callback, EarlyStopping) and callback.stopped_epoch:
-            return f"EarlyStopping of {callback.monitor}"
+        if isinstance(callback, EarlyStopping) and (callback.stopped_epoch or callback.wait_count >= callback.patience):
+            key = next((key for key, node in nodes.items() if node.get("monitor") == callback.monitor), "callbacks")
+            return (
+                f"EarlyStopping: {callback.monitor} has not improved on {float(callback.best_score):.4g}",
+                f"{key}.patience",
+            )
         if isinstance(callback, Timer) and (callback.time_remaining() or 1) <= 0:
-            return "the time limit is reached"
-    return "a callback"
+            named = [f"{key}.duration" for key, node in nodes.items() if str(node["_target_"]).endswith(".Timer")]
+            return "the time limit is reached", next(iter(named), "trainer.max_time")
+    return "a callback", next(iter(nodes), "callbacks")
 
 
 class Watch(L.Callback):
@@ -151,6 +157,7 @@ class Watch(L.Callback):
         self.plain = plain
         self.monitored = {key: found for key, one in callbacks.items() if (found := getattr(one, "monitor", None))}
         self.every = plain["callbacks"]["online"]["every_n_epochs"]
+        self.patience = {one: one.patience for one in callbacks.values() if isinstance(one, EarlyStopping)}
         for callback in callbacks.values():
             if isinstance(callback, EarlyStopping) and callback.monitor.startswith("online/") and self.every > 1:
                 callback.strict = False
@@ -164,6 +171,11 @@ class Watch(L.Callback):
             if monitor in names:
                 raise UserError(no_metric(key, monitor, metric_names(self.plain, labeled=labeled)))
 
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Set the configured patience, which a checkpoint has overwritten in a resumed run."""
+        for callback, patience in self.patience.items():
+            callback.patience = patience
+
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Remove the scores of earlier epochs."""
         for name in [name for name in trainer.callback_metrics if name.startswith("online/")]:
@@ -171,6 +183,8 @@ class Watch(L.Callback):
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Refuse a metric that is not there although it is due."""
+        if trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
         for key, monitor in self.monitored.items():
             is_due = not monitor.startswith("online/") or (trainer.current_epoch + 1) % self.every == 0
             if is_due and monitor not in trainer.callback_metrics and not trainer.should_stop:

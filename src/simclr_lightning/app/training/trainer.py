@@ -145,6 +145,9 @@ def quiet_libraries() -> None:
     logging.getLogger("lightning.pytorch.callbacks.model_summary").setLevel(logging.INFO)  # on request only
     # Sets in memory are read by no worker; folders have their own key.
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    # Lightning's own checkpoint callbacks look for files that a new run lacks, and a resumed run has.
+    for text in ("was called without a model", "there is no last checkpoint available", "exists and is not empty"):
+        warnings.filterwarnings("ignore", message=f".*{text}.*")
     # An online score is there only in the epochs that compute it.
     warnings.filterwarnings("ignore", message=".*could not find the monitored key.*")
     # Lightning 2.6 asks torch for this in an old way.
