@@ -152,6 +152,17 @@ def test_a_fast_run_trains_one_batch_and_leaves_nothing(
     assert set(Path.cwd().iterdir()) == before
 
 
+def test_a_sweep_takes_the_same_keys(simclr: Program, npz: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rates = f"callbacks.rates._target_={STOCK}.LearningRateMonitor"
+    words = [*WORDS, f"data.path={npz}", "-m", rates, "trainer.max_time={hours:1}", "trainer.gradient_clip_val=0.5,1"]
+    assert simclr("train", *words, "hydra.sweep.dir=sweep", "dry_run=true") == 0
+    said = capsys.readouterr().out
+    assert "2 jobs in" in said
+    assert "all jobs are checked" in said
+    assert simclr("train", *words, "hydra.sweep.dir=sweep", "dry_run=true", "callbacks.rates.interval=step") == 2
+    assert "callbacks.rates.interval: unknown key" in capsys.readouterr().err
+
+
 def test_a_limit_shortens_the_epochs_and_all_that_counts_them(simclr: Program, npz: Path) -> None:
     words = [*WORDS, f"data.path={npz}", "hydra.run.dir=run", "trainer.log_every_n_steps=1"]
     assert simclr("train", *words, "trainer.limit_train_batches=0.5") == 0

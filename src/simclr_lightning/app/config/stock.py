@@ -7,6 +7,7 @@ configuration passes plain values only. An argument that names a file or a folde
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Mapping
 from pathlib import PurePath
@@ -147,8 +148,6 @@ def why_no_strategy(name: str) -> str | None:
 
 def annotation_of(made: Any, name: str) -> Any:
     """Return the type of an argument of a class: that of its signature, or that of a keyword which it passes on."""
-    import inspect
-
     found = inspect.signature(made).parameters.get(name)
     return _PASSED_ON[name] if found is None else found.annotation
 

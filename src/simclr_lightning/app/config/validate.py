@@ -20,12 +20,12 @@ from simclr_lightning.evaluation.protocols import PROTOCOLS
 from simclr_lightning.extras import require
 from simclr_lightning.global_batch import check_batch, check_micro_batch
 from simclr_lightning.near_names import did_you_mean
-from simclr_lightning.optim import timm_optimizer
 from simclr_lightning.run_folder import flatten
 from simclr_lightning.text import first_line
 
 # Parts whose rules hold only if their target is one of this project or of torch.
 _PARTS: Final = ("model.encoder", "model.projector", "data.dataset", "views", "loss", "optimizer", "schedule")
+_OF_TIMM: Final = "simclr_lightning.optim.timm_optimizer"
 _MORE_IMAGES_THAN_ANYONE_HAS: Final = 1 << 62
 
 
@@ -199,7 +199,7 @@ def _check_timm(name: str) -> None:
 def _check_optimizer(made: Any, node: Mapping[str, Any]) -> None:
     import torch
 
-    if made is timm_optimizer or (isinstance(made, type) and issubclass(made, torch.optim.Optimizer)):
+    if made is resolve(_OF_TIMM) or (isinstance(made, type) and issubclass(made, torch.optim.Optimizer)):
         _run(made, {**node, "params": [torch.zeros(1, requires_grad=True)]}, "optimizer")
 
 
