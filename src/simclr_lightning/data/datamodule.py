@@ -70,7 +70,6 @@ class ViewsDataModule(L.LightningDataModule):
         self.resident = resident
         self.lazy = lazy
         self.limit: int | float = 1.0  # steps of an epoch at most, or the share of its steps
-        self.repeat = False  # True: every epoch has the images of the first one, in other views
         self.any_images = False  # True: resume although the images differ from those of the checkpoint
         self.splits: Splits | None = None
         self._offset = 0  # images seen before the trainer's step counter started

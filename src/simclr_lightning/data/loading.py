@@ -44,7 +44,7 @@ class Plan(Protocol):
     seed: int
     batch_size: int
     num_workers: int
-    repeat: bool
+    trainer: Any
 
     def load(self) -> Splits:
         """Return the images."""
@@ -125,8 +125,8 @@ class _GlobalBatches(Sampler[Sequence[tuple[int, int]]]):
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         module, size = self.module, self.module.batch_size
         epoch, done = divmod(module.samples_seen // size, len(self))
-        images = module.load().training_images
-        order = permutation(images, seed=module.seed, epoch=0 if module.repeat else epoch)
+        repeats = getattr(module.trainer, "overfit_batches", 0) > 0  # the same images in every epoch, in other views
+        order = permutation(module.load().training_images, seed=module.seed, epoch=0 if repeats else epoch)
         local = size // distributed.world_size()
         first = distributed.rank() * local
         for step in range(done, len(self)):

@@ -174,7 +174,7 @@ def test_a_limit_shortens_the_epochs_and_all_that_counts_them(simclr: Program, n
 
 def test_overfitting_repeats_the_same_images_in_other_views() -> None:
     data = small_data(batch=16)
-    data.limit, data.repeat = 2, True
+    data.limit = 2
     seen: list[list[int]] = []
     shown: list[torch.Tensor] = []
 
@@ -195,6 +195,7 @@ def test_overfitting_repeats_the_same_images_in_other_views() -> None:
     trainer = L.Trainer(
         accelerator="cpu", max_epochs=3, log_every_n_steps=1, enable_model_summary=False, **options
     )  # fmt: skip
+    trainer.overfit_batches = 2
     trainer.fit(Seen(), datamodule=data)
     assert len(seen) == 6
     assert seen[:2] == seen[2:4] == seen[4:]

@@ -26,9 +26,10 @@ from simclr_lightning.app.config.grammar import (
     parse,
     trusted_by,
 )
+from simclr_lightning.app.config.open_nodes import opened, remove_unused
 from simclr_lightning.app.config.plain import NOT_OF_THE_RUN, escaped, to_plain
 from simclr_lightning.app.config.quoting import quote_paths
-from simclr_lightning.app.config.unknown_keys import check_keys, check_missing, explain, opened, remove_unused
+from simclr_lightning.app.config.unknown_keys import check_keys, check_missing, explain
 from simclr_lightning.app.errors import UserError, mistake
 from simclr_lightning.overrides import is_given, key_of
 from simclr_lightning.text import first_line
@@ -134,7 +135,6 @@ def _compose(overrides: Sequence[str], name: str, *, saved: Mapping[str, Any], g
         raise mistake("trusted can be set only on the command line, not in a file: trusted=[PACKAGE]")
     if not is_given(given, "experiment"):  # an experiment may set any key
         _keep(cfg, {key: value for key, value in saved.items() if key not in NOT_OF_THE_RUN}, given)
-    remove_unused(cfg, checked)
     check_missing(cfg)
     _check_resolves(cfg)
     check_keys(cfg, checked, groups)
@@ -175,6 +175,7 @@ def _hydra() -> Iterator[Any]:
 def _load(loader: Any, overrides: Sequence[Override], name: str) -> DictConfig:
     texts = [opened(override.text) for override in overrides]
     cfg = loader.load_configuration(config_name=name, overrides=texts, run_mode=RunMode.RUN, from_shell=False)
+    remove_unused(cfg, overrides)
     return cast(DictConfig, cfg)
 
 

@@ -175,14 +175,13 @@ def check_groups(overrides: Sequence[Override], groups: Groups) -> list[Override
             raise mistake(f"simclr {groups.name} has no group {override.key!r}; its groups are {listed(groups.own)}")
         value = override.parsed.value()
         options = [] if isinstance(value, dict) else groups.options(override.key)
+        if override.key == "early_stopping" and value is None and not override.parsed.is_delete():
+            continue  # the default
         if override.key == "experiment" and value is None and not override.parsed.is_delete():
             checked.append(replace(parse(["~experiment"])[0], is_group=True))  # Hydra does not accept GROUP=null
             continue
-        if override.key == "early_stopping" and value is None and not override.parsed.is_delete():
-            continue  # the default
         if options:
-            for name in value if override.key == "logger" and isinstance(value, list) and value else [value]:
-                _check_option(override, name, options)
+            _check_option(override, value, options)
             if chosen.setdefault(override.key, str(value)) != str(value):
                 both = f"{chosen[override.key]} and {value}"
                 raise mistake(f"{override.key} is chosen twice: {both}; remove one of them")
@@ -196,7 +195,8 @@ def _check_option(override: Override, value: Any, options: Sequence[str]) -> Non
         raise mistake(f"{text}: {key} cannot be removed; its options are {listed(options)}")
     if override.adds:
         raise mistake(f"{text}: {key} is a group; write {text.lstrip('+')}")
-    if isinstance(value, str) and value in options:
+    several = value if isinstance(value, list) and value and key == "logger" else [value]
+    if all(isinstance(one, str) and one in options for one in several):
         return
     shown = text.partition("=")[2]
     options = [name for name in options if f"{key}={name}" != _REFUSED]

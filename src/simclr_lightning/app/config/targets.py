@@ -8,6 +8,7 @@ that the user trusts (``trusted=[PACKAGE]``), so a hostile configuration runs no
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import sys
 from collections.abc import Iterator, Sequence
 from types import ModuleType
@@ -20,7 +21,6 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from simclr_lightning import data, ntxent
 from simclr_lightning.app.config.stock import CALLBACKS, OPTIMIZERS, PROFILERS, STRATEGIES, place_of, why_refused
-from simclr_lightning.app.config.trusted import check_trusted
 from simclr_lightning.app.errors import UserError, mistake
 from simclr_lightning.near_names import nearest
 from simclr_lightning.text import first_line
@@ -73,6 +73,16 @@ _IMPORTABLE: Final = frozenset(name.rpartition(".")[0] for name in (*ALLOWED, *_
 _PLUGINS: Final = ("hydra_plugins", "optuna.samplers")
 
 
+_NOT_YOURS: Final = frozenset(
+    {
+        *("hydra", "hydra_plugins", "omegaconf", "optuna", "simclr_lightning", "wandb", "yaml", "requests"),
+        *("lightning", "lightning_fabric", "pytorch_lightning", "torch", "torchvision", "timm"),
+        *("matplotlib", "numpy", "pandas", "PIL", "pyarrow", "scipy", "skimage", "sklearn", "tensorboard", "mlflow"),
+        *("comet_ml", "pip", "pkg_resources", "rich", "safetensors", "setuptools"),
+    }
+)
+
+
 def check_targets(cfg: DictConfig, trusted: Sequence[str] = ()) -> None:
     """Refuse every ``_target_`` that is not on the list; nothing is instantiated here.
 
@@ -91,6 +101,25 @@ def check_targets(cfg: DictConfig, trusted: Sequence[str] = ()) -> None:
             _check_node(_read(cfg, key, str(key)), str(key), trusted)
 
 
+def check_trusted(trusted: Sequence[str]) -> None:
+    """Refuse ``trusted`` packages that are not the user's.
+
+    Raises:
+        UserError: a package is part of Python, is this package or one of its dependencies, or does not exist.
+    """
+    for name in trusted:
+        top = str(name).partition(".")[0]
+        if not all(part.isidentifier() for part in str(name).split(".")):
+            raise mistake(f"trusted={name}: this is not a package name; write trusted=[PACKAGE]")
+        if top in sys.stdlib_module_names or top in _NOT_YOURS or top == "builtins":
+            raise mistake(f"trusted={name}: {top} is not your own package; name the package that contains your code")
+        if importlib.util.find_spec(top) is None:
+            raise mistake(
+                f"trusted={name}: there is no package {top}; install it, or start the program in the folder that "
+                "contains it"
+            )
+
+
 def check_own(key: str, name: str, trusted: Sequence[str]) -> None:
     """Refuse a dotted name that is not defined in a package that the user trusts.
 
@@ -103,12 +132,7 @@ def check_own(key: str, name: str, trusted: Sequence[str]) -> None:
 
 
 def resolve(name: str, trusted: Sequence[str] = (), *, at: str = "") -> Any | None:
-    """Return the object with a dotted name if a configuration may make it, else None.
-
-    Args:
-        name: the dotted name.
-        trusted: packages of the user.
-        at: the key of the node that names it; `place_of` has other lists for some keys.
+    """Return the object with a dotted name if a configuration may make it at a key, else None.
 
     Raises:
         UserError: a trusted module cannot be imported.

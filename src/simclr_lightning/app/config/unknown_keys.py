@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig
 
 from simclr_lightning.app.config.arguments import SET_BY_PROGRAM, WHY_SET_BY_PROGRAM
 from simclr_lightning.app.config.grammar import Groups, Override, trusted_by
 from simclr_lightning.app.config.keys import CALLBACKS_OF_PROGRAM, EVALUATION_RULES, RULES
+from simclr_lightning.app.config.open_nodes import OPEN, arguments_of
 from simclr_lightning.app.config.plain import unresolved
 from simclr_lightning.app.config.targets import resolve
 from simclr_lightning.app.errors import UserError, mistake
@@ -19,37 +19,6 @@ from simclr_lightning.run_folder import flatten
 from simclr_lightning.text import first_line
 
 _HYDRA_KEYS: Final = frozenset({"_target_", "_partial_", "_convert_", "_recursive_", "_args_"})
-# Nodes whose targets take more arguments than conf/ lists: such a key needs no plus.
-_OPEN: Final = ("callbacks.", "early_stopping.", "logger.", "optimizer.", "schedule.", "trainer.")
-_REPLACEABLE: Final = ("loss", "optimizer", "schedule")  # parts whose class a user replaces with PART._target_
-
-
-def opened(text: str) -> str:
-    """Return an override as Hydra needs it: with ``++`` if its node takes keys that conf/ does not list.
-
-    >>> opened("trainer.max_time={hours:1}"), opened("seed=1")
-    ('++trainer.max_time={hours:1}', 'seed=1')
-    """
-    return f"++{text}" if text.startswith(_OPEN) else text
-
-
-def remove_unused(cfg: DictConfig, overrides: Sequence[Override]) -> None:
-    """Remove the arguments that conf/ gives to one class from a part for which the command line names another class.
-
-    Args:
-        cfg: the composed configuration; changed in place.
-        overrides: those of the command line; the keys that they set stay.
-    """
-    given = {override.key for override in overrides}
-    for part in _REPLACEABLE:
-        if f"{part}._target_" not in given or not OmegaConf.is_dict(cfg.get(part)):
-            continue
-        made = resolve(str(cfg[part].get("_target_")), trusted_by(overrides))
-        names = None if made is None else _arguments(made)
-        with open_dict(cfg):
-            for key in list(cfg[part]):
-                if names and not str(key).startswith("_") and key not in names and f"{part}.{key}" not in given:
-                    del cfg[part][key]
 
 
 def explain(error: Exception, overrides: Sequence[Override], base: DictConfig, groups: Groups) -> UserError:
@@ -70,7 +39,7 @@ def explain(error: Exception, overrides: Sequence[Override], base: DictConfig, g
                 "seed=0,1"
             )
     for override in overrides:
-        is_added = override.adds or (override.key.startswith(_OPEN) and not override.parsed.is_delete())
+        is_added = override.adds or (override.key.startswith(OPEN) and not override.parsed.is_delete())
         if override.is_group or is_added or _has(base, override.key):
             continue
         if override.key.startswith("hydra"):
@@ -160,7 +129,7 @@ def check_keys(cfg: DictConfig, overrides: Sequence[Override], groups: Groups) -
         made = resolve(target, trusted_by(overrides), at=node) if target else None
         if target and made is None:
             continue  # `targets` refuses it
-        names = _arguments(made) if made is not None else ()
+        names = arguments_of(made) if made is not None else ()
         part = key[len(node) + 1 :].partition(".")[0]
         if names is not None and part not in names:
             real = {*flat, *known, *(f"{node}.{name}" for name in names)} - {key}
@@ -171,7 +140,7 @@ def _is_argument(key: str, base: DictConfig, trusted: Sequence[str]) -> bool:
     """Return whether the ``_target_`` above a key takes an argument of its name that the program leaves to the user."""
     node, target = _owner(unresolved(base), key)
     made = resolve(target, trusted) if target else None
-    return made is not None and key[len(node) + 1 :] in (_arguments(made) or ()) and not set_by_program(key)
+    return made is not None and key[len(node) + 1 :] in (arguments_of(made) or ()) and not set_by_program(key)
 
 
 def _has(cfg: DictConfig, key: str) -> bool:
@@ -197,14 +166,3 @@ def _owner(tree: Mapping[str, Any], key: str) -> tuple[str, str | None]:
         if "_target_" in node:
             found = ".".join(parts[:depth]), str(node["_target_"])
     return found
-
-
-def _arguments(made: Any) -> tuple[str, ...] | None:
-    """Return the names of a target's keyword arguments; None if it accepts any."""
-    try:
-        parameters = inspect.signature(made).parameters.values()
-    except (TypeError, ValueError):
-        return None
-    if any(p.kind is p.VAR_KEYWORD for p in parameters):
-        return None
-    return tuple(p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY))

@@ -27,8 +27,8 @@ from simclr_lightning.app.config.composition import (
     set_sweep_overrides,
 )
 from simclr_lightning.app.config.grammar import parse
+from simclr_lightning.app.config.open_nodes import opened
 from simclr_lightning.app.config.targets import LAUNCHERS
-from simclr_lightning.app.config.unknown_keys import opened
 from simclr_lightning.app.launch.jobs import SweepStopped
 from simclr_lightning.app.launch.local import Machine, gpus
 from simclr_lightning.app.launch.ranks import is_external
@@ -180,7 +180,7 @@ def run_hydra(overrides: list[str]) -> int:
     register_resolvers()
     register()
     before = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
-    sys.argv = ["simclr train", *(one if one.startswith("-") or _has_values(one) else opened(one) for one in overrides)]
+    sys.argv = ["simclr train", *map(_opened, overrides)]
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come out as exceptions, which `guard` turns into messages
     try:
         hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name="train")(_never)()
@@ -192,9 +192,11 @@ def run_hydra(overrides: list[str]) -> int:
     return 0
 
 
-def _has_values(override: str) -> bool:
-    """Return whether an override has several values; Hydra does not compose it, and it names the jobs."""
-    return any(one.parsed.is_sweep_override() for one in parse([override], sweep=True))
+def _opened(override: str) -> str:
+    """Return an override as Hydra needs it; one with several values is not composed by Hydra, and names the jobs."""
+    if opened(override) == override or any(one.parsed.is_sweep_override() for one in parse([override], sweep=True)):
+        return override
+    return opened(override)
 
 
 def _never(cfg: Any) -> None:

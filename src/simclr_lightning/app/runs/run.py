@@ -15,7 +15,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from simclr_lightning.app.config.plain import NOT_OF_THE_RUN, diff, to_plain
+from simclr_lightning.app.config.plain import NOT_OF_THE_RUN
 from simclr_lightning.app.config.quoting import PATH_KEYS
 from simclr_lightning.app.errors import UserError
 from simclr_lightning.files import write_text
@@ -64,7 +64,7 @@ class Run:
         summary = read_summary(self.folder)
         if self.checkpoint is None or summary.get("status") != "finished":
             return False
-        if "ended_by" in summary and not diff(read_saved_config(self.folder), to_plain(self.cfg)):
+        if "ended_by" in summary and read_saved_config(self.folder) == OmegaConf.to_container(self.cfg):
             return True
         epochs, steps = summary.get("epochs"), summary.get("steps")
         if not isinstance(epochs, int | float) or not isinstance(steps, int):

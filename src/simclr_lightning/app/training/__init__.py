@@ -3,7 +3,7 @@
 ``devices`` and ``performance`` decide where and how it computes, ``build`` makes its objects, ``batchnorm``,
 ``numbers``, ``signals`` and ``stock`` (Lightning's own classes) are parts of the ``trainer``, ``preflight`` measures
 what limits it (``dry_run`` prints that as a table), ``process`` trains, ``finish`` scores, draws and exports,
-``messages`` words the start and the end.
+``messages`` and ``weights`` word the start and the end.
 """
 
 from typing import TYPE_CHECKING
@@ -11,11 +11,7 @@ from typing import TYPE_CHECKING
 from simclr_lightning.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from simclr_lightning.app.training.build import (
-        check_images as check_images,
-        check_start as check_start,
-        make_data as make_data,
-    )
+    from simclr_lightning.app.training.build import check_images as check_images, make_data as make_data
     from simclr_lightning.app.training.dry_run import print_dry_run as print_dry_run
     from simclr_lightning.app.training.finish import blank_summary as blank_summary
     from simclr_lightning.app.training.process import record_stop as record_stop, run_process as run_process

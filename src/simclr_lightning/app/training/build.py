@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,9 +16,8 @@ from simclr_lightning.app.config.instantiate import make
 from simclr_lightning.app.config.targets import resolve
 from simclr_lightning.app.errors import UserError
 from simclr_lightning.app.training import performance
-from simclr_lightning.app.training.devices import accelerator, processes_note
+from simclr_lightning.app.training.devices import accelerator, device_count
 from simclr_lightning.data import ViewsDataModule, array, folder, imagenet, packed
-from simclr_lightning.run_folder import read_summary, typed
 from simclr_lightning.simclr import SimCLR
 
 VIEWS_AT_ONCE = 1 << 28  # bytes: up to here, the float views of a batch are made at once, also with micro-batches
@@ -32,7 +30,6 @@ class Parts:
     module: SimCLR
     data: ViewsDataModule
     untrained: nn.Module
-    notes: tuple[str, ...] = ()  # lines to print at the start
 
 
 def build(cfg: DictConfig) -> Parts:
@@ -44,11 +41,8 @@ def build(cfg: DictConfig) -> Parts:
     data = make_data(cfg)
     L.seed_everything(cfg.seed, verbose=False)
     encoder = make(cfg.model.encoder)
-    notes: tuple[str, ...] = ()
     if cfg.model.weights is not None:
-        source = _valid(str(cfg.model.weights))
-        encoders.load_weights(encoder, source)
-        notes = (f"model.weights: {_described(source)}",)
+        encoders.load_weights(encoder, _valid(str(cfg.model.weights)))
     projector = make(cfg.model.projector)(encoder.feature_dim)
     module = SimCLR(
         encoder,
@@ -61,7 +55,7 @@ def build(cfg: DictConfig) -> Parts:
     )
     if performance.channels_last(cfg, accelerator(cfg)):
         module.to(memory_format=torch.channels_last)
-    return Parts(module, data, copy.deepcopy(encoder), notes)
+    return Parts(module, data, copy.deepcopy(encoder))
 
 
 def make_data(cfg: DictConfig) -> ViewsDataModule:
@@ -72,36 +66,21 @@ def make_data(cfg: DictConfig) -> ViewsDataModule:
     lazy = cfg.get("micro_batch_size") is not None and floats > VIEWS_AT_ONCE
     # Called with the recipe and not made with it: Hydra would make a configuration of a dataclass.
     data: ViewsDataModule = make(cfg.data, _partial_=True, seed=cfg.seed, lazy=lazy)(recipe=recipe)
-    data.limit, data.repeat = _limit(cfg)
+    overfit, limit = cfg.trainer.get("overfit_batches"), cfg.trainer.get("limit_train_batches")
+    data.limit = overfit or (1.0 if limit is None else limit)
     return data
-
-
-def _limit(cfg: DictConfig) -> tuple[int | float, bool]:
-    """Return the limit of an epoch's steps, and whether every epoch has the same images."""
-    if overfit := cfg.trainer.get("overfit_batches"):
-        return overfit, True
-    limit = cfg.trainer.get("limit_train_batches")
-    return 1.0 if limit is None else limit, False
-
-
-def check_start(cfg: DictConfig) -> None:
-    """Refuse a path where nothing is, too many devices and a precision that this machine has not, before any work.
-
-    Raises:
-        UserError: and ValueError by the data set, whose message names the folder of a relative path.
-    """
-    performance.precision(cfg, accelerator(cfg))
-    if (line := processes_note(cfg)) and os.environ.get("RANK", "0") == "0":
-        print(line)
-    check_images(cfg)
 
 
 def check_images(cfg: DictConfig) -> None:
     """Refuse a path where nothing is, before a folder is made for the run; public data sets are downloaded to it.
 
+    Too many devices, and a precision that this machine does not have, are refused too.
+
     Raises:
         ValueError: by the data set; it names the folder in which a relative path was looked for.
     """
+    performance.precision(cfg, accelerator(cfg))
+    device_count(cfg)
     if cfg.data.path is None or Path(cfg.data.path).expanduser().exists():
         return
     if resolve(cfg.data.dataset._target_) in (array, folder, imagenet, packed):
@@ -119,15 +98,3 @@ def _valid(weights: str) -> str | Path:
         raise UserError(f"model.weights={weights} is damaged: its SHA-256 is not the one it was saved with")
     found = None if (path / "exported").is_dir() else checkpoint.newest(path)
     return weights if found is None else found[0]
-
-
-def _described(source: str | Path) -> str:
-    """Return which weights a source has: torchvision's, or those of a run, with its step where that is known."""
-    if str(source) == "imagenet":
-        return "torchvision's ImageNet weights"
-    path = Path(source)
-    if checkpoint.has_digest(path):
-        return f"the encoder of {typed(path)} at step {checkpoint.load(path)['global_step']}"
-    steps = [read_summary(folder).get("steps") for folder in (path, path.parent, path.parent.parent)]
-    step = next((f" at step {step}" for step in steps if step), "")
-    return f"the encoder of {typed(path)}{step}"

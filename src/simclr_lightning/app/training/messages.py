@@ -16,6 +16,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from simclr_lightning.app.training import performance
 from simclr_lightning.app.training.build import Parts
 from simclr_lightning.app.training.devices import accelerator, device_count, devices_of_a_batchnorm
+from simclr_lightning.app.training.weights import weights_note
 from simclr_lightning.loggers.wandb import sync_command
 from simclr_lightning.optim import parameter_groups
 from simclr_lightning.run_folder import METRICS, online_scores, read_table, shown, typed
@@ -115,7 +116,7 @@ def opening_notes(cfg: DictConfig, parts: Parts, total: int, first_step: int = 0
     if round(epochs * spe) > total:
         shortened = schedule.warmup_steps(spe, total)  # type: ignore[attr-defined]
         lines.append(f"warm-up of {epochs} epochs is longer than the run; it is shortened to {shortened} steps")
-    lines += parts.notes
+    lines += weights_note(cfg.model.weights)
     if 0 < first_step < total and (rates := _rates(parts, (first_step, total - 1), total)):
         lines.append(
             f"goes on at step {first_step} of {total}: the learning rate is {rates[0]:.3g} at the next step and "

@@ -15,11 +15,10 @@ from rich.console import Console
 
 from simclr_lightning import checkpoint as checkpoints, machine
 from simclr_lightning.app.errors import UserError, describe, name_run
-from simclr_lightning.app.training import finish, performance, preflight
+from simclr_lightning.app.training import finish, performance, preflight, stock
 from simclr_lightning.app.training.build import Parts, build
 from simclr_lightning.app.training.devices import accelerator, device_count
 from simclr_lightning.app.training.messages import opening_notes, train_command
-from simclr_lightning.app.training.stock import why_ended
 from simclr_lightning.app.training.trainer import make_trainer, quiet_libraries, total_steps
 from simclr_lightning.callbacks import LOG
 from simclr_lightning.data import ViewsDataModule
@@ -142,7 +141,7 @@ def _train(
             if not trainer.should_stop or trainer.global_step == 0:
                 raise UserError(f"{ended}; this is not a finished run")
             if trainer.is_global_zero:
-                console.print(line := f"{ended}: {why_ended(trainer, cfg)[0]}", markup=False)
+                console.print(line := f"{ended}: {stock.why_ended(trainer, cfg)[0]}", markup=False)
                 LOG.info(line)
     if not trainer.is_global_zero:
         return 0

@@ -107,6 +107,9 @@ def make_trainer(
             *([SharedBatchNorm(shared)] if (shared := devices_of_a_batchnorm(cfg)) > 1 else []),
         ],
     )
+    if overfit := cfg.trainer.get("overfit_batches"):
+        # Read by the data module, whose limit is the length of an epoch already.
+        trainer.overfit_batches = overfit  # type: ignore[attr-defined]  # Lightning sets it without declaring it
     return trainer, progress
 
 
