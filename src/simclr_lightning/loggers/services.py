@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 import os
 from collections.abc import Mapping
@@ -27,7 +28,7 @@ def make_mlflow(options: Mapping[str, Any], folder: Path, *, name: str) -> Backg
         ValueError: mlflow is not installed.
     """
     require("mlflow", "logger=mlflow")
-    import mlflow  # noqa: F401 - imported here, since no process may be forked while a thread imports
+    importlib.import_module("mlflow")  # here, since no process may be forked while a thread imports
 
     logging.getLogger(MLFlowLogger.__module__).setLevel(logging.ERROR)  # a new experiment is no warning
     uri = options.get("tracking_uri") or os.environ.get("MLFLOW_TRACKING_URI") or (folder / "mlruns").as_uri()
@@ -70,7 +71,7 @@ def make_comet(options: Mapping[str, Any], folder: Path, *, name: str) -> Backgr
         ValueError: comet_ml is not installed.
     """
     require("comet_ml", "logger=comet", "comet")
-    import comet_ml  # noqa: F401 - as mlflow above
+    importlib.import_module("comet_ml")  # as mlflow above
 
     online = options.get("online", "auto")
     online = bool(os.environ.get("COMET_API_KEY")) if online == "auto" else online
