@@ -77,8 +77,8 @@ def test_a_key_without_its_value_is_explained(simclr: Callable[..., int], capsys
     ("override", "says"),
     [
         ("trainer.accumulate_grad_batches=2", "use micro_batch_size"),
-        ("trainer.strategy=ddp", "use trainer.devices"),
-        ("trainer.fast_dev_run=true", "use dry_run"),
+        ("trainer.strategy=fsdp", "use trainer.strategy=ddp"),
+        ("trainer.limit_val_batches=2", "use callbacks.online.every_n_epochs"),
         ("data.seed=3", "use seed"),
         ("optimizer.maximize=true", "the program sets this itself"),
     ],

@@ -1,4 +1,4 @@
-"""metrics.csv, and W&B with its real client and a local stand-in for the server."""
+"""metrics.csv, W&B with its real client and a local stand-in for the server, TensorBoard, MLflow and Comet."""
 
 from __future__ import annotations
 
@@ -14,10 +14,12 @@ import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 import yaml
+from lightning.pytorch.loggers.logger import DummyLogger
 from omegaconf import OmegaConf
 
 import warm
@@ -25,6 +27,8 @@ from conftest import WORDS
 from made_runs import make_run
 from simclr_lightning.app.runs.locate import locate_checked
 from simclr_lightning.app.runs.run import run_name
+from simclr_lightning.loggers import background, services
+from simclr_lightning.loggers.background import Background
 from simclr_lightning.loggers.metrics_csv import MetricsCSV
 from simclr_lightning.loggers.wandb import (
     SECONDS_TO_CLOSE,
@@ -301,11 +305,71 @@ def test_a_server_that_does_not_respond_at_the_start(
     assert "wandb sync" in str(sync_command(tmp_path))
 
 
-def test_tensorboard(npz: Path, simclr: Callable[..., int]) -> None:
-    overrides = (*WORDS, f"data.path={npz}", "logger=tensorboard", "hydra.run.dir=run", "trainer.max_steps=2")
+def test_several_loggers_get_metrics_hyperparameters_and_pictures(npz: Path, simclr: Callable[..., int]) -> None:
+    pytest.importorskip("mlflow")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    loggers = "logger=[csv,tensorboard,mlflow]"
+    overrides = (*WORDS, f"data.path={npz}", loggers, "hydra.run.dir=run", "trainer.max_epochs=1")
     assert simclr("train", *overrides) == 0
-    assert list(Path("run/tensorboard").glob("events*"))
-    assert Path("run/metrics.csv").exists()
+    assert simclr("train", "ckpt_path=run", "trainer.max_epochs=2") == 0  # it goes on in the same run of MLflow
+    found = EventAccumulator("run/tensorboard")
+    found.Reload()
+    assert set(found.Tags()["images"]) == {"views", "neighbours", "embedding"}
+    assert {"train/loss", "hp_metric"} < set(found.Tags()["scalars"])
+    assert "optimizer.lr" in Path("run/tensorboard/hparams.yaml").read_text()
+    (params,) = Path("run/mlruns").glob("*/*/params")
+    assert float((params / "optimizer.lr").read_text()) == 0.003
+    names = {path.name for path in params.parent.glob("artifacts/*")}
+    assert names == {"views.png", "neighbours.png", "embedding.png"}
+    losses = (params.parent / "metrics/train/loss").read_text().splitlines()
+    assert len(losses) == len([row for row in rows(Path("run/metrics.csv")) if row["train/loss"]]) == 2
+
+
+def test_a_service_that_is_away_or_fails_costs_little(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(background, "SECONDS_TO_CLOSE", 0.2)
+    gone = threading.Event()
+
+    def broken() -> Any:
+        raise ConnectionResetError("Connection lost")
+
+    before = time.monotonic()
+    for make in (lambda: gone.wait(60) and DummyLogger(), broken):
+        logger = Background("MLflow", make, results=lambda *_: None)
+        for step in range(100):
+            logger.log_metrics({"train/loss": 3.5}, step=step)
+        logger.close([])
+    assert time.monotonic() - before < 5  # slack for a busy machine
+    gone.set()
+    said = capsys.readouterr().out
+    assert said.count("MLflow does not respond; metrics.csv has all metrics") == 1
+    assert said.count("MLflow failed (Connection lost); training continues without it") == 1
+
+
+def test_comet_is_offline_in_the_folder_of_the_run_without_a_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[dict[str, Any]] = []
+    made = threading.Event()
+
+    def comet(**options: Any) -> Any:
+        asked.append(options)
+        made.set()
+        return DummyLogger()
+
+    monkeypatch.setitem(sys.modules, "comet_ml", ModuleType("comet_ml"))
+    monkeypatch.setattr(services, "CometLogger", comet)
+    for key, online in ((None, False), ("k", True)):
+        monkeypatch.delenv("COMET_API_KEY", raising=False)
+        if key:
+            monkeypatch.setenv("COMET_API_KEY", key)
+        made.clear()
+        services.make_comet({"online": "auto", "project": "p"}, tmp_path, name="run").close([])
+        assert made.wait(10)
+        assert (asked[-1]["online"], asked[-1]["project"]) == (online, "p")
+        assert asked[-1].get("offline_directory") == (None if online else str(tmp_path / "comet"))
 
 
 @pytest.mark.parametrize(("text", "found"), [("machine localhost login user password x", True), ("", False)])

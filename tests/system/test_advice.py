@@ -18,9 +18,10 @@ import yaml
 
 from advice import advised
 from conftest import WORDS
+from simclr_lightning.app.config.arguments import SET_BY_PROGRAM
 from simclr_lightning.app.config.composition import compose
 from simclr_lightning.app.config.grammar import value_of
-from simclr_lightning.app.config.keys import RULES, SET_BY_PROGRAM
+from simclr_lightning.app.config.keys import RULES
 from simclr_lightning.app.config.plain import to_plain
 from simclr_lightning.cli import COMMANDS
 from simclr_lightning.global_batch import check_batch, check_micro_batch
@@ -62,7 +63,10 @@ CONFIGURATIONS = [
     ("trainer.devices=4 trainer.sync_batchnorm=3", r"use (\d), for", "trainer.devices=4 trainer.sync_batchnorm={0}"),
     ("views.crop=x", r"must be one of (\w+)", "views.crop={0}"),
     ("ema=2", r"or (null)$", "ema={0}"),
-    ("optimizer=adamw optimizer.fused=false", r"must be (true)", "optimizer=adamw optimizer.fused={0}"),
+    ("ema=None", r"write (\S+)$", "{0}"),
+    ("trainer.strategy=fsdp", r"use (\S+), and", "{0}"),
+    ("optimizer._target_=torch.optim.Muon", r"use (\S+ \S+)$", "{0}"),
+    ("callbacks.foo=1", r"needs (callbacks\.NAME)", "{0}._target_=lightning.pytorch.callbacks.RichModelSummary"),
     ("model.projector.layers=7", r"from \d to (\d)$", "model.projector.layers={0}"),
     ("hydra.sweeper.params=1", r"such as (\S+)$", "-m {0} dry_run=true"),
     ("-m loss.temperature=interval(0.1,1)", r"add (hydra/sweeper=\S+)$", "-m loss.temperature=interval(0.1,1) {0} D"),

@@ -106,7 +106,9 @@ class AtomicCheckpointIO(CheckpointIO):
         return files.load(Path(path))
 
     def remove_checkpoint(self, path: str | Path) -> None:
-        """Nothing is removed: last, previous and best overwrite themselves."""
+        """Delete a file that Lightning's ModelCheckpoint has replaced; last, previous and best overwrite themselves."""
+        for file in (Path(path), Path(f"{path}.sha256")):
+            file.unlink(missing_ok=True)
 
 
 def save_last(trainer: L.Trainer) -> None:

@@ -235,7 +235,8 @@ def _data_of(trainer: L.Trainer) -> ViewsDataModule:
 
 def _is_last(trainer: L.Trainer) -> bool:
     """Return whether the epoch that ends is the last of the run."""
-    return trainer.current_epoch + 1 == trainer.max_epochs or 0 < trainer.max_steps <= trainer.global_step
+    is_whole = trainer.current_epoch + 1 == trainer.max_epochs or 0 < trainer.max_steps <= trainer.global_step
+    return is_whole or trainer.should_stop  # by a callback, such as a time limit
 
 
 def _is_labeled(data: ViewsDataModule) -> bool:

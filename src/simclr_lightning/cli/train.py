@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from simclr_lightning.app import training
@@ -13,7 +15,7 @@ from simclr_lightning.app.launch.hydra_app import run_sweep, show
 from simclr_lightning.app.launch.ranks import check_srun, is_external, run_external, run_ranks
 from simclr_lightning.app.runs.locate import locate_checked, prepare
 from simclr_lightning.app.runs.run import Run, folder_key, locked, reserve
-from simclr_lightning.app.training.devices import device_count
+from simclr_lightning.app.training.devices import device_count, processes_note
 from simclr_lightning.cli.guard import guard
 from simclr_lightning.overrides import flag
 from simclr_lightning.run_folder import LOG, read_summary, write_summary
@@ -48,11 +50,16 @@ def _main(overrides: list[str], started: float, folder: list[Path]) -> int:
         training.check_images(run.cfg)
         training.check_encoders([run.cfg])
     check()
+    if run.cfg.trainer.get("fast_dev_run") and not is_external():
+        with tempfile.TemporaryDirectory(prefix="simclr_fast_dev_run_") as scratch:
+            return _single(replace(run, folder=Path(scratch) / "run", checkpoint=None), started, folder)
     return (run_external if is_external() else _single)(run, started, folder)
 
 
 def _single(run: Run, started: float, known: list[Path]) -> int:
     devices = device_count(run.cfg)
+    if note := processes_note(run.cfg):
+        print(note, flush=True)
     run = reserve(run)
     with locked(run.folder, folder_key(run)):
         known.append(run.folder)

@@ -1,4 +1,7 @@
-"""Log the metrics of a run: ``metrics_csv`` writes metrics.csv, ``wandb`` logs to W&B, ``make`` chooses the loggers."""
+"""Log the metrics of a run: ``metrics_csv`` writes metrics.csv, ``wandb`` logs to W&B, ``make`` chooses the loggers.
+
+``services`` makes the loggers of MLflow and Comet, and ``background`` keeps them from delaying a step.
+"""
 
 from typing import TYPE_CHECKING
 

@@ -7,6 +7,7 @@ from simclr_lightning.optim.factories import AnySchedule, OptimizerFactory, Sche
 from simclr_lightning.optim.groups import parameter_groups
 from simclr_lightning.optim.lars import LARS
 from simclr_lightning.optim.schedule import Schedule, scaled_lr, warmup_cosine
+from simclr_lightning.optim.timm_optimizers import timm_optimizer
 
 __all__ = [
     "LARS",
@@ -17,5 +18,6 @@ __all__ = [
     "make_scheduler",
     "parameter_groups",
     "scaled_lr",
+    "timm_optimizer",
     "warmup_cosine",
 ]

@@ -45,11 +45,16 @@ MISTAKES = {
     "++loss.temprature=1": ["did you mean loss.temperature?"],
     "+loss.gatherr=false": ["did you mean loss.gather?"],
     "+trainer.gradient_clip_vall=1": ["did you mean trainer.gradient_clip_val?"],
-    "trainer.gradient_clip_val=1": ["add it with a plus: +trainer.gradient_clip_val=1"],
-    "trainer.val_check_interval=0.5": ["use callbacks.online.every_n_epochs"],
+    "trainer.gradient_clip_vall=1": ["did you mean trainer.gradient_clip_val?"],
+    "loss.gather=false": ["add it with a plus: +loss.gather=false"],
+    "early_stopping=defalt": ["did you mean default?"],
+    "logger=[csv,tensorbord]": ["did you mean tensorboard?"],
+    "logger=neptune": ["whose service has ended"],
+    "callbacks.onlin.k=3": ["did you mean callbacks.online.k"],
+    "callbacks.online._target_=mypkg.Mine": ["give yours another name"],
     "+model.encoder.img_size=32": ["model.encoder.img_size: unknown key", "model.encoder has depth"],
     "+linear.lr=0.1": ["linear.lr: unknown key"],  # a key of evaluate.yaml
-    "+callbacks.foo=1": ["callbacks has checkpoints, hardness, metrics, online"],
+    "callbacks.foo=1": ["callbacks has checkpoints, hardness, metrics, online; your own callback needs callbacks.NAME"],
     "model.encoder={depth:18,foo:3}": ["model.encoder.foo: unknown key"],
     "a@b=c": ["a: unknown key"],
     "data=folder": ["data=folder needs data.path=DIR"],
@@ -101,12 +106,19 @@ def test_two_options_of_one_group() -> None:
 
 def test_arguments_of_targets_may_be_added() -> None:
     overrides = ["+loss.gather=false", "+trainer.gradient_clip_val=1.0", "+hydra.job.env_set.A=1"]
-    cfg = compose(["experiment=null", *overrides])
-    assert cfg.loss.gather is False
+    cfg = compose(["optimizer=adamw", *overrides, "trainer.max_time={hours:1}", "optimizer.foreach=true"])
+    assert (cfg.loss.gather, cfg.trainer.max_time.hours, cfg.optimizer.foreach) == (False, 1, True)
     cfg = compose(["hydra/launcher=slurm", "hydra.launcher.options={mail-type: END}"])
     assert cfg.hydra.launcher.options == {"mail-type": "END"}
     cfg = compose(["model=timm", "+model.encoder.img_size=32", "~trainer.deterministic"])
     assert cfg.model.encoder.img_size == 32
+
+
+def test_the_arguments_of_the_replaced_class_are_dropped() -> None:
+    cfg = compose(["optimizer._target_=torch.optim.RAdam", "optimizer.betas=[0.9,0.95]"])
+    assert set(cfg.optimizer) == {"_target_", "_partial_", "lr", "weight_decay", "betas"}  # without AdamW's fused
+    with pytest.raises(UserError, match=r"optimizer\.beta: unknown key; did you mean optimizer\.betas"):
+        compose(["optimizer._target_=torch.optim.RAdam", "optimizer.beta=1"])
 
 
 def test_a_misspelled_key_in_a_file_is_found_too(tmp_path: Path) -> None:

@@ -37,15 +37,6 @@ def test_logger_name_wandb_without_the_group_is_refused() -> None:
     check_config(compose(["logger.name=tensorboard"]))
 
 
-def test_an_optimizer_that_does_not_skip_nan_is_refused(cfg: DictConfig) -> None:
-    for name in ("SGD", "Adam", "AdamW", "Adagrad"):
-        put(cfg, "optimizer", {"_target_": f"torch.optim.{name}", "_partial_": True, "lr": 0.1})
-        assert "optimizer.fused must be true" in refusal(cfg)
-        check_config(put(cfg, "optimizer.fused", True))
-    with pytest.raises(UserError, match=r"torch\.optim\.NAdam"):  # it has no fused step
-        check_targets(put(cfg, "optimizer", {"_target_": "torch.optim.NAdam", "_partial_": True, "lr": 0.1}))
-
-
 def test_the_message_names_key_value_and_range(cfg: DictConfig) -> None:
     assert refusal(put(cfg, "optimizer.lr", 0)) == "optimizer.lr=0: it must be a number above 0 and at most 1,000"
 
@@ -76,6 +67,8 @@ def test_a_node_that_is_a_value_and_a_value_that_is_a_node(cfg: DictConfig) -> N
     [
         ("trainer.accumulate_grad_batches", "micro_batch_size"),
         ("trainer.logger", "logger"),
+        ("trainer.val_check_interval", "callbacks.online.every_n_epochs"),
+        ("trainer.default_root_dir", "hydra.run.dir"),
         ("trainer.callbacks", "callbacks"),
         ("data.recipe", "views"),
         ("data.seed", "seed"),

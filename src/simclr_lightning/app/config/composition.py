@@ -28,6 +28,7 @@ from simclr_lightning.app.config.grammar import (
     parse,
     trusted_by,
 )
+from simclr_lightning.app.config.open_nodes import opened, remove_unused
 from simclr_lightning.app.config.plain import NOT_OF_THE_RUN, escaped, to_plain
 from simclr_lightning.app.config.quoting import quote_paths
 from simclr_lightning.app.config.search_path import check_search_path
@@ -196,8 +197,9 @@ def _hydra() -> Iterator[Any]:
 
 
 def _load(loader: Any, overrides: Sequence[Override], name: str) -> DictConfig:
-    texts = [override.text for override in overrides]
+    texts = [opened(override.text) for override in overrides]
     cfg = loader.load_configuration(config_name=name, overrides=texts, run_mode=RunMode.RUN, from_shell=False)
+    remove_unused(cfg, overrides)
     return cast(DictConfig, cfg)
 
 

@@ -26,6 +26,7 @@ from simclr_lightning.overrides import key_of
 CONFIG_NAME: Final = "train"
 SEARCH_PATH: Final = "hydra.searchpath"
 _REFUSED: Final = "hydra/launcher=basic"  # Hydra's own, which would run the jobs in this process
+_GONE: Final = {"logger=neptune": "; Lightning has no logger for Neptune any more, whose service has ended"}
 _SWAPPED: Final = str.maketrans("'\"", "\"'")
 EVALUATED: Final = ("data", "model", "views")  # the groups of `simclr evaluate`; the others in conf/ are for training
 
@@ -201,6 +202,8 @@ def check_groups(overrides: Sequence[Override], groups: Groups) -> list[Override
             raise mistake(f"simclr {groups.name} has no group {override.key!r}; its groups are {listed(groups.own)}")
         value = override.parsed.value()
         options = [] if isinstance(value, dict) else groups.options(override.key)
+        if override.key == "early_stopping" and value is None and not override.parsed.is_delete():
+            continue  # the default
         if override.key == "experiment" and value is None and not override.parsed.is_delete():
             checked.append(replace(parse(["~experiment"])[0], is_group=True))  # Hydra does not accept GROUP=null
             continue
@@ -220,11 +223,12 @@ def _check_option(override: Override, value: Any, options: Sequence[str], *, mus
     if override.adds != must_add:
         what = f"no default chooses an option of {key}" if must_add else f"{key} is a group"
         raise mistake(f"{text}: {what}; write {'+' * must_add}{text.lstrip('+')}")
-    if isinstance(value, str) and value in options:
+    several = value if isinstance(value, list) and value and key == "logger" else [value]
+    if all(isinstance(one, str) and one in options for one in several):
         return
     shown = text.partition("=")[2]
     options = [name for name in options if f"{key}={name}" != _REFUSED]
-    hint = did_you_mean(shown.lower(), options, cutoff=0.5)
+    hint = _GONE.get(f"{key}={shown}") or did_you_mean(shown.lower(), options, cutoff=0.5)
     raise mistake(f"{key}={shown}: no such option{hint}\nthe options are {listed(options)}")
 
 

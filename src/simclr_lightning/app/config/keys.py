@@ -22,7 +22,9 @@ from simclr_lightning.app.config.rules import (
     OPTIONS,
     PATH,
     POSITIVE,
+    PREFIX,
     SAMPLER,
+    SERVER,
     SPREAD,
     STORAGE,
     SWITCH,
@@ -42,8 +44,8 @@ from simclr_lightning.evaluation.protocols import PROTOCOLS
 from simclr_lightning.selection import SELECTABLE
 from simclr_lightning.text import share_name
 
-# Weights and views are float32, so Lightning's "64-true", "16-true" and "bf16-true" are not allowed.
 _PRECISIONS: Final = ("32-true", "32", "bf16-mixed", "bf16", "16-mixed", "16")
+LOGGERS: Final = ("wandb", "tensorboard", "mlflow", "comet")
 RULES: Final[dict[str, Rule]] = {
     "seed": whole(0, ANY_SEED),
     "micro_batch_size": whole(1).or_(None),
@@ -126,7 +128,8 @@ RULES: Final[dict[str, Rule]] = {
             "optimizer.weight_decay": NOT_NEGATIVE,
             "optimizer.trust_coefficient": POSITIVE,
             "optimizer.nesterov": SWITCH,
-            "optimizer.fused": Rule(lambda v: v is True, "true: only a fused step skips an update with NaN"),
+            "optimizer.fused": SWITCH,
+            "optimizer.opt": TEXT,
         }
     ),
     "schedule._target_": TARGET,
@@ -140,9 +143,15 @@ RULES: Final[dict[str, Rule]] = {
     "trainer.max_epochs": whole(1),
     "trainer.max_steps": whole(1).or_(-1),
     "trainer.accelerator": one_of("auto", "cpu", "gpu", "cuda", "mps"),
-    "trainer.devices": whole(1).or_(-1, "auto"),
+    "trainer.devices": Rule(
+        lambda v: whole(1).or_(-1, "auto").accepts(v) or list_of("", whole(0)).accepts(v),
+        "a number of devices of at least 1, -1 or auto for all, or a list of GPUs such as [0,2]",
+    ),
     "trainer.num_nodes": whole(1),
-    "trainer.precision": one_of("auto", *_PRECISIONS, 16, 32),
+    "trainer.precision": Rule(
+        one_of("auto", *_PRECISIONS, 16, 32).accepts,
+        "auto, 32-true, bf16-mixed or 16-mixed: the weights stay float32, or small updates would be lost",
+    ),
     "trainer.sync_batchnorm": whole(1).or_("auto", True, False),
     "trainer.deterministic": SWITCH.or_("warn", None),
     "callbacks.online.every_n_epochs": whole(0),
@@ -154,7 +163,7 @@ RULES: Final[dict[str, Rule]] = {
     "callbacks.checkpoints.every_n_steps": whole(1).or_(None),
     "callbacks.metrics.every_n_steps": whole(1),
     "callbacks.hardness.every_n_steps": whole(0),
-    "logger.name": one_of("csv", "wandb", "tensorboard"),
+    "logger.name": one_of("csv", *LOGGERS),
     **optional(
         {
             "logger.project": TEXT,
@@ -163,9 +172,24 @@ RULES: Final[dict[str, Rule]] = {
             "logger.job_type": TEXT,
             "logger.tags": Rule(lambda v: isinstance(v, list) and all(map(TEXT.accepts, v)), "a list of texts"),
             "logger.mode": one_of("auto", "online", "offline", "disabled"),
+            "logger.tensorboard.flush_secs": whole(1),
+            **{f"logger.{name}.prefix": PREFIX for name in ("tensorboard", "mlflow", "comet")},
+            "logger.mlflow.experiment_name": TEXT,
+            "logger.mlflow.run_name": TEXT.or_(None),
+            "logger.mlflow.tracking_uri": SERVER,
+            "logger.comet.project": TEXT,
+            "logger.comet.workspace": TEXT.or_(None),
+            "logger.comet.online": one_of("auto", True, False),
+            "early_stopping._target_": TARGET,
+            "early_stopping.monitor": TEXT,
+            "early_stopping.mode": one_of("auto", "min", "max"),
+            "early_stopping.patience": whole(1),
+            "early_stopping.min_delta": NOT_NEGATIVE,
         }
     ),
 }
+CALLBACKS_OF_PROGRAM: Final = frozenset(key.split(".")[1] for key in RULES if key.startswith("callbacks."))
+"""The nodes of ``callbacks`` that are options of the program's own callbacks; every other one is a further callback."""
 
 # Keys below ``hydra``: of the launchers and the sweepers. A key exists only with its option.
 HYDRA_RULES: Final[dict[str, Rule]] = optional(
@@ -245,41 +269,4 @@ PACK_RULES: Final[dict[str, Rule]] = {
     "max_skipped": RULES["data.dataset.max_skipped"],
     "max_pixels": RULES["data.dataset.max_pixels"],
     "full_scale": RULES["data.dataset.full_scale"],
-}
-
-# Arguments of a target that the program sets itself, with the key to use instead.
-SET_BY_PROGRAM: Final[dict[str, str]] = {
-    "trainer.accumulate_grad_batches": "micro_batch_size",
-    "trainer.callbacks": "callbacks.*",
-    "trainer.default_root_dir": "hydra.run.dir",
-    "trainer.enable_checkpointing": "callbacks.checkpoints.*",
-    "trainer.enable_model_summary": "",
-    "trainer.enable_progress_bar": "",
-    "trainer.log_every_n_steps": "callbacks.metrics.every_n_steps",
-    "trainer.logger": "logger",
-    "trainer.num_sanity_val_steps": "",
-    "trainer.plugins": "",
-    "trainer.strategy": "trainer.devices",
-    "trainer.use_distributed_sampler": "",
-    "trainer.fast_dev_run": "dry_run or trainer.max_steps",
-    "trainer.min_epochs": "trainer.max_epochs",
-    "trainer.min_steps": "trainer.max_steps",
-    "trainer.max_time": "trainer.max_steps",
-    "trainer.limit_train_batches": "trainer.max_steps",
-    "trainer.overfit_batches": "trainer.max_steps",
-    "trainer.reload_dataloaders_every_n_epochs": "",
-    "trainer.barebones": "",
-    "trainer.check_val_every_n_epoch": "callbacks.online.every_n_epochs",
-    "trainer.limit_val_batches": "callbacks.online.every_n_epochs",
-    "trainer.val_check_interval": "callbacks.online.every_n_epochs",
-    "data.lazy": "micro_batch_size",
-    "data.recipe": "views",
-    "data.seed": "seed",
-    "optimizer.params": "",
-    "optimizer.maximize": "",
-    "model.projector.in_dim": "",
-}
-WHY_SET_BY_PROGRAM: Final[dict[str, str]] = {
-    "trainer.accumulate_grad_batches": "accumulated gradients add no negatives, since each loss sees only its own "
-    "small batch. Gradient caching computes the exact gradient of the large batch in the same memory",
 }

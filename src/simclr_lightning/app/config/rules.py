@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
+import types
+import typing
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 ANY_SEED: Final = 2**32 - 1
@@ -86,6 +89,7 @@ def _is_channels(value: Any) -> bool:
 
 SWITCH: Final = Rule(lambda v: isinstance(v, bool), "true or false")
 TEXT: Final = Rule(lambda v: isinstance(v, str) and bool(v.strip()), "a text that is not empty")
+PREFIX: Final = Rule(lambda v: isinstance(v, str), "a text")
 PATH: Final = Rule(lambda v: isinstance(v, str) and bool(v), "a path").or_(None)
 FOLDER: Final = Rule(lambda v: isinstance(v, str) and bool(v), "a folder's name in data.path").or_(None)
 POSITIVE: Final = number(f"above 0 and at most {MOST:,}", lambda v: 0 < v <= MOST)
@@ -105,6 +109,9 @@ GRID: Final = Rule(
     "texts by key, such as {seed: '0,1'}",
 ).or_(None)
 STORAGE: Final = Rule(lambda v: isinstance(v, str) and "://" in v, "an address such as sqlite:///study.db").or_(None)
+SERVER: Final = Rule(
+    lambda v: isinstance(v, str) and v.startswith(("http://", "https://")), "the address of a server, http://HOST:PORT"
+).or_(None)
 SAMPLER: Final = Rule(lambda v: isinstance(v, dict), "chosen as an option, such as hydra/sweeper/sampler=tpe")
 NO_SPACE: Final = Rule(
     lambda v: v is None, "null; give the search space as overrides, such as 'loss.temperature=interval(0.05,1)'"
@@ -117,3 +124,48 @@ LAUNCHER: Final = Rule(lambda v: not str(v).endswith(".BasicLauncher"), "that of
 
 # ViewRecipe checks its fields itself.
 CHECKED_BY_ITSELF: Final = Rule(lambda v: True, "checked elsewhere", required=False)
+
+
+def typed(annotation: Any) -> Rule:
+    """Return the rule of an argument with a type annotation; a type without plain values allows nothing.
+
+    >>> typed(int | None).accepts(True), typed(float).says
+    (False, 'a number')
+    """
+    options = typing.get_args(annotation) if _is_union(annotation) else (annotation,)
+    kinds = [_kind(option) for option in options]
+    says = list(dict.fromkeys(says for says, _ in kinds if says))
+    return Rule(lambda v: any(accepts(v) for _, accepts in kinds), ", or ".join(says) or "left out", required=False)
+
+
+def _is_union(annotation: Any) -> bool:
+    return typing.get_origin(annotation) in (typing.Union, types.UnionType)
+
+
+def _kind(annotation: Any) -> tuple[str, Callable[[Any], bool]]:
+    """Return the description and the test of one type that is not a union."""
+    origin, arguments = typing.get_origin(annotation) or annotation, typing.get_args(annotation)
+    if origin is typing.Literal:
+        return f"one of {', '.join(map(str, arguments))}", lambda v: _is_one_of(v, arguments)
+    if origin in (list, tuple) or origin is Sequence:
+        part = typed(arguments[0]) if arguments else Rule(_is_plain, "")
+        return "a list", lambda v: isinstance(v, list) and all(map(part.accepts, v))
+    if origin is dict:
+        part = typed(arguments[1]) if arguments else Rule(_is_plain, "")
+        return "values by name", lambda v: isinstance(v, dict) and all(map(part.accepts, v.values()))
+    return _SIMPLE.get(origin, ("", lambda v: False))
+
+
+def _is_plain(value: Any) -> bool:
+    return value is None or isinstance(value, bool | int | float | str)
+
+
+_SIMPLE: Final[dict[Any, tuple[str, Callable[[Any], bool]]]] = {
+    bool: ("true or false", lambda v: isinstance(v, bool)),
+    int: ("a whole number", _is_whole),
+    float: ("a number", _is_number),
+    str: ("a text", lambda v: isinstance(v, str) and bool(v)),
+    Path: ("a path", lambda v: isinstance(v, str) and bool(v)),
+    type(None): ("null", lambda v: v is None),
+    Any: ("a plain value", _is_plain),
+}

@@ -20,12 +20,12 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from simclr_lightning import data, ntxent
+from simclr_lightning.app.config.stock import CALLBACKS, OPTIMIZERS, PROFILERS, STRATEGIES, place_of, why_refused
 from simclr_lightning.app.config.trusted import look_in_current_folder
 from simclr_lightning.app.errors import UserError, mistake
 from simclr_lightning.near_names import nearest
 from simclr_lightning.text import first_line
 
-_OPTIMIZERS: Final = ("SGD", "Adam", "AdamW", "Adagrad")  # those of torch whose fused step skips an update with NaN
 ALLOWED: Final[tuple[str, ...]] = (
     "simclr_lightning.encoders.resnet",
     "simclr_lightning.encoders.timm_encoder",
@@ -38,8 +38,10 @@ ALLOWED: Final[tuple[str, ...]] = (
     "simclr_lightning.data.ViewsDataModule",
     *(f"simclr_lightning.data.{name}" for name in data.SOURCES),
     "lightning.Trainer",
-    *(f"torch.optim.{name}" for name in _OPTIMIZERS),
+    "simclr_lightning.optim.timm_optimizer",
+    *(f"torch.optim.{name}" for name in OPTIMIZERS),
 )
+"""Allowed everywhere except where `place_of` has a list; Lightning's other classes are allowed only at those keys."""
 # This project's launchers. Hydra accepts only plugins' names; they are registered with it and are in no such module.
 LAUNCHERS: Final = ("hydra_plugins.simclr_lightning.Launcher", "hydra_plugins.simclr_lightning.SlurmLauncher")
 # Allowed below the hydra node, besides the launchers, sweepers and samplers of plugins.
@@ -60,7 +62,8 @@ _LOGGING_ALLOWED: Final = frozenset(
 )
 _EXTERNAL_ALLOWED: Final = frozenset({"ext://sys.stdout", "ext://sys.stderr"})
 # The only modules that resolving a name may import, besides their parent packages.
-_IMPORTABLE: Final = frozenset(name.rpartition(".")[0] for name in (*ALLOWED, *HYDRA_ALLOWED)) | {
+_STOCK: Final = (*CALLBACKS, *PROFILERS, *STRATEGIES)
+_IMPORTABLE: Final = frozenset(name.rpartition(".")[0] for name in (*ALLOWED, *_STOCK, *HYDRA_ALLOWED)) | {
     "simclr_lightning",
     "torch",
     "hydra",
@@ -70,20 +73,14 @@ _IMPORTABLE: Final = frozenset(name.rpartition(".")[0] for name in (*ALLOWED, *H
     "simclr_lightning.cli",
 }
 _PLUGINS: Final = ("hydra_plugins", "optuna.samplers")
+
+
 _NOT_YOURS: Final = frozenset(
     {
         *("hydra", "hydra_plugins", "omegaconf", "optuna", "simclr_lightning", "wandb", "yaml", "requests"),
-        *(
-            "lightning",
-            "lightning_fabric",
-            "pytorch_lightning",
-            "torch",
-            "torchvision",
-            "timm",
-            "safetensors",
-        ),
-        *("matplotlib", "numpy", "pandas", "PIL", "pyarrow", "scipy", "skimage", "sklearn", "tensorboard"),
-        *("pip", "pkg_resources", "rich", "safetensors", "setuptools"),
+        *("lightning", "lightning_fabric", "pytorch_lightning", "torch", "torchvision", "timm"),
+        *("matplotlib", "numpy", "pandas", "PIL", "pyarrow", "scipy", "skimage", "sklearn", "tensorboard", "mlflow"),
+        *("comet_ml", "pip", "pkg_resources", "rich", "safetensors", "setuptools"),
     }
 )
 
@@ -137,27 +134,34 @@ def check_own(key: str, name: str, trusted: Sequence[str]) -> None:
         raise _refusal(key, name)
 
 
-def resolve(name: str, trusted: Sequence[str] = ()) -> Any | None:
-    """Return the object with a dotted name if a configuration may make it, else None.
+def resolve(name: str, trusted: Sequence[str] = (), *, at: str = "") -> Any | None:
+    """Return the object with a dotted name if a configuration may make it at a key, else None.
 
     Raises:
         UserError: a trusted module cannot be imported.
     """
     found = _follow(name, trusted)
-    return found if _is_listed(found, ALLOWED) or _is_defined_in(found, trusted) else None
+    return found if _is_listed(found, _names_at(at)) or _is_defined_in(found, trusted) else None
+
+
+def _names_at(key: str) -> Sequence[str]:
+    return tuple(place_of(key)) or ALLOWED
 
 
 def _check_node(value: Any, key: str, trusted: Sequence[str], *, hydra: bool = False) -> None:
     for where, target in _targets(value, key):
         if not isinstance(target, str) or where.endswith("._args_"):
             raise mistake(f"{where}: this key is not allowed in a configuration; remove it")
-        allowed = _is_hydras(target, trusted) if hydra else resolve(target, trusted) is not None
+        node = where.removesuffix("._target_")
+        allowed = _is_hydras(target, trusted) if hydra else resolve(target, trusted, at=node) is not None
         if not allowed:
             raise _refusal(where, target)
 
 
 def _refusal(where: str, target: str) -> UserError:
-    near = nearest(target, ALLOWED, count=1)
+    if reason := why_refused(target):
+        return mistake(f"{where}={target}: {reason}")
+    near = nearest(target, _names_at(where.removesuffix("._target_")), count=1)
     hint = f"did you mean {near[0]}? " if near else ""
     return mistake(
         f"{where}={target}: a configuration may not make this\n"

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from omegaconf import DictConfig
 
+from simclr_lightning.app.config.arguments import SET_BY_PROGRAM, WHY_SET_BY_PROGRAM
 from simclr_lightning.app.config.grammar import Groups, Override, trusted_by
-from simclr_lightning.app.config.keys import EVALUATION_RULES, RULES, SET_BY_PROGRAM, WHY_SET_BY_PROGRAM
+from simclr_lightning.app.config.keys import CALLBACKS_OF_PROGRAM, EVALUATION_RULES, RULES
+from simclr_lightning.app.config.open_nodes import OPEN, arguments_of
 from simclr_lightning.app.config.plain import unresolved
 from simclr_lightning.app.config.targets import resolve
 from simclr_lightning.app.errors import UserError, mistake
@@ -38,7 +39,8 @@ def explain(error: Exception, overrides: Sequence[Override], base: DictConfig, g
                 "seed=0,1"
             )
     for override in overrides:
-        if override.is_group or override.adds or _has(base, override.key):
+        is_added = override.adds or (override.key.startswith(OPEN) and not override.parsed.is_delete())
+        if override.is_group or is_added or _has(base, override.key):
             continue
         if override.key.startswith("hydra"):
             known = [f"hydra.{name}" for name in flatten(unresolved(base.hydra))]
@@ -73,7 +75,8 @@ def unknown(shown: str, known: Iterable[str], groups: Sequence[str]) -> UserErro
     node = key.rpartition(".")[0]
     parts = {name[len(node) + 1 :].partition(".")[0] for name in names if name.startswith(f"{node}.")}
     if node and parts:
-        return mistake(f"{shown}: unknown {what}; {node} has {listed(sorted(parts))}")
+        own = "; your own callback needs callbacks.NAME._target_" if node.partition(".")[0] == "callbacks" else ""
+        return mistake(f"{shown}: unknown {what}; {node} has {listed(sorted(parts))}{own}")
     return mistake(f"{shown}: unknown {what}; the groups are {', '.join(groups)}")
 
 
@@ -112,16 +115,21 @@ def check_keys(cfg: DictConfig, overrides: Sequence[Override], groups: Groups) -
     """
     tree, known = unresolved(cfg), EVALUATION_RULES if groups.name == "evaluate" else RULES
     flat = flatten(tree)
+    for name in CALLBACKS_OF_PROGRAM:
+        if f"callbacks.{name}._target_" in flat:
+            raise mistake(
+                f"callbacks.{name} is a callback of the program; give yours another name, such as callbacks.mine"
+            )
     for key in flat:
         if key in known or key.rpartition(".")[2] in _HYDRA_KEYS:
             continue
         if any(name.startswith(f"{key}.") for name in known):
             continue  # a value where a node belongs: the rule of the key refuses it
         node, target = _owner(tree, key)
-        made = resolve(target, trusted_by(overrides)) if target else None
+        made = resolve(target, trusted_by(overrides), at=node) if target else None
         if target and made is None:
             continue  # `targets` refuses it
-        names = _arguments(made) if made is not None else ()
+        names = arguments_of(made) if made is not None else ()
         part = key[len(node) + 1 :].partition(".")[0]
         if names is not None and part not in names:
             if key.startswith("experiment."):
@@ -136,7 +144,7 @@ def _is_argument(key: str, base: DictConfig, trusted: Sequence[str]) -> bool:
     """Return whether the ``_target_`` above a key takes an argument of its name that the program leaves to the user."""
     node, target = _owner(unresolved(base), key)
     made = resolve(target, trusted) if target else None
-    return made is not None and key[len(node) + 1 :] in (_arguments(made) or ()) and not set_by_program(key)
+    return made is not None and key[len(node) + 1 :] in (arguments_of(made) or ()) and not set_by_program(key)
 
 
 def _has(cfg: DictConfig, key: str) -> bool:
@@ -162,14 +170,3 @@ def _owner(tree: Mapping[str, Any], key: str) -> tuple[str, str | None]:
         if "_target_" in node:
             found = ".".join(parts[:depth]), str(node["_target_"])
     return found
-
-
-def _arguments(made: Any) -> tuple[str, ...] | None:
-    """Return the names of a target's keyword arguments; None if it accepts any."""
-    try:
-        parameters = inspect.signature(made).parameters.values()
-    except (TypeError, ValueError):
-        return None
-    if any(p.kind is p.VAR_KEYWORD for p in parameters):
-        return None
-    return tuple(p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY))

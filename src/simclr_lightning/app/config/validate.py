@@ -11,6 +11,7 @@ from omegaconf.errors import OmegaConfBaseException
 from simclr_lightning.app.config.keys import EVALUATION_RULES, HYDRA_RULES, RULES
 from simclr_lightning.app.config.plain import to_plain
 from simclr_lightning.app.config.rules import Rule
+from simclr_lightning.app.config.stock_parts import check_stock
 from simclr_lightning.app.config.targets import check_own, check_targets, resolve
 from simclr_lightning.app.config.unknown_keys import set_by_program
 from simclr_lightning.app.errors import mistake
@@ -24,6 +25,7 @@ from simclr_lightning.text import first_line
 
 # Parts whose rules hold only if their target is one of this project or of torch.
 _PARTS: Final = ("model.encoder", "model.projector", "data.dataset", "views", "loss", "optimizer", "schedule")
+_OF_TIMM: Final = "simclr_lightning.optim.timm_optimizer"
 _MORE_IMAGES_THAN_ANYONE_HAS: Final = 1 << 62
 
 
@@ -47,11 +49,10 @@ def check_config(cfg: DictConfig) -> None:
         UserError: the message names the first wrong key, its value and its range.
     """
     plain = _checked(cfg, RULES)
-    lacking = [key for key in RULES if key.startswith("logger.") and key.partition(".")[2] not in plain["logger"]]
-    if plain["logger"]["name"] == "wandb" and lacking:
-        raise mistake(f"logger.name=wandb lacks {', '.join(lacking)}: choose the group, logger=wandb")
+    _check_logger(plain["logger"])
     _check_hydra(cfg)
     _check_parts(plain)
+    check_stock(plain)
     trainer, batch_size = plain["trainer"], plain["data"]["batch_size"]
     check_devices(batch_size, trainer["devices"], trainer["num_nodes"], micro_batch_size=plain["micro_batch_size"])
     if isinstance(trainer["devices"], int) and trainer["devices"] > 0:
@@ -78,6 +79,13 @@ def check_evaluation(cfg: DictConfig) -> None:
         raise mistake(f"semi.epochs={semi['epochs']} and semi.fractions={semi['fractions']} must have the same length")
 
 
+def _check_logger(node: Mapping[str, Any]) -> None:
+    """Refuse the name of a logger without the options of its group."""
+    lacking = [key for key in RULES if key.startswith("logger.") and key.count(".") == 1 and key[7:] not in node]
+    if node["name"] == "wandb" and lacking:
+        raise mistake(f"logger.name=wandb lacks {', '.join(lacking)}: choose the group, logger=wandb")
+
+
 def _check_hydra(cfg: DictConfig) -> None:
     """Check the keys of the launcher and the sweeper, if the configuration has its ``hydra`` node."""
     if "hydra" not in cfg:
@@ -95,20 +103,20 @@ def _check_hydra(cfg: DictConfig) -> None:
 
 
 def check_devices(
-    batch_size: int, devices: int | str, num_nodes: int = 1, *, micro_batch_size: int | None = None
+    batch_size: int, devices: int | str | list[int], num_nodes: int = 1, *, micro_batch_size: int | None = None
 ) -> None:
     """Refuse a global batch, or a micro-batch, that cannot be split evenly over the devices.
 
     Args:
         batch_size: images in the global batch.
-        devices: devices per node; "auto" and -1 count as one, since the number depends on the machine.
+        devices: devices per node, or a list of GPUs; "auto" and -1 count as one, since the machine decides.
         num_nodes: number of nodes.
         micro_batch_size: images in one micro-batch, over all devices; None: no micro-batches.
 
     Raises:
         UserError: the message shows the arithmetic.
     """
-    count = devices if isinstance(devices, int) and devices > 0 else 1
+    count = len(devices) if isinstance(devices, list) else devices if isinstance(devices, int) and devices > 0 else 1
     try:
         check_batch(batch_size, images=_MORE_IMAGES_THAN_ANYONE_HAS, devices=count * num_nodes)
         if micro_batch_size is not None:
@@ -124,6 +132,9 @@ def _checked(cfg: DictConfig, rules: Mapping[str, Rule]) -> dict[str, Any]:
     except OmegaConfBaseException as error:
         raise mistake(f"{error.full_key}: {first_line(error)}") from error
     flat = flatten(plain)
+    for key, value in flat.items():
+        if value == "None":
+            raise mistake(f"{key}=None: None is a text here and not an empty value; write {key}=null")
     for key, rule in rules.items():
         _check_key(key, rule, flat, plain)
     for key in flat:
@@ -196,10 +207,8 @@ def _check_torchvision(name: str) -> None:
 def _check_optimizer(made: Any, node: Mapping[str, Any]) -> None:
     import torch
 
-    if isinstance(made, type) and issubclass(made, torch.optim.Optimizer):
-        found = _run(made, {**node, "params": [torch.zeros(1, requires_grad=True)]}, "optimizer")
-        if found.defaults.get("fused", True) is not True:
-            raise mistake("optimizer.fused must be true: only a fused step skips an update with NaN")
+    if made is resolve(_OF_TIMM) or (isinstance(made, type) and issubclass(made, torch.optim.Optimizer)):
+        _run(made, {**node, "params": [torch.zeros(1, requires_grad=True)]}, "optimizer")
 
 
 def _run(make: Any, node: Mapping[str, Any], key: str) -> Any:

@@ -27,6 +27,8 @@ from simclr_lightning.app.config.composition import (
     register_resolvers,
     set_sweep_overrides,
 )
+from simclr_lightning.app.config.grammar import parse
+from simclr_lightning.app.config.open_nodes import opened
 from simclr_lightning.app.config.targets import LAUNCHERS
 from simclr_lightning.app.launch.jobs import SweepStopped
 from simclr_lightning.app.launch.local import Machine, gpus
@@ -193,7 +195,7 @@ def _run_hydra(arguments: list[str]) -> None:
     register_resolvers()
     register()
     before = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
-    sys.argv = [sys.argv[0], *arguments]
+    sys.argv = [sys.argv[0], *map(_opened, arguments)]
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come out as exceptions, which `guard` turns into messages
     try:
         hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name="train")(_never)()
@@ -202,6 +204,13 @@ def _run_hydra(arguments: list[str]) -> None:
         os.environ.pop("HYDRA_FULL_ERROR")
         if before[1] is not None:
             os.environ["HYDRA_FULL_ERROR"] = before[1]
+
+
+def _opened(override: str) -> str:
+    """Return an override as Hydra needs it; one with several values is not composed by Hydra, and names the jobs."""
+    if opened(override) == override or any(one.parsed.is_sweep_override() for one in parse([override], sweep=True)):
+        return override
+    return opened(override)
 
 
 def _never(cfg: Any) -> None:

@@ -111,7 +111,9 @@ class Machine:
     def _devices(self, job: Job) -> int:
         """Devices of a job; "auto" is its part of all."""
         asked = job.cfg.trainer.devices
-        return max(1, len(self.gpus) // self.at_once) if asked in ("auto", -1) else int(asked)
+        if asked in ("auto", -1):
+            return max(1, len(self.gpus) // self.at_once)
+        return int(asked) if isinstance(asked, int) else len(asked)
 
 
 def gpus() -> list[str]:

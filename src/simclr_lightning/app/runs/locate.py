@@ -36,6 +36,7 @@ def prepare(run: Run) -> bool:
     if run.is_finished:
         summary = read_summary(run.folder)
         limits = " and ".join(reached_limits(run.cfg, epochs=summary["epochs"], steps=summary["steps"]))
+        limits = limits or f"the limit of the callback that ended it ({summary.get('ended_by')})"
         print(f"{shown(run.folder)} is finished: {summary['steps']} steps; to train longer, raise {limits}")
         return False
     write_config(run)

@@ -24,7 +24,9 @@ from simclr_lightning.run_folder import CHECKPOINTS, typed
 MAY_DIFFER: Final = (
     *("trainer.max_epochs", "trainer.max_steps", "trainer.devices"),
     *("data.num_workers", "data.resident", "data.dataset.on_corrupt", "data.dataset.max_skipped"),
-    *("data.dataset.max_pixels", "logger", "callbacks", "preflight"),
+    *("data.dataset.max_pixels", "logger", "callbacks", "early_stopping", "preflight"),
+    *("trainer.max_time", "trainer.profiler", "trainer.detect_anomaly", "trainer.log_every_n_steps"),
+    *("trainer.enable_progress_bar", "trainer.enable_model_summary", "trainer.fast_dev_run"),
 )
 """Keys, and nodes of keys, that a resumed run may change without ``force=true``."""
 _HAVE_STATE: Final = ("model.encoder.", "model.projector.", "optimizer._target_")

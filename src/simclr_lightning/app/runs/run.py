@@ -29,6 +29,7 @@ from simclr_lightning.run_folder import (
     RunFolderError,
     is_job,
     read_overrides,
+    read_saved_config,
     read_summary,
 )
 
@@ -60,10 +61,12 @@ class Run:
 
     @property
     def is_finished(self) -> bool:
-        """Return whether a resumed run has already done all its epochs or steps."""
+        """Return whether a resumed run has done all its epochs or steps, or was ended by the same callback."""
         summary = read_summary(self.folder)
         if self.checkpoint is None or summary.get("status") != "finished":
             return False
+        if "ended_by" in summary and read_saved_config(self.folder) == OmegaConf.to_container(self.cfg):
+            return True
         epochs, steps = summary.get("epochs"), summary.get("steps")
         if not isinstance(epochs, int | float) or not isinstance(steps, int):
             return False  # the summary was edited or is from another program; the checkpoint has the true numbers

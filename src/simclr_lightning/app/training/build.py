@@ -18,7 +18,7 @@ from simclr_lightning.app.config.targets import resolve
 from simclr_lightning.app.errors import UserError
 from simclr_lightning.app.runs.encoder import described, make_module
 from simclr_lightning.app.training import performance
-from simclr_lightning.app.training.devices import accelerator
+from simclr_lightning.app.training.devices import accelerator, device_count
 from simclr_lightning.data import ViewsDataModule, array, folder, hf, imagenet, packed
 from simclr_lightning.simclr import SimCLR
 
@@ -92,15 +92,21 @@ def make_data(cfg: DictConfig) -> ViewsDataModule:
     # Called with the recipe and not made with it: Hydra would make a configuration of a dataclass.
     data: ViewsDataModule = make(cfg.data, _partial_=True, seed=cfg.seed, lazy=lazy)(recipe=recipe)
     data.start_method = "forkserver"  # this process has threads and its own signal handlers
+    overfit, limit = cfg.trainer.get("overfit_batches"), cfg.trainer.get("limit_train_batches")
+    data.limit, data.repeat = overfit or (1.0 if limit is None else limit), bool(overfit)
     return data
 
 
 def check_images(cfg: DictConfig) -> None:
     """Refuse a path where nothing is, before a folder is made for the run; public data sets are downloaded to it.
 
+    Too many devices, and a precision that this machine does not have, are refused too.
+
     Raises:
         ValueError: by the data set; it names the folder in which a relative path was looked for.
     """
+    performance.precision(cfg, accelerator(cfg))
+    device_count(cfg)
     if cfg.data.path is None or Path(cfg.data.path).expanduser().exists():
         return
     if resolve(cfg.data.dataset._target_) in (array, folder, hf, imagenet, packed):

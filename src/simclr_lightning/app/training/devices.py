@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
+from simclr_lightning import machine
 from simclr_lightning.app.config.validate import check_batchnorm_groups
 from simclr_lightning.app.errors import UserError
 
@@ -14,7 +15,8 @@ def device_count(cfg: DictConfig) -> int:
     """Return how many devices of this machine ``trainer.devices`` selects; "auto" and -1 select all.
 
     Raises:
-        UserError: when there are fewer.
+        UserError: when there are fewer. On a machine without a GPU, more processes than cores need
+            ``trainer.accelerator=cpu``.
     """
     import torch
 
@@ -23,9 +25,43 @@ def device_count(cfg: DictConfig) -> int:
     there = torch.cuda.device_count() if kind == "cuda" else 1
     if asked in ("auto", -1):
         return there
+    if OmegaConf.is_list(asked):
+        return _listed(list(asked), kind, there)
     if kind != "cpu" and int(asked) > there:
         raise UserError(f"trainer.devices={asked}, but this machine has {there} GPU(s); use trainer.devices={there}")
+    cores = machine.cores()
+    if kind == "cpu" and cfg.trainer.accelerator != "cpu" and int(asked) * cfg.trainer.num_nodes > cores:
+        raise UserError(
+            f"trainer.devices={asked}: no GPU is found here, and the CPU has {cores} cores\n"
+            f"use trainer.devices=1, or add trainer.accelerator=cpu to start {asked} slow processes on the CPU"
+        )
     return int(asked)
+
+
+def _listed(asked: list[int], kind: str, there: int) -> int:
+    """Return the number of GPUs in a list of their numbers; a CPU has only the number 0."""
+    if kind != "cuda" and asked != [0]:
+        raise UserError(f"trainer.devices={asked} names GPUs, and none is found here; use trainer.devices=1")
+    if max(asked) >= there:
+        known = ",".join(map(str, range(there)))
+        raise UserError(f"trainer.devices={asked}: this machine has the GPUs {known}; use trainer.devices=[{known}]")
+    return len(asked)
+
+
+def processes_note(cfg: DictConfig) -> str | None:
+    """Return the line about several processes on a CPU; None for one process, and on GPUs.
+
+    Raises:
+        UserError: as `device_count`.
+    """
+    devices = device_count(cfg)
+    if devices == 1 or accelerator(cfg) != "cpu":
+        return None
+    why = "" if cfg.trainer.accelerator == "cpu" else " (no GPU is found)"
+    return (
+        f"{devices} CPU processes on {machine.cores()} cores{why}; one is faster: trainer.devices=1, with "
+        "micro_batch_size if memory is short"
+    )
 
 
 def accelerator(cfg: DictConfig) -> str:
@@ -59,7 +95,8 @@ def world_size(cfg: DictConfig) -> int:
     try:
         here = device_count(cfg)
     except UserError:
-        here = asked if isinstance(asked, int) and asked > 0 else 1
+        listed = OmegaConf.is_list(asked)
+        here = len(asked) if listed else asked if isinstance(asked, int) and asked > 0 else 1
     return int(here * cfg.trainer.num_nodes)
 
 

@@ -19,6 +19,7 @@ from simclr_lightning.app.runs.run import reached_limits
 from simclr_lightning.app.training.baselines import cached, key_of
 from simclr_lightning.app.training.devices import world_size
 from simclr_lightning.app.training.messages import closing_block
+from simclr_lightning.app.training.stock import why_ended
 from simclr_lightning.callbacks import OnlineScore, RunProgress
 from simclr_lightning.data import ViewsDataModule
 from simclr_lightning.data.finishing import centred
@@ -118,6 +119,10 @@ def finish(
         "devices": trainer.world_size,
         "seconds": round(time.time() - started, 1),
     }
+    limits = reached_limits(cfg, epochs=summary["epochs"], steps=step)
+    if not limits and trainer.should_stop:
+        summary["ended_by"], key = why_ended(trainer, cfg)
+        limits = [key]
     STOP.check()
     with console.status("exporting the encoder ..."):
         _export(encoder, folder, cfg, data, summary)
@@ -127,7 +132,6 @@ def finish(
     for logger in trainer.loggers:
         logger.log_metrics({f"final/{k}": v for k, v in scores.__dict__.items() if v is not None}, step=step)
     close_loggers(trainer, folder, summary)
-    limits = reached_limits(cfg, epochs=summary["epochs"], steps=step)
     closing_block(folder, cfg, summary, console, limits=limits)
 
 

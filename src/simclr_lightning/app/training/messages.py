@@ -18,6 +18,7 @@ from simclr_lightning.app.config.targets import resolve
 from simclr_lightning.app.training import performance
 from simclr_lightning.app.training.build import Parts
 from simclr_lightning.app.training.devices import accelerator, device_count, devices_of_a_batchnorm
+from simclr_lightning.app.training.weights import weights_note
 from simclr_lightning.loggers.wandb import sync_command
 from simclr_lightning.optim import make_scheduler, parameter_groups
 from simclr_lightning.run_folder import METRICS, flatten, online_scores, read_table, shown, typed
@@ -135,6 +136,7 @@ def opening_notes(cfg: DictConfig, parts: Parts, total: int, first_step: int = 0
     if round(epochs * spe) > total:
         shortened = schedule.warmup_steps(spe, total)  # type: ignore[union-attr]
         lines.append(f"warm-up of {epochs} epochs is longer than the run; it is shortened to {shortened} steps")
+    lines += weights_note(cfg.model.weights)
     if 0 < first_step < total and (rates := _rates(parts, (first_step, total - 1), total)):
         lines.append(
             f"goes on at step {first_step} of {total}: the learning rate is {rates[0]:.3g} at the next step and "

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from simclr_lightning import checkpoint as checkpoints, machine
 from simclr_lightning.app.errors import UserError, describe, name_run
-from simclr_lightning.app.training import finish, performance, preflight
+from simclr_lightning.app.training import finish, performance, preflight, stock
 from simclr_lightning.app.training.build import Parts, build
 from simclr_lightning.app.training.devices import accelerator, device_count
 from simclr_lightning.app.training.messages import opening_notes, resume_command
@@ -132,8 +132,19 @@ def _train(
     if first_step < total or not (folder / "checkpoints" / checkpoints.LAST).exists():
         with performance.products(performance.uses_tf32(cfg, kind), kind):
             trainer.fit(parts.module, datamodule=data, ckpt_path=checkpoint)
+        if fast := cfg.trainer.get("fast_dev_run"):
+            if trainer.is_global_zero:
+                console.print(
+                    f"trainer.fast_dev_run: {int(fast)} batch(es) trained; no scores, pictures or files are made"
+                )
+            return 0
         if not _is_whole(cfg, data, trainer.global_step):
-            raise UserError(f"training ended at step {trainer.global_step} of {total}; this is not a finished run")
+            ended = f"training ended at step {trainer.global_step} of {total}"
+            if not trainer.should_stop or trainer.global_step == 0:
+                raise UserError(f"{ended}; this is not a finished run")
+            if trainer.is_global_zero:
+                console.print(line := f"{ended}: {stock.why_ended(trainer, cfg)[0]}", markup=False)
+                LOG.info(line)
     if not trainer.is_global_zero:
         return 0
     finish.finish(folder, cfg, parts.module, data, parts.untrained, trainer, progress, console, started=started)
