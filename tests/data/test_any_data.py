@@ -372,6 +372,13 @@ def test_an_error_of_the_data_set_names_the_index() -> None:
             list(data_of(data, batch_size=N).train_dataloader())
 
 
+@pytest.mark.parametrize("method", ["forkserver", "spawn"])
+def test_code_that_workers_cannot_get_is_refused_where_it_must_be_pickled(method: Any) -> None:
+    data = data_of(IMAGES, augment=lambda image: image.resize((8, 8)), num_workers=1, start_method=method)
+    with pytest.raises(ValueError, match=r"cannot be sent to loader workers \(.*at the top of a module"):
+        next(iter(data.train_dataloader()))
+
+
 def test_a_hugging_face_data_set_with_several_columns_needs_a_name() -> None:
     datasets = pytest.importorskip("datasets")
     data = hugging_face()

@@ -102,7 +102,6 @@ class ViewsDataModule(L.LightningDataModule):
         self.start_method: str | None = start_method or fork()
         self.predict = predict
         self.limit: int | float = 1.0  # steps of an epoch at most, or the share of its steps
-        self.repeat = False  # True: every epoch has the images of the first one, in other views
         self.any_images = False  # True: resume although the images differ from those of the checkpoint
         self.splits: Splits | None = None
         self._offset = 0  # images seen before the trainer's batch counter started

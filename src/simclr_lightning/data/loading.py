@@ -10,6 +10,7 @@ import contextlib
 import functools
 import multiprocessing
 import os
+import pickle
 import shutil
 import signal
 import sys
@@ -27,6 +28,7 @@ from simclr_lightning import distributed
 from simclr_lightning.data.images import ImageSet
 from simclr_lightning.data.order import EvaluationBatches, Plan, Share, TrainBatches
 from simclr_lightning.data.samples import Augmented, Batch, Centers, Crops, Keys, Sample, collated
+from simclr_lightning.text import first_line
 
 SHARED_MEMORY: Final = Path("/dev/shm")  # of Linux
 _FOR_SEMAPHORES: Final = 1 << 20  # bytes: a page, of at most 64 KB, for each of a loader's semaphores
@@ -43,7 +45,17 @@ class Loader:
         return len(self.loader)
 
     def __iter__(self) -> Iterator[Any]:
-        return iter(self.loader)
+        try:
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message="Got pickle error")  # the error below has the fix
+                return iter(self.loader)
+        except (pickle.PicklingError, AttributeError, TypeError) as error:
+            if "pickle" not in str(error):
+                raise
+            raise ValueError(
+                f"the data set cannot be sent to loader workers ({first_line(error)}): define its classes and "
+                "functions at the top of a module, or use num_workers=0 (data.num_workers=0)"
+            ) from error
 
     @property
     def num_workers(self) -> int:

@@ -27,7 +27,6 @@ class Plan(Protocol):
     batch_size: int
     num_workers: int
     start_method: str | None
-    repeat: bool
     trainer: L.Trainer | None
 
     def load(self) -> Splits:
@@ -59,7 +58,7 @@ class TrainBatches(Sampler[Sequence[Key]]):
         module, size = self.module, self.module.batch_size
         steps = position.batches_per_pass(module.trainer, len(self))
         epoch, done = divmod(module.samples_seen // size, steps)
-        key = 0 if module.repeat or position.repeats_batches(module.trainer) else epoch
+        key = 0 if position.repeats_batches(module.trainer) else epoch
         order = permutation(module.load().training_images, seed=module.seed, epoch=key)
         local = size // distributed.world_size()
         first = distributed.rank() * local
