@@ -12,6 +12,8 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from conftest import small_data, small_images, small_module, small_trainer
+from simclr_lightning.app.errors import UserError
+from simclr_lightning.app.runs.resume import _check_same_network
 from simclr_lightning.callbacks import StepMetrics, Stopped
 from simclr_lightning.data import folder, loading
 
@@ -115,3 +117,10 @@ def test_from_every_step_of_a_run_on_files(
         assert {**first.steps, **second.steps} == images
         assert not first.steps.keys() & second.steps.keys()
         assert all(torch.equal(module.state_dict()[name], want[name]) for name in want)
+
+
+def test_a_key_that_conf_got_after_the_run_is_no_other_network() -> None:
+    saved, now = ({"model": {"encoder": node}} for node in ({"name": "vit"}, {"name": "vit", "size": 32}))
+    _check_same_network(Path("RUN"), saved, now, given=["trainer.max_steps=4"])
+    with pytest.raises(UserError, match=r"model\.encoder\.size differs"):
+        _check_same_network(Path("RUN"), saved, now, given=["+model.encoder.size=32"])

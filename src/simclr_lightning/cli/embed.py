@@ -18,8 +18,6 @@ from simclr_lightning.extras import require
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from simclr_lightning.encoders import Encoder
-
 
 def main(argv: Sequence[str]) -> int:
     """Run ``simclr embed`` with these arguments; return the exit code."""
@@ -67,7 +65,7 @@ def embed(
     out: Path,
     write: Callable[[Path, Tensor, list[str]], None],
     *,
-    load: Callable[[Path], Encoder],
+    load: Callable[[Path], Any],
     reading: app.Reading,
 ) -> tuple[Tensor, list[str]]:
     """Write h of all images in ``images`` and its subfolders with their relative names, sorted; return both.

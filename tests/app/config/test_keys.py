@@ -317,5 +317,6 @@ def test_lars_and_timm(composed: DictConfig) -> None:
     assert "model.encoder.pretrained" in refusal(put(timm, "model.encoder.pretrained", "yes"))
     put(timm, "model.encoder.pretrained", False)
     assert "model.encoder.size=0" in refusal(put(timm, "model.encoder.size", 0))
+    check_config(compose(["model=timm", "+model.encoder.depth=2"]))  # blocks of a ViT; ResNets have 10, 18, ...
     theirs = compose(["model=torchvision"])
     assert "did you mean convnext_tiny" in refusal(put(theirs, "model.encoder.name", "convnext_tinny"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
@@ -149,7 +150,7 @@ def _check_key(key: str, rule: Rule, flat: Mapping[str, Any], plain: Mapping[str
     if inside:
         raise mistake(f"{inside[0]}: {key} must be {rule.says}, and has no parts")
     if key in flat:
-        if not rule.accepts(flat[key]) and not (part and _made_by(plain, part) is None and not rule.required):
+        if not rule.accepts(flat[key]) and not (part and not rule.required and not _takes(plain, part, key)):
             raise mistake(f"{key}={_shown(flat[key])}: it must be {rule.says}")
         return
     if rule.required:
@@ -157,6 +158,12 @@ def _check_key(key: str, rule: Rule, flat: Mapping[str, Any], plain: Mapping[str
         if above:
             raise mistake(f"{above[0]}={_shown(flat[above[0]])}: this node must have parts, such as {key}")
         raise mistake(f"{key} is missing; it must be {rule.says}")
+
+
+def _takes(plain: Mapping[str, Any], part: str, key: str) -> bool:
+    """Return whether the target of a part names this argument; others, such as options of timm, have no rule."""
+    made = _made_by(plain, part)
+    return made is not None and key[len(part) + 1 :].partition(".")[0] in inspect.signature(made).parameters
 
 
 def _check_parts(plain: Mapping[str, Any]) -> None:
