@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -13,6 +11,8 @@ from rich.console import Console
 from rich.table import Table
 from torch.optim.lr_scheduler import LambdaLR
 
+from simclr_lightning.app.commands import simclr_command
+from simclr_lightning.app.runs.run import resume_command, trusting
 from simclr_lightning.app.training import performance
 from simclr_lightning.app.training.build import Parts
 from simclr_lightning.app.training.devices import accelerator, device_count, devices_of_a_batchnorm
@@ -28,12 +28,6 @@ _WITHOUT_LABELS: Final = {  # docs/label_free.md
 }
 
 
-def train_command() -> str:
-    """Return the command of this process as a user types it: ``simclr train``, or python with the path of train.py."""
-    program = sys.argv[0]
-    return f"python {shlex.quote(program)}" if Path(program).name == "train.py" else "simclr train"
-
-
 def closing_block(folder: Path, summary: dict[str, Any], console: Console, *, limits: Sequence[str]) -> None:
     """Print the table of scores, and the commands to resume, evaluate, embed and sync.
 
@@ -45,11 +39,11 @@ def closing_block(folder: Path, summary: dict[str, Any], console: Console, *, li
     """
     unlabelled = summary.get("knn_top1") is None
     console.print(_unlabelled(folder) if unlabelled else _labelled(summary))
-    run = typed(folder)
+    simclr, run, trusted = simclr_command(), typed(folder), trusting(folder)
     commands = {
-        "resume": " ".join((train_command(), f"ckpt_path={run}", *(f"{key}=N" for key in limits))),
-        "evaluate": f"simclr evaluate {run}" + " data=folder data.path=LABELLED" * unlabelled,
-        "embed": f"simclr embed {run} IMAGES OUT.npz",
+        "resume": " ".join((resume_command(folder), *(f"{key}=N" for key in limits))),
+        "evaluate": f"{simclr} evaluate {run}" + " data=folder data.path=LABELLED" * unlabelled + trusted,
+        "embed": f"{simclr} embed {run} IMAGES OUT.npz",
         "sync": sync_command(folder),
     }
     console.print(f"everything is in {shown(folder)}", soft_wrap=True, markup=False)
