@@ -3,6 +3,7 @@
 import io
 from pathlib import Path
 
+from omegaconf import OmegaConf
 from rich.console import Console
 
 from simclr_lightning.app.training.messages import closing_block
@@ -16,9 +17,11 @@ step,epoch,train/loss,online/held_out_loss,online/contrastive_accuracy,online/ef
 """
 
 
-def said(folder: Path, summary: dict[str, object]) -> str:
+def said(folder: Path, summary: dict[str, object], loss: str = "simclr_lightning.ntxent.NTXent") -> str:
     console = Console(file=io.StringIO(), width=100)
-    closing_block(folder, summary, console, limits=["trainer.max_steps"])
+    closing_block(
+        folder, OmegaConf.create({"loss": {"_target_": loss}}), summary, console, limits=["trainer.max_steps"]
+    )
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
 
@@ -37,7 +40,7 @@ def test_without_labels_the_first_and_last_scores_of_held_out_views_are_shown(tm
 def test_a_run_that_scored_nothing_still_ends_with_its_commands(tmp_path: Path) -> None:
     text = said(tmp_path, {})
     assert "effective rank of h" in text
-    assert f"simclr embed {tmp_path} IMAGES OUT.npz" in text
+    assert f"simclr embed {tmp_path} IMAGES OUT.npz\n" in text
     assert f"simclr evaluate {tmp_path} data=folder data.path=LABELLED\n" in text  # the run's own data have no labels
 
 
@@ -47,3 +50,10 @@ def test_with_labels_the_scores_on_test_are_shown(tmp_path: Path) -> None:
     assert "kNN on raw pixels" in text
     assert f"simclr evaluate {tmp_path}\n" in text
     assert "the other view" not in text
+
+
+def test_the_commands_trust_the_packages_that_the_run_used(tmp_path: Path) -> None:
+    text = said(tmp_path, {}, loss="mypkg.losses.Own")
+    assert f"simclr embed {tmp_path} IMAGES OUT.npz --trusted mypkg\n" in text
+    assert f"ckpt_path={tmp_path} 'trusted=[mypkg]' trainer.max_steps=N\n" in text
+    assert f"simclr evaluate {tmp_path} data=folder data.path=LABELLED 'trusted=[mypkg]'\n" in text

@@ -21,11 +21,12 @@ from typing import Any
 
 from simclr_lightning import machine
 from simclr_lightning.app import errors, training
-from simclr_lightning.app.config.targets import check_trusted
+from simclr_lightning.app.config.trusted import look_in_current_folder
 from simclr_lightning.app.errors import UserError
 from simclr_lightning.app.runs.locate import prepare
-from simclr_lightning.app.runs.run import Run, folder_key, locked, read_config, reserve, trusted_packages
+from simclr_lightning.app.runs.run import Run, folder_key, locked, read_config, reserve
 from simclr_lightning.app.training.devices import accelerator, device_count
+from simclr_lightning.app.training.messages import packages_of
 from simclr_lightning.stopping import STOP
 
 SECONDS_TO_STOP = 20  # after which a rank that does not answer is killed
@@ -116,8 +117,9 @@ def rank_main(words: Sequence[str]) -> int:
     report = folder / ".ranks" / f"{rank}.json"
     (folder / ".ranks" / f"{os.getpid()}.pid").touch()
     try:
-        check_trusted(trusted_packages(folder))
         cfg, any_images = read_config(folder), "any_images" in words[2:]
+        for package in packages_of(cfg):
+            look_in_current_folder(package)
         return training.run_process(folder, cfg, checkpoint=checkpoint, any_images=any_images, is_rank=True)
     except Exception as error:
         # Only the parent prints: it knows which rank failed first.

@@ -15,8 +15,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from simclr_lightning.app.commands import train_command
-from simclr_lightning.app.config.grammar import SEARCH_PATH, parse, trusted_by
+from simclr_lightning.app.config.grammar import SEARCH_PATH
 from simclr_lightning.app.config.plain import NOT_OF_THE_RUN
 from simclr_lightning.app.config.quoting import PATH_KEYS
 from simclr_lightning.app.errors import UserError
@@ -31,7 +30,6 @@ from simclr_lightning.run_folder import (
     is_job,
     read_overrides,
     read_summary,
-    typed,
 )
 
 GROUPS: Final = ("data", "model", "views", "trainer")  # the groups that a saved configuration must have
@@ -175,36 +173,12 @@ def saved_overrides(folder: Path) -> list[str]:
         raise UserError(f"{folder} is not a run's folder: {error}") from error
 
 
-def resume_command(folder: Path) -> str:
-    """Return the command that resumes a run, as the user would type it."""
-    return f"{train_command()} ckpt_path={typed(folder)}{trusting(folder)}"
-
-
-def trusting(folder: Path) -> str:
-    """Return the override ``trusted=[...]`` of a run's last start for a command, after a space; empty without one."""
-    packages = trusted_packages(folder)
-    return f" 'trusted=[{','.join(packages)}]'" if packages else ""
-
-
-def trusted_packages(folder: Path) -> tuple[str, ...]:
-    """Return the packages that the user trusted at a run's last start."""
-    try:
-        given = _hydra(folder)["overrides"]["task"]
-        return trusted_by(parse([str(override) for override in given if key_of(str(override)) == "trusted"]))
-    except (OSError, ValueError, TypeError, KeyError, yaml.YAMLError, UserError):
-        return ()
-
-
 def started_in(folder: Path) -> str | None:
     """Return the folder that was current at a run's last start; None if that is not saved."""
     try:
-        return str(_hydra(folder)["runtime"]["cwd"])
+        return str(yaml.safe_load((folder / HYDRA).read_text("utf-8"))["runtime"]["cwd"])
     except (OSError, ValueError, TypeError, KeyError, yaml.YAMLError):
         return None
-
-
-def _hydra(folder: Path) -> Any:
-    return yaml.safe_load((folder / HYDRA).read_text("utf-8"))
 
 
 def run_name(folder: Path) -> str:

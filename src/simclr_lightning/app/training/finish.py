@@ -119,7 +119,7 @@ def finish(
         logger.log_metrics({f"final/{k}": v for k, v in scores.__dict__.items() if v is not None}, step=step)
     close_loggers(trainer, folder, summary)
     limits = reached_limits(cfg, epochs=summary["epochs"], steps=step)
-    closing_block(folder, summary, console, limits=limits)
+    closing_block(folder, cfg, summary, console, limits=limits)
 
 
 def _scores(

@@ -11,14 +11,15 @@ from rich.console import Console
 from rich.table import Table
 from torch.optim.lr_scheduler import LambdaLR
 
-from simclr_lightning.app.commands import simclr_command
-from simclr_lightning.app.runs.run import resume_command, trusting
+from simclr_lightning.app.commands import simclr_command, train_command
+from simclr_lightning.app.config.plain import to_plain
+from simclr_lightning.app.config.targets import resolve
 from simclr_lightning.app.training import performance
 from simclr_lightning.app.training.build import Parts
 from simclr_lightning.app.training.devices import accelerator, device_count, devices_of_a_batchnorm
 from simclr_lightning.loggers.wandb import sync_command
 from simclr_lightning.optim import parameter_groups
-from simclr_lightning.run_folder import METRICS, online_scores, read_table, shown, typed
+from simclr_lightning.run_folder import METRICS, flatten, online_scores, read_table, shown, typed
 
 _WITHOUT_LABELS: Final = {  # docs/label_free.md
     "loss (NT-Xent)": ("held_out_loss", "{:.3f}"),
@@ -28,22 +29,40 @@ _WITHOUT_LABELS: Final = {  # docs/label_free.md
 }
 
 
-def closing_block(folder: Path, summary: dict[str, Any], console: Console, *, limits: Sequence[str]) -> None:
+def packages_of(cfg: DictConfig) -> list[str]:
+    """Return the packages of the user that the configuration of a run names, which each command must trust."""
+    targets = (str(value) for key, value in flatten(to_plain(cfg)).items() if key.endswith("._target_"))
+    return sorted({target.partition(".")[0] for target in targets if resolve(target) is None})
+
+
+def resume_command(folder: Path, cfg: DictConfig) -> str:
+    """Return the command that resumes a run, as a user types it."""
+    packages = packages_of(cfg)
+    trusted = f" 'trusted=[{','.join(packages)}]'" if packages else ""
+    return f"{train_command()} ckpt_path={typed(folder)}{trusted}"
+
+
+def closing_block(
+    folder: Path, cfg: DictConfig, summary: dict[str, Any], console: Console, *, limits: Sequence[str]
+) -> None:
     """Print the table of scores, and the commands to resume, evaluate, embed and sync.
 
     Args:
         folder: the run's folder.
+        cfg: its configuration.
         summary: the content of summary.json.
         console: where to print.
         limits: the keys that ended the run, which must be raised to resume it.
     """
     unlabelled = summary.get("knn_top1") is None
     console.print(_unlabelled(folder) if unlabelled else _labelled(summary))
-    simclr, run, trusted = simclr_command(), typed(folder), trusting(folder)
+    run = typed(folder)
+    packages = packages_of(cfg)
+    trusted = f" 'trusted=[{','.join(packages)}]'" if packages else ""
     commands = {
-        "resume": " ".join((resume_command(folder), *(f"{key}=N" for key in limits))),
-        "evaluate": f"{simclr} evaluate {run}" + " data=folder data.path=LABELLED" * unlabelled + trusted,
-        "embed": f"{simclr} embed {run} IMAGES OUT.npz",
+        "resume": " ".join((resume_command(folder, cfg), *(f"{key}=N" for key in limits))),
+        "evaluate": f"{simclr_command()} evaluate {run}" + " data=folder data.path=LABELLED" * unlabelled + trusted,
+        "embed": f"{simclr_command()} embed {run} IMAGES OUT.npz" + "".join(f" --trusted {name}" for name in packages),
         "sync": sync_command(folder),
     }
     console.print(f"everything is in {shown(folder)}", soft_wrap=True, markup=False)

@@ -15,11 +15,10 @@ from rich.console import Console
 
 from simclr_lightning import checkpoint as checkpoints, machine
 from simclr_lightning.app.errors import UserError, describe, name_run
-from simclr_lightning.app.runs.run import resume_command
 from simclr_lightning.app.training import finish, performance, preflight
 from simclr_lightning.app.training.build import Parts, build
 from simclr_lightning.app.training.devices import accelerator, device_count
-from simclr_lightning.app.training.messages import opening_notes
+from simclr_lightning.app.training.messages import opening_notes, resume_command
 from simclr_lightning.app.training.trainer import make_trainer, quiet_libraries, total_steps
 from simclr_lightning.callbacks import LOG
 from simclr_lightning.data import ViewsDataModule
@@ -87,7 +86,7 @@ def record_stop(folder: Path, cfg: DictConfig, signum: int) -> None:
         print(f"stopped by {name} before the first checkpoint: start again", flush=True)
     else:
         print(f"stopped by {name}; saved at step {saved['steps']}. Resume with:", flush=True)
-        print(f"  {resume_command(folder)}", flush=True)
+        print(f"  {resume_command(folder, cfg)}", flush=True)
 
 
 def _train(
