@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 import torchvision
+import yaml
 from PIL import Image
 
 from conftest import WORDS, SmallEncoder, small_data, small_images
@@ -290,6 +291,11 @@ def test_a_run_that_has_not_finished(simclr: Program, run: Path, capsys: pytest.
     assert "damaged" in capsys.readouterr().out
     saved.write_text(usual.replace("simclr_lightning.encoders.resnet", "os.system"))
     with pytest.raises(UserError, match=r"encoder\._target_=os\.system"):
+        encoder_of(run, configure(run, []))
+    config = yaml.safe_load(usual)
+    del config["model"]["encoder"]
+    saved.write_text(yaml.safe_dump(config))
+    with pytest.raises(UserError, match=r"config\.yaml is not a run's configuration: it lacks model\.encoder"):
         encoder_of(run, configure(run, []))
     saved.write_text(usual)
     capsys.readouterr()

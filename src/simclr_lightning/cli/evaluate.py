@@ -148,7 +148,8 @@ def _data(plain: dict[str, Any], size: int, k: int, asked: Sequence[str]) -> Any
     if choosing and not len(parts.held_out):
         path = "" if data.path is None else f", data.path={data.path}"
         raise UserError(
-            f"{plain['data']['dataset']['_target_']}{path}: no image is held out, and {' and '.join(choosing)} would choose l2 or lr by held-out images\n"
+            f"{plain['data']['dataset']['_target_']}{path}: no image is held out, and "
+            f"{' and '.join(choosing)} would choose l2 or lr by held-out images\n"
             "give more images, or score by protocol=knn"
         )
     return data
