@@ -1,8 +1,9 @@
 """One process of a run, in the order in which it happens.
 
 ``devices`` and ``performance`` decide where and how it computes, ``build`` makes its objects, ``batchnorm``,
-``numbers`` and ``signals`` are parts of the ``trainer``, ``preflight`` measures what limits it (``dry_run`` prints that
-as a table), ``process`` trains, ``finish`` scores, draws and exports, ``messages`` words the start and the end.
+``numbers`` and ``signals`` are parts of the ``trainer``, ``preflight`` measures what limits the speed (``dry_run``
+prints that as a table), ``process`` trains, ``finish`` scores, draws and exports, ``messages`` formats
+what a run prints at its start and end.
 """
 
 from typing import TYPE_CHECKING
