@@ -16,16 +16,19 @@ import numpy as np
 import pytest
 import torch
 import torchvision
+import yaml
 from PIL import Image
 
 from conftest import WORDS, SmallEncoder, small_data, small_images
 from simclr_lightning import checkpoint, load_encoder, pictures
 from simclr_lightning.app.config.composition import compose
+from simclr_lightning.app.config.plain import to_plain
 from simclr_lightning.app.errors import UserError
 from simclr_lightning.app.runs.encoder import encoder_of, start_of
 from simclr_lightning.app.training.build import build as make_parts
-from simclr_lightning.cli import main
+from simclr_lightning.cli import evaluate, main
 from simclr_lightning.cli.evaluate import configure
+from simclr_lightning.data import images
 from simclr_lightning.encoders import build
 from simclr_lightning.evaluation.protocols import features, sgd
 from simclr_lightning.evaluation.protocols.published import published
@@ -289,6 +292,11 @@ def test_a_run_that_has_not_finished(simclr: Program, run: Path, capsys: pytest.
     saved.write_text(usual.replace("simclr_lightning.encoders.resnet", "os.system"))
     with pytest.raises(UserError, match=r"encoder\._target_=os\.system"):
         encoder_of(run, configure(run, []))
+    config = yaml.safe_load(usual)
+    del config["model"]["encoder"]
+    saved.write_text(yaml.safe_dump(config))
+    with pytest.raises(UserError, match=r"config\.yaml is not a run's configuration: it lacks model\.encoder"):
+        encoder_of(run, configure(run, []))
     saved.write_text(usual)
     capsys.readouterr()
     want = checkpoint.load(run / "checkpoints/previous.ckpt")["state_dict"]
@@ -411,3 +419,13 @@ def test_help_lists_the_keys(simclr: Program, capsys: pytest.CaptureFixture[str]
     said = capsys.readouterr().out
     assert "select_on: held_out" in said
     assert "semi:" in said
+
+
+def test_without_held_out_images_the_message_names_the_images(npz: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(images, "choose_held_out", lambda *arguments, **named: torch.empty(0, dtype=torch.int64))
+    plain = to_plain(configure(Path("none"), ["data=array", f"data.path={npz}"]))
+    plain["linear"]["lr"] = 0.1
+    evaluate._data(plain, 8, 1, ["knn", "linear"])  # they choose nothing
+    for asked in ("lbfgs", "finetune"):
+        with pytest.raises(UserError, match=f"data.array, data.path={npz}: no image is held out, and {asked} would"):
+            evaluate._data(plain, 8, 1, ["knn", asked])

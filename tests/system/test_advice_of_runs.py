@@ -6,7 +6,6 @@ import contextlib
 import io
 import shlex
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,7 +19,6 @@ from conftest import WORDS, small_images
 from simclr_lightning.app.config.quoting import quote_paths
 from simclr_lightning.app.runs.run import locked, reached_limits
 from simclr_lightning.app.training import trainer
-from simclr_lightning.app.training.messages import train_command
 from simclr_lightning.app.training.signals import KeepSignals
 from simclr_lightning.cli import main
 from simclr_lightning.loggers import sync_command
@@ -130,15 +128,6 @@ def test_the_command_to_upload_names_the_folders(tmp_path: Path) -> None:
     command = sync_command(tmp_path / NAME)
     assert command is not None
     assert shlex.split(command) == ["wandb", "sync", str(folder)]
-
-
-def test_hints_name_the_command_that_was_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    for program, command in (
-        ("my repo/train.py", ["python", "my repo/train.py"]),
-        ("/bin/simclr", ["simclr", "train"]),
-    ):
-        monkeypatch.setattr(sys, "argv", [program, "seed=1"])
-        assert shlex.split(train_command()) == command
 
 
 def test_a_folder_that_holds_a_run_can_be_gone_on_with_or_left_alone(say: Say) -> None:

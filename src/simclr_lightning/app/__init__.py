@@ -1,8 +1,9 @@
 """Implement the commands of ``cli``: compose a configuration, run one training process, start processes.
 
 ``config`` turns KEY=VALUE into one checked configuration. ``runs`` finds, makes and reads a run's folder. ``training``
-is one process of a run. ``launch`` starts processes. ``errors`` turns exceptions into messages, ``embeddings`` computes
-h of the images in a folder, and ``results`` prints and writes an evaluation.
+is one process of a run. ``launch`` starts processes. ``errors`` turns exceptions into messages, ``commands`` names the
+program in printed commands, ``embeddings`` computes h of the images in a folder, and ``results`` prints and writes an
+evaluation.
 """
 
 from typing import TYPE_CHECKING

@@ -6,11 +6,13 @@
 from __future__ import annotations
 
 import importlib
+import importlib.metadata
 import logging
 import sys
 from collections.abc import Sequence
 from typing import Final
 
+from simclr_lightning.app.commands import remember_program
 from simclr_lightning.app.errors import mistake
 from simclr_lightning.cli import streams
 from simclr_lightning.cli.arguments import cleaned
@@ -43,6 +45,7 @@ def main(argv: Sequence[str] | None = None, *, ends: bool = False) -> int:
     """
     if argv is None or ends:
         STOP.listen_to_the_end()
+        remember_program()
     given = list(sys.argv[1:] if argv is None else argv)
     streams.open_closed()
 
@@ -53,6 +56,9 @@ def main(argv: Sequence[str] | None = None, *, ends: bool = False) -> int:
         command = arguments[0] if arguments else "--help"
         if command not in _SHORT and not {"-h", "--help"} & {*arguments}:
             streams.outlive_readers()
+        if command == "--version":
+            print(importlib.metadata.version("simclr-lightning"))
+            return 0
         if command in _COMPLETION:
             command, arguments = "completion", ["completion", *arguments]
         elif command not in (*COMMANDS, *_INTERNAL):
@@ -73,5 +79,5 @@ def _usage(command: str) -> int:
             f"unknown command {command!r}{did_you_mean(command, COMMANDS)}\n"
             f"the commands are {', '.join(COMMANDS)}; see simclr --help"
         )
-    print("\n".join(["usage: simclr COMMAND ...", "", *(f"  {line}" for line in COMMANDS.values())]))
+    print("\n".join(["usage: simclr COMMAND ... | --version", "", *(f"  {line}" for line in COMMANDS.values())]))
     return 0

@@ -34,6 +34,7 @@ usage: simclr evaluate RUN ['protocol=[knn,lbfgs,linear,semi,finetune]'] [data=.
        RUN is a run's folder, an exported encoder, or a state dict with model=ARCHITECTURE
 """
 DEFAULT: Final = ("knn", "lbfgs")  # the protocols if neither protocol= nor transfer= is given
+CHOOSING: Final = ("linear", "finetune")  # the protocols that choose between several lr on held-out images
 
 
 def main(argv: Sequence[str]) -> int:
@@ -70,11 +71,11 @@ def _evaluate(run: Path, cfg: DictConfig, others: dict[str, DictConfig], *, size
     plain = to_plain(cfg)
     asked = plain["protocol"] or (() if others else DEFAULT)
     asked = [asked] if isinstance(asked, str) else list(asked)
-    data = _data(plain, size, plain["knn"]["k"] if "knn" in asked else 1) if asked else None
+    data = _data(plain, size, plain["knn"]["k"] if "knn" in asked else 1, asked) if asked else None
     transfer = {}
     for name, other in others.items():
         with paths_named(name):
-            transfer[name] = _data(to_plain(other), size, 1)
+            transfer[name] = _data(to_plain(other), size, 1, ["lbfgs"])
     console = Console(highlight=False)
     for images in (data, *transfer.values()):
         for line in images.load().notes if images is not None else ():
@@ -137,14 +138,28 @@ def paths_named(name: str) -> Iterator[None]:
         raise UserError(text, code=code) from error
 
 
-def _data(plain: dict[str, Any], size: int, k: int) -> Any:
+def _data(plain: dict[str, Any], size: int, k: int, asked: Sequence[str]) -> Any:
     """Return the data module of labeled images, after checking that they can be scored."""
     plain["views"]["size"] = size
     cfg = from_plain(plain)
     training.check_images(cfg)
     data = training.make_data(cfg)
-    protocols.checked_parts(data, k)
+    parts = protocols.checked_parts(data, k)
+    choosing = [name for name in asked if name == "lbfgs" or (name in CHOOSING and len(_rates(plain, name)) > 1)]
+    if choosing and not len(parts.held_out):
+        path = "" if data.path is None else f", data.path={data.path}"
+        raise UserError(
+            f"{plain['data']['dataset']['_target_']}{path}: no image is held out, and "
+            f"{' and '.join(choosing)} would choose l2 or lr by held-out images\n"
+            "give more images, or score by protocol=knn"
+        )
     return data
+
+
+def _rates(plain: dict[str, Any], protocol: str) -> list[Any]:
+    """Return the learning rates of a protocol, one or several."""
+    asked = plain[protocol]["lr"]
+    return asked if isinstance(asked, list) else [asked]
 
 
 def _head(plain: dict[str, Any], size: int, only_transfer: bool) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from simclr_lightning import data
 from simclr_lightning.app import errors
+from simclr_lightning.app.commands import train_command
 from simclr_lightning.app.config.keys import PACK_RULES
 from simclr_lightning.app.errors import UserError, mistake
 from simclr_lightning.cli.guard import guard_command
@@ -36,7 +37,7 @@ def _main(argv: Sequence[str]) -> int:
     left = f", {len(packed.skipped):,} skipped" if packed.skipped else ""
     labels = f"{packed.classes:,} classes" if packed.classes else "no labels"
     print(f"{packed.images:,} images{left}, {labels}, {packed.bytes / 1e6:,.1f} MB in {packed.shards:,} shard(s)")
-    print(f"train on them with: simclr train data=packed data.path={typed(out)}")
+    print(f"train on them with: {train_command()} data=packed data.path={typed(out)}")
     return 0
 
 

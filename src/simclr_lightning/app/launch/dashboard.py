@@ -1,4 +1,4 @@
-"""Show a sweep: a live table of its jobs on a terminal, a line for every start and end elsewhere."""
+"""Show a sweep: on a terminal a live table of the jobs, elsewhere a line for every start and end of a job."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ _LINES_AROUND = 8  # lines of the terminal that the table leaves free
 
 
 class Dashboard:
-    """The jobs of a sweep with their progress, time left and score, and the best so far.
+    """Show the jobs of a sweep with their progress, time left and score, and the best job so far.
 
     Args:
-        jobs: all of them, those that are finished before included.
-        console: where to draw.
+        jobs: all jobs of the sweep, with those that an earlier start has finished.
+        console: the console to draw on; None: stdout.
     """
 
     def __init__(self, jobs: Sequence[Job], console: Console | None = None) -> None:
@@ -61,14 +61,14 @@ class Dashboard:
             self.console.print(self.line(), markup=False)
 
     def started(self, job: Job) -> None:
-        """Record and print that a job starts."""
+        """Note that a job starts, and print it."""
         self.state[job.number] = "running"
         self.began[job.number] = time.monotonic()
         if self.live is None:
             self.console.print(job.title, markup=False)
 
     def ended(self, job: Job, code: int) -> None:
-        """Record and print how a job ended."""
+        """Note how a job ended, and print it with the reason of a failure."""
         self.progress[job.number] = read_progress(job.folder)
         self.state[job.number] = "failed" if code else "finished"
         seconds = time.monotonic() - self.began[job.number]
@@ -121,7 +121,7 @@ class Dashboard:
         return ", ".join(parts)
 
     def time_left(self) -> float | None:
-        """Return the seconds until the last job ends, by the mean of finished ones; None before the first has."""
+        """Return the seconds until the last job ends, by the mean of the finished jobs; None without a finished job."""
         counts = Counter(self.state.values())
         if not self.seconds:
             return None

@@ -45,10 +45,10 @@ _MODULE = LAUNCHERS[0].rpartition(".")[0]  # Hydra instantiates plugins of the p
 
 
 def register() -> None:
-    """Make the launchers of conf/hydra/launcher known to Hydra; again is harmless.
+    """Register the launchers of conf/hydra/launcher with Hydra; a second call changes nothing.
 
-    Hydra makes plugins of the package ``hydra_plugins`` only, and by name. Shipping a module there would make every
-    Hydra program of the environment import torch at its start, so the module exists in this process alone.
+    Hydra instantiates only classes of the package ``hydra_plugins``. A file in that package would be imported by every
+    Hydra program in the environment, and would import torch, so the module exists in this process alone.
     """
     if _MODULE in sys.modules:
         return
@@ -65,13 +65,13 @@ def register() -> None:
 
 
 class Launcher(HydraLauncher):
-    """Runs a sweep's jobs on this machine, each as its own process tree of ``simclr train``.
+    """Run the jobs of a sweep on this machine, each as a separate process tree of ``simclr train``.
 
-    Every job is composed and checked before the first starts. A job that is finished is not run again; one that is not
-    goes on from its checkpoint. A job that fails does not stop the others.
+    Every job is composed and checked before the first starts. A finished job is not run again; an unfinished one
+    resumes from its checkpoint. A job that fails does not stop the others.
 
     Args:
-        jobs: how many side by side.
+        jobs: number of jobs at a time.
     """
 
     __module__ = _MODULE
@@ -85,16 +85,16 @@ class Launcher(HydraLauncher):
         self.sweep = Sweep(config, hydra_context.config_loader, here, at_once=self.jobs)
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        """Run jobs that are checked."""
+        """Run checked jobs and return their results."""
         return [_result(outcome) for outcome in self.sweep.launch(job_overrides, initial_job_idx)]
 
 
 class SlurmLauncher(HydraLauncher):
-    """Submits a sweep's jobs to SLURM through submitit, and waits for them; see conf/hydra/launcher/slurm.yaml.
+    """Submit the jobs of a sweep to SLURM through submitit, and wait for them; see conf/hydra/launcher/slurm.yaml.
 
     Args:
-        jobs: how many are queued at a time.
-        options: what `simclr_lightning.app.launch.slurm.Cluster` takes.
+        jobs: number of jobs in the queue at a time.
+        options: the other arguments of `simclr_lightning.app.launch.slurm.Cluster`.
     """
 
     __module__ = _MODULE
@@ -108,12 +108,12 @@ class SlurmLauncher(HydraLauncher):
         self.sweep = Sweep(config, hydra_context.config_loader, cluster, at_once=self.jobs)
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        """Submit jobs that are checked."""
+        """Submit checked jobs and return their results."""
         return [_result(outcome) for outcome in self.sweep.launch(job_overrides, initial_job_idx)]
 
 
 class _Failed(JobReturn):
-    """A job without a result; unlike Hydra's, it prints nothing, as the dashboard has printed the reason."""
+    """The result of a failed job; unlike Hydra's class, it prints nothing: the dashboard has printed the reason."""
 
     @property  # type: ignore[misc]  # __init__ sets it, and nothing else
     def return_value(self) -> Any:
@@ -124,10 +124,10 @@ def run_sweep(overrides: list[str]) -> int:
     """Run a sweep and return its exit code.
 
     Args:
-        overrides: those of the command line.
+        overrides: the overrides of the command line.
 
     Raises:
-        UserError: for the first mistake, before anything is made.
+        UserError: the message names the first mistake; nothing has been written then.
     """
     if is_external():
         raise errors.UserError(
@@ -145,7 +145,7 @@ def run_sweep(overrides: list[str]) -> int:
         if stop.code:
             print("stopped; the same command goes on with what is not finished", file=sys.stderr)
         return stop.code
-    except Exception as error:  # a sweeper raises what it likes for a failed job, which is reported below
+    except Exception as error:  # each sweeper raises another type for a failed job; failed jobs are printed below
         if not failed:
             cause = errors.unwrapped(error)
             if errors.explain(cause) is not None:

@@ -1,4 +1,4 @@
-"""The jobs of a sweep: plan and check them all, then run them side by side, each as its own process tree."""
+"""Plan and check all jobs of a sweep, then run several at a time, each as a separate process tree."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ class Job:
     """One job of a sweep.
 
     Attributes:
-        number: its place in the sweep, from 0.
-        overrides: those of its command line, without its folder.
-        name: the overrides that tell it from the sweep's other jobs.
-        folder: its run's folder.
-        cfg: its resolved configuration.
-        finished: whether it was finished before, in this configuration.
+        number: the position in the sweep, from 0.
+        overrides: the overrides of the job's command line, without the key of its folder.
+        name: the overrides that differ from the sweep's other jobs.
+        folder: the folder of the job's run.
+        cfg: the resolved configuration.
+        finished: whether an earlier start of the sweep has finished the job with this configuration.
     """
 
     number: int
@@ -49,7 +49,7 @@ class Job:
 
     @property
     def title(self) -> str:
-        """The number and the overrides, as messages name the job."""
+        """Return the number and the overrides, by which messages name the job."""
         return f"[{self.number}] {self.name or ' '.join(self.overrides)}"
 
 
@@ -57,30 +57,30 @@ class Running(Protocol):
     """A job that was started."""
 
     def poll(self) -> int | None:
-        """Return its exit code; None while it runs."""
+        """Return the job's exit code; None while it runs."""
 
     def stop(self, signum: int) -> None:
-        """Ask it to save and end."""
+        """Ask the job to save and end."""
 
     def kill(self) -> None:
-        """Kill its remaining processes."""
+        """Kill the job's remaining processes."""
 
 
 class Watcher(Protocol):
-    """Shows the jobs."""
+    """Show the jobs to the user."""
 
     def started(self, job: Job) -> None:
-        """A job starts."""
+        """Show that a job starts."""
 
     def ended(self, job: Job, code: int) -> None:
-        """A job has ended."""
+        """Show that a job has ended."""
 
     def look(self) -> None:
         """Update the state of the running jobs."""
 
 
 class SweepStopped(Exception):
-    """A signal stopped the sweep, and all its jobs have ended; with code 0, the sweep had nothing to do."""
+    """A signal stopped the sweep, and all its jobs have ended; code 0: ``dry_run=true``, no job was started."""
 
     def __init__(self, code: int) -> None:
         super().__init__(f"stopped, exit code {code}")
@@ -116,7 +116,7 @@ def plan(
 
 
 def command(overrides: Sequence[str], folder: Path) -> list[str]:
-    """Return the command line of a job: a new run in its folder, or the one there resumed."""
+    """Return the command line of a job, which starts a run in the folder, or resumes the run that is there."""
     return [sys.executable, "-m", "simclr_lightning.cli", "train", *overrides, _where(folder)]
 
 
@@ -128,7 +128,7 @@ def run_jobs(
     watcher: Watcher,
     seconds: float = SECONDS_BETWEEN_LOOKS,
 ) -> dict[int, int]:
-    """Run jobs side by side, even if some fail, and return their exit codes by number.
+    """Run several jobs at a time, even if some fail, and return their exit codes by number.
 
     Each SIGINT and SIGTERM is passed on to all running jobs; no other job starts then.
 

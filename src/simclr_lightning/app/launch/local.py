@@ -1,4 +1,4 @@
-"""Run the jobs of a sweep on this machine: each is a process tree with its own GPUs or its part of the cores."""
+"""Run the jobs of a sweep on this machine: each is a process tree with its GPUs or its part of the cores."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Process:
             )
 
     def poll(self) -> int | None:
-        """Its exit code, 128 + the signal's number after a signal; None while it runs."""
+        """Return the job's exit code, 128 + the signal's number after a signal; None while it runs."""
         code = self.process.poll()
         return code if code is None or code >= 0 else 128 - code
 
@@ -49,7 +49,7 @@ class Process:
         self.process.send_signal(signum)
 
     def kill(self) -> None:
-        """Kill the rest of its session, such as loader workers of a crashed job; its ranks die with it."""
+        """Kill the rest of the job's session, such as loader workers of a crashed job; ranks die with their parent."""
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
@@ -59,8 +59,8 @@ class Machine:
     """Start jobs on this machine: each gets its GPUs, or its part of the cores.
 
     Args:
-        at_once: jobs side by side.
-        gpus: the GPUs by the names that CUDA_VISIBLE_DEVICES takes.
+        at_once: number of jobs at a time.
+        gpus: the names of the GPUs, as in CUDA_VISIBLE_DEVICES.
         cores: the cores of this machine.
     """
 
@@ -69,11 +69,11 @@ class Machine:
         self.busy: list[tuple[Process, tuple[str, ...]]] = []
 
     def check(self, jobs: Sequence[Job]) -> None:
-        """Refuse jobs that do not fit side by side.
+        """Check that ``at_once`` jobs fit on this machine at a time.
 
         Raises:
-            UserError: with the arithmetic.
-            ValueError: when the images of one that is not finished are not there.
+            UserError: they need more GPUs than there are (the message shows the arithmetic), or several nodes.
+            ValueError: the images of an unfinished job do not exist.
         """
         training.check_encoders(job.cfg for job in jobs if not job.finished)
         for job in jobs:
@@ -109,7 +109,7 @@ class Machine:
         return process
 
     def _devices(self, job: Job) -> int:
-        """Devices of a job; "auto" is its part of all."""
+        """Return the number of devices of a job; for "auto", an equal part of all GPUs."""
         asked = job.cfg.trainer.devices
         if asked in ("auto", -1):
             return max(1, len(self.gpus) // self.at_once)

@@ -1,4 +1,4 @@
-"""A run on several devices: one process a device, started by torch's elastic launcher and stopped together."""
+"""Run on several devices: one process (rank) per device, started by torch's elastic launcher, stopped together."""
 
 from __future__ import annotations
 
@@ -21,32 +21,37 @@ from typing import Any
 
 from simclr_lightning import machine
 from simclr_lightning.app import errors, training
+from simclr_lightning.app.config.trusted import look_in_current_folder
 from simclr_lightning.app.errors import UserError
 from simclr_lightning.app.runs.locate import prepare
 from simclr_lightning.app.runs.run import Run, folder_key, locked, read_config, reserve
 from simclr_lightning.app.training.devices import accelerator, device_count
+from simclr_lightning.app.training.messages import packages_of
 from simclr_lightning.stopping import STOP
 
 SECONDS_TO_STOP = 20  # after which a rank that does not answer is killed
 SECONDS_BETWEEN_LOOKS = 0.1
 _PR_SET_PDEATHSIG = 1
-# How the backends of torch.distributed report it where they raise a RuntimeError: "[/pytorch/third_party/gloo/...]".
+# A lost peer in a RuntimeError of a backend of torch.distributed, such as "[/pytorch/third_party/gloo/...]".
 _LOST_PEER = re.compile(r"\b(gloo|NCCL|TCPStore|connection (reset|closed|refused)|broken pipe)\b", re.IGNORECASE)
 
 
 def run_ranks(folder: Path, devices: int, *, checkpoint: Path | None, any_images: bool, debug: bool) -> int:
-    """Start one process a device, wait for all of them and return the run's exit code.
+    """Start one process per device, wait for all of them and return the run's exit code.
 
-    The ranks are killed together: when one dies, the others are gone within `SECONDS_TO_STOP` seconds and the dead one
-    is named. A signal to this process is passed on to them, and a second one kills them. The elastic launcher would
-    raise an exception from a signal handler, but sets no handlers in a thread, so it runs in one.
+    When one rank dies, the others are killed within `SECONDS_TO_STOP` seconds, and the message names the dead one. A
+    signal to this process is passed on to the ranks, and a second signal kills them. The elastic launcher runs in a
+    thread, where it sets no signal handlers: its own handler would raise an exception.
 
     Args:
-        folder: the run's folder, with .hydra/config.yaml written.
-        devices: processes to start.
-        checkpoint: where to resume from.
+        folder: the run's folder, which contains .hydra/config.yaml.
+        devices: number of processes.
+        checkpoint: the checkpoint to resume from; None: a new run.
         any_images: resume although the images differ.
         debug: ranks print their tracebacks.
+
+    Raises:
+        UserError: a rank was killed or has failed.
     """
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -86,7 +91,7 @@ def run_ranks(folder: Path, devices: int, *, checkpoint: Path | None, any_images
 
 
 def _pass_signals_on(reports: Path, ranks: Future[Any]) -> None:
-    """Wait until all ranks have ended; send each the first signal, and SIGKILL after a second one or a time limit."""
+    """Wait until all ranks have ended; pass the first signal on; after a second one or a time limit, kill them."""
     asked, deadline = set[str](), math.inf
     while not wait([ranks], SECONDS_BETWEEN_LOOKS).done:
         signum = STOP.pending()
@@ -102,7 +107,7 @@ def _pass_signals_on(reports: Path, ranks: Future[Any]) -> None:
 
 
 def rank_main(words: Sequence[str]) -> int:
-    """Entry of one rank: ``rank FOLDER CHECKPOINT [any_images] [debug]``, started by `run_ranks`."""
+    """Run one rank, ``simclr rank FOLDER CHECKPOINT [any_images] [debug]``, which `run_ranks` starts."""
     if len(words) < 2 or "RANK" not in os.environ:
         print(
             "error: the program itself starts `rank`; for several devices, type simclr train trainer.devices=2",
@@ -116,6 +121,8 @@ def rank_main(words: Sequence[str]) -> int:
     (folder / ".ranks" / f"{os.getpid()}.pid").touch()
     try:
         cfg, any_images = read_config(folder), "any_images" in words[2:]
+        for package in packages_of(cfg):
+            look_in_current_folder(package)
         return training.run_process(folder, cfg, checkpoint=checkpoint, any_images=any_images, is_rank=True)
     except Exception as error:
         # Only the parent prints: it knows which rank failed first.
@@ -139,7 +146,7 @@ def die_with_parent() -> None:
 
 
 def _explain(reports: Path, codes: dict[int, int]) -> int:
-    """Return a stopped run's exit code, or raise UserError with the first cause: a killed rank, or a rank's error."""
+    """Return the exit code of a stopped run; else raise UserError for the first cause: a killed or a failed rank."""
     killed = {rank: -code for rank, code in codes.items() if code < 0 and -code not in (signal.SIGTERM, signal.SIGINT)}
     if killed:
         rank, signum = min(killed.items())

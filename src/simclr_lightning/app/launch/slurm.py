@@ -24,18 +24,19 @@ _LOST: Final = 1  # exit code of a job that SLURM ended without a result
 
 
 class Cluster:
-    """Starts jobs through submitit.
+    """Start jobs through submitit.
 
     Args:
-        folder: where submitit keeps its files; every node must see it.
+        folder: the folder of submitit's files; every node must see it.
         cluster: "slurm", or "local": the same steps on this machine.
-        minutes: a job's time limit.
-        requeue: how many times a job that comes to its limit goes back into the queue; it then resumes.
-        seconds_to_save: how long before the limit a job gets the warning.
-        cpus: cores a node; None: the loader's workers and two more for every device.
-        memory_gb: memory a node; None: the cluster's default.
-        setup: shell lines before a job.
-        options: further options of sbatch; so are all others that are not None (partition, account, ...).
+        minutes: the time limit of a job.
+        requeue: how many times a job that reaches its time limit goes back into the queue and resumes.
+        seconds_to_save: seconds before the time limit at which SLURM warns a job.
+        cpus: cores per node; None: the loader's workers and two more for every device.
+        memory_gb: memory per node; None: the cluster's default.
+        setup: shell lines that SLURM runs before a job.
+        options: further options of sbatch.
+        named: options of sbatch that have a key in conf/hydra/launcher/slurm.yaml; None: not given to sbatch.
     """
 
     def __init__(
@@ -57,10 +58,10 @@ class Cluster:
         self.options = {**(options or {}), **{key: value for key, value in named.items() if value is not None}}
 
     def check(self, jobs: Sequence[Job]) -> None:
-        """Refuse what cannot be submitted.
+        """Check that the jobs can be submitted.
 
         Raises:
-            UserError: when submitit or SLURM is missing, or the devices are not a number.
+            UserError: submitit or SLURM is missing, or ``trainer.devices`` of a job is not a number.
         """
         require("submitit", "hydra/launcher=slurm", "slurm")
         if self.cluster == "slurm" and shutil.which("sbatch") is None:
@@ -102,10 +103,10 @@ class Cluster:
 
 
 class Submitted:
-    """A job that was submitted.
+    """One submitted job.
 
     Args:
-        job: submitit's handle.
+        job: submitit's object for the job.
     """
 
     def __init__(self, job: Any) -> None:
@@ -113,7 +114,7 @@ class Submitted:
         self.asked = 0
 
     def poll(self) -> int | None:
-        """Return its exit code; None while it waits or runs."""
+        """Return the job's exit code; None while it waits or runs."""
         if not self.job.done():
             return None
         if self.asked:
@@ -124,25 +125,25 @@ class Submitted:
             return _LOST
 
     def stop(self, signum: int) -> None:
-        """Cancel it; SLURM asks the run to stop, which saves."""
+        """Cancel the job; SLURM then sends a signal to the run, which saves."""
         self.asked = signum
         self.job.cancel()
 
     def kill(self) -> None:
-        """Do nothing: SLURM ends what was cancelled."""
+        """Do nothing: SLURM ends a cancelled job itself."""
 
 
 class Command:
-    """One run as submitit's function: ``python -m simclr_lightning.cli train ...``, under torchrun on several nodes.
+    """Run one job as submitit's function: ``python -m simclr_lightning.cli train ...``, with torchrun on several nodes.
 
-    It resumes when the run's folder holds a checkpoint. When the time is up or another job goes first, submitit calls
-    `checkpoint`: the run saves, and the job goes back into the queue.
+    The run resumes if its folder has a checkpoint. When the time limit is near, or a job of higher priority needs the
+    node, submitit calls `checkpoint`: the run saves, and the job goes back into the queue.
 
     Args:
-        overrides: those of the run.
-        folder: its folder.
-        devices: devices on a node.
-        nodes: nodes.
+        overrides: the overrides of the run.
+        folder: the folder of the run.
+        devices: number of devices per node.
+        nodes: number of nodes.
     """
 
     def __init__(self, overrides: Sequence[str], folder: Path, devices: int, nodes: int) -> None:
@@ -150,7 +151,7 @@ class Command:
         self.process: subprocess.Popen[bytes] | None = None
 
     def __call__(self) -> int:
-        """Run to the end; return the exit code."""
+        """Run the job to its end; return the exit code."""
         self.folder.mkdir(parents=True, exist_ok=True)
         with (self.folder / OUTPUT).open("ab") as output:
             # SLURM sends its warning to all processes; only this one may act on it.
@@ -169,7 +170,7 @@ class Command:
         return code
 
     def checkpoint(self) -> Any:
-        """Let the run save, and return the same function for its next part."""
+        """Let the run save, and return the function that submitit runs when the job starts again."""
         import submitit
 
         if self.process is not None:
@@ -180,7 +181,7 @@ class Command:
         return submitit.helpers.DelayedSubmission(type(self)(self.overrides, self.folder, self.devices, self.nodes))
 
     def line(self) -> list[str]:
-        """Return the command line: of a new run, or of a resumed one if there is a checkpoint."""
+        """Return the command line: that of a new run, or of a resumed one if there is a checkpoint."""
         python, *train = command(self.overrides, self.folder)
         if self.nodes == 1:
             return [python, *train]
@@ -204,5 +205,5 @@ def _ignore_warnings() -> None:
 
 
 def _has_ended(pid: int) -> bool:
-    """Return whether a child has ended, without reaping it: the interrupted `wait` does that."""
+    """Return whether a child process has ended; its exit code stays for `Popen.wait`, which a signal interrupted."""
     return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is not None

@@ -1,4 +1,4 @@
-"""A sweep in its folder: plan its jobs, run them side by side, record what they are."""
+"""Run a sweep in its folder: plan the jobs, run several at a time, write sweep.yaml."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ OBJECTIVE: Final = "held_out_score"  # the score that a sweeper maximizes: never
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a job of a sweep ended with.
+    """The result of one job of a sweep.
 
     Attributes:
         job: the job.
-        finished: whether its run is finished.
-        score: its held-out score; None when it has none.
-        code: its exit code.
+        finished: whether the job's run is finished.
+        score: the held-out score; None if the run has none.
+        code: the exit code.
     """
 
     job: Job
@@ -39,18 +39,18 @@ class Outcome:
 
     @property
     def title(self) -> str:
-        """The job, its exit code and its output, for the list of failed jobs."""
+        """Return the job, its exit code and the file of its output, for the list of failed jobs."""
         return f"{self.job.title}: exit code {self.code}, {self.job.folder / OUTPUT}"
 
 
 class Sweep:
-    """A sweep in its folder. All jobs of a grid are checked at once, before its sweeper makes anything.
+    """Plan and run the jobs of a sweep; all jobs of a grid are checked before Hydra's sweeper makes anything.
 
     Args:
-        config: the sweep's configuration.
+        config: the configuration of the sweep.
         loader: Hydra's config loader.
-        place: starts jobs: `Machine` or `Cluster`.
-        at_once: jobs at a time.
+        place: starts the jobs: a `Machine` or a `Cluster`.
+        at_once: number of jobs at a time.
     """
 
     def __init__(self, config: DictConfig, loader: ConfigLoader, place: Any, *, at_once: int) -> None:
@@ -60,7 +60,12 @@ class Sweep:
         self.grid = [] if _searches(config) else self._checked(grid(_overrides(config), loader), 0)
 
     def launch(self, job_overrides: Sequence[Sequence[str]], first: int) -> list[Outcome]:
-        """Run jobs, the first of which has this number."""
+        """Run jobs and return their results.
+
+        Args:
+            job_overrides: the overrides of each job.
+            first: the number of the first job.
+        """
         jobs = self.grid[first : first + len(job_overrides)] or self._checked(job_overrides, first)
         with locked(self.folder, "hydra.sweep.dir"), Dashboard(jobs) as dashboard:
             write_manifest(
@@ -88,7 +93,7 @@ def _outcome(job: Job, code: int) -> Outcome:
 
 
 def _check_objective(config: DictConfig) -> None:
-    """Refuse a search for the best of scores that no job will have."""
+    """Refuse a sweeper that needs the scores of jobs if no job computes them."""
     if _searches(config) and not config.callbacks.online.every_n_epochs:
         raise mistake("the sweeper chooses by held-out scores: set callbacks.online.every_n_epochs to 1 or more")
 

@@ -19,7 +19,7 @@ from simclr_lightning.encoders import Encoder, UntrustedError, as_encoder, weigh
 from simclr_lightning.encoders.own import verified
 from simclr_lightning.export import load_encoder
 from simclr_lightning.projector import Projector
-from simclr_lightning.run_folder import EXPORTED, flatten, read_saved_config
+from simclr_lightning.run_folder import CONFIG, EXPORTED, flatten, read_saved_config
 
 
 def encoder_of(run: Path, cfg: DictConfig) -> Encoder:
@@ -51,6 +51,8 @@ def encoder_of(run: Path, cfg: DictConfig) -> Encoder:
     for other in damaged:
         print(f"{other} is damaged; {path.name} is evaluated")
     saved = to_plain(read_config(run))
+    if "encoder" not in saved["model"]:
+        raise UserError(f"{run / CONFIG} is not a run's configuration: it lacks model.encoder")
     made = from_plain({"model": saved["model"]})  # only this part of the saved configuration is instantiated
     check_targets(made, trusted=tuple(cfg.trusted))
     return _build(made.model.encoder, path, size=int(saved["views"]["size"]))

@@ -17,7 +17,7 @@ from simclr_lightning.app.config.grammar import value_of
 from simclr_lightning.app.config.plain import NOT_OF_THE_RUN, diff, from_plain, to_plain, with_absolute_paths
 from simclr_lightning.app.config.validate import check_run
 from simclr_lightning.app.errors import UserError
-from simclr_lightning.app.runs.run import Run, read_config, saved_overrides
+from simclr_lightning.app.runs.run import Run, read_config, saved_overrides, started_in
 from simclr_lightning.overrides import is_given, replaced
 from simclr_lightning.run_folder import CHECKPOINTS, typed
 
@@ -41,7 +41,7 @@ def resume(given: Sequence[str]) -> Run:
     folder, chosen = _named(given)
     overrides = replaced(saved_overrides(folder), given)
     saved = to_plain(read_config(folder))
-    full = compose_resumed(saved, overrides[: len(overrides) - len(given)], given)
+    full = _composed(folder, saved, overrides[: len(overrides) - len(given)], given)
     check_run(full)
     cfg = without_start_keys(full)
     lines = [
@@ -64,6 +64,15 @@ def resume(given: Sequence[str]) -> Run:
         chosen, damaged = found
         notes = tuple(f"{path} is damaged; {chosen.name} is used instead" for path in damaged)
     return Run(folder, cfg, tuple(overrides), full.hydra, chosen, notes, full.force in ("images", "all"))
+
+
+def _composed(folder: Path, saved: Mapping[str, Any], before: Sequence[str], given: Sequence[str]) -> DictConfig:
+    try:
+        return compose_resumed(saved, before, given)
+    except UserError as error:
+        if "there is no package" not in str(error) or (started := started_in(folder)) is None:
+            raise
+        raise UserError(f"{error}\nthis run was started in {started}", code=error.code) from error
 
 
 def _check_same_network(folder: Path, saved: Mapping[str, Any], now: Mapping[str, Any], given: Sequence[str]) -> None:

@@ -176,6 +176,14 @@ def saved_overrides(folder: Path) -> list[str]:
         raise UserError(f"{folder} is not a run's folder: {error}") from error
 
 
+def started_in(folder: Path) -> str | None:
+    """Return the folder that was current at a run's last start; None if that is not saved."""
+    try:
+        return str(yaml.safe_load((folder / HYDRA).read_text("utf-8"))["runtime"]["cwd"])
+    except (OSError, ValueError, TypeError, KeyError, yaml.YAMLError):
+        return None
+
+
 def run_name(folder: Path) -> str:
     """Return a run's name: in a sweep the overrides in its folder's name, else its overrides without paths."""
     if is_job(folder):

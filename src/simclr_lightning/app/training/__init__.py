@@ -2,8 +2,8 @@
 
 ``devices`` and ``performance`` decide where and how it computes, ``build`` makes its objects, ``batchnorm``,
 ``numbers``, ``signals`` and ``stock`` (Lightning's own classes) are parts of the ``trainer``, ``preflight`` measures
-what limits it (``dry_run`` prints that as a table), ``process`` trains, ``finish`` scores, draws and exports,
-``messages`` and ``weights`` word the start and the end.
+what limits the speed (``dry_run`` prints that as a table), ``process`` trains, ``finish`` scores, draws and exports,
+``messages`` and ``weights`` format what a run prints at its start and end.
 """
 
 from typing import TYPE_CHECKING

@@ -86,10 +86,10 @@ def check_encoders(cfgs: Iterable[DictConfig]) -> None:
 def make_data(cfg: DictConfig) -> ViewsDataModule:
     """Build the data module alone."""
     recipe = make(cfg.views)
-    # Made twice by micro-batches, the views of a small batch would cost more time than they save memory.
+    # With micro-batches, lazy views are computed twice. For a small batch, that time is worth more than the memory.
     floats = 4 * 2 * 3 * recipe.size**2 * cfg.data.batch_size
     lazy = cfg.get("micro_batch_size") is not None and floats > VIEWS_AT_ONCE
-    # Called with the recipe and not made with it: Hydra would make a configuration of a dataclass.
+    # The recipe is an argument of the second call, since Hydra would convert a dataclass to a configuration.
     data: ViewsDataModule = make(cfg.data, _partial_=True, seed=cfg.seed, lazy=lazy)(recipe=recipe)
     data.start_method = "forkserver"  # this process has threads and its own signal handlers
     overfit, limit = cfg.trainer.get("overfit_batches"), cfg.trainer.get("limit_train_batches")
@@ -98,12 +98,12 @@ def make_data(cfg: DictConfig) -> ViewsDataModule:
 
 
 def check_images(cfg: DictConfig) -> None:
-    """Refuse a path where nothing is, before a folder is made for the run; public data sets are downloaded to it.
+    """Check that data.path exists, before a folder is made for the run; public data sets are downloaded to it.
 
     Too many devices, and a precision that this machine does not have, are refused too.
 
     Raises:
-        ValueError: by the data set; it names the folder in which a relative path was looked for.
+        ValueError: it does not exist; the message of the data set has the folder that a relative path starts from.
     """
     performance.precision(cfg, accelerator(cfg))
     device_count(cfg)
@@ -117,7 +117,7 @@ def _valid(weights: str) -> str | Path:
     """Return the newest valid checkpoint if weights are the folder of a run without an export; else weights.
 
     Raises:
-        UserError: a run's checkpoint is named that is not what was saved.
+        UserError: weights are a run's checkpoint, and the file is damaged.
     """
     path = Path(weights)
     if path.is_file() and checkpoint.has_digest(path) and not checkpoint.intact(path):

@@ -31,7 +31,7 @@ def print_dry_run(run: Run) -> int:
     """Print parameters, operations, memory, the largest batch, rates, the time to finish and the negatives.
 
     Raises:
-        UserError: and the library's ValueError, for what would stop the run itself at its start.
+        UserError, ValueError: the run itself would be refused at its start, for the same reason.
     """
     if os.environ.get("RANK", "0") != "0":
         return 0
@@ -108,7 +108,7 @@ def _time_rows(rates: Rates, processes: int, steps: int, batch: int) -> list[Row
 
 @contextmanager
 def _threads_of_one(processes: int) -> Iterator[None]:
-    """Inside, torch uses one process's part of the threads, as the processes of a run share the cores of a CPU."""
+    """Inside, torch uses the threads of one process: the processes of a run on a CPU share its cores."""
     before = torch.get_num_threads()
     torch.set_num_threads(max(1, before // processes))
     try:

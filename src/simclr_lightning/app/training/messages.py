@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -13,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from torch.optim.lr_scheduler import LambdaLR
 
+from simclr_lightning.app.commands import simclr_command, train_command
 from simclr_lightning.app.config.plain import to_plain
 from simclr_lightning.app.config.targets import resolve
 from simclr_lightning.app.training import performance
@@ -29,12 +28,6 @@ _WITHOUT_LABELS: Final = {  # docs/label_free.md
     "neighbours that the views share": ("neighbour_agreement", "{:.1%}"),
     "effective rank of h": ("effective_rank", "{:.1f}"),
 }
-
-
-def train_command() -> str:
-    """Return the command of this process as a user types it: ``simclr train``, or python with the path of train.py."""
-    program = sys.argv[0]
-    return f"python {shlex.quote(program)}" if Path(program).name == "train.py" else "simclr train"
 
 
 def packages_of(cfg: DictConfig) -> list[str]:
@@ -69,8 +62,8 @@ def closing_block(
     trusted = f" 'trusted=[{','.join(packages)}]'" if packages else ""
     commands = {
         "resume": " ".join((resume_command(folder, cfg), *(f"{key}=N" for key in limits))),
-        "evaluate": f"simclr evaluate {run}" + " data=folder data.path=LABELLED" * unlabelled + trusted,
-        "embed": f"simclr embed {run} IMAGES OUT.npz" + "".join(f" --trusted {name}" for name in packages),
+        "evaluate": f"{simclr_command()} evaluate {run}" + " data=folder data.path=LABELLED" * unlabelled + trusted,
+        "embed": f"{simclr_command()} embed {run} IMAGES OUT.npz" + "".join(f" --trusted {name}" for name in packages),
         "sync": sync_command(folder),
     }
     console.print(f"everything is in {shown(folder)}", soft_wrap=True, markup=False)

@@ -14,24 +14,24 @@ from simclr_lightning.simclr import SimCLR
 from simclr_lightning.stopping import Stopped
 from simclr_lightning.text import first_line
 
-WORTH_MEASURING = 200  # steps: the measure takes about as long as five
+WORTH_MEASURING = 200  # steps: the measurement takes as long as about five steps
 
 
 def preflight_line(
     cfg: DictConfig, module: SimCLR, data: ViewsDataModule, trainer: L.Trainer, *, devices: int, steps: int
 ) -> str:
-    """Measure for about two seconds and return the line to print; empty when ``preflight`` says not to.
+    """Measure for about two seconds and return the line to print; an empty text if nothing is measured.
 
-    Every process measures at the same time, as they will train. Nothing of the run depends on it, and whatever goes
-    wrong in it is left for the training to meet.
+    All processes of the run measure at the same time, as they will train. The run does not depend on the measurement;
+    if it fails, the line has the error, and training goes on.
 
     Args:
-        cfg: the run's configuration.
-        module: not changed.
-        data: not changed.
-        trainer: tells the device and the precision.
-        devices: processes on this machine.
-        steps: that are left; a run of a few is not worth it unless ``preflight=true``.
+        cfg: the run's configuration; ``preflight=false`` measures nothing.
+        module: the module to train; it is not changed.
+        data: the images; they are not changed.
+        trainer: its device and precision are measured.
+        devices: number of processes on this machine.
+        steps: optimizer steps that are left; below `WORTH_MEASURING`, only ``preflight=true`` measures.
     """
     if cfg.preflight is False or (cfg.preflight == "auto" and steps < WORTH_MEASURING):
         return ""
@@ -40,12 +40,12 @@ def preflight_line(
         return line_of(cfg, data, trainer, rates, devices=devices)
     except Stopped:
         raise
-    except Exception as error:  # training reports it, with the fix
+    except Exception as error:  # training raises it again, and its message has the fix
         return f"pre-flight: not measured ({type(error).__name__}: {first_line(error)})"
 
 
 def rates_of(module: SimCLR, data: ViewsDataModule, trainer: L.Trainer, *, processes: int, steps: int) -> Rates:
-    """Measure one of ``processes`` on its device, in the run's precision and with its micro-batches."""
+    """Return the rates of one of ``processes`` processes, in the precision and with the micro-batches of the run."""
     parts = data.batch_size // (module.micro_batch_size or data.batch_size)
     rates = preflight.measure_rates(
         module,
@@ -60,7 +60,7 @@ def rates_of(module: SimCLR, data: ViewsDataModule, trainer: L.Trainer, *, proce
 
 
 def line_of(cfg: DictConfig, data: ViewsDataModule, trainer: L.Trainer, rates: Rates, *, devices: int) -> str:
-    """Return the line for measured rates, with ``devices`` processes on this machine."""
+    """Return the pre-flight line for measured rates, with ``devices`` processes on this machine."""
     tensor = data.load().train.tensor
     return preflight.line(
         rates,

@@ -40,15 +40,15 @@ def run_process(
     """Train and, on rank 0, finish the run; return the exit code.
 
     Args:
-        folder: the run's folder, held by the caller's process or its parent.
+        folder: the run's folder, which this process or its parent has locked.
         cfg: the resolved configuration.
-        checkpoint: where to resume from.
+        checkpoint: the checkpoint to resume from; None: a new run.
         any_images: resume although the images differ from the checkpoint's.
-        started: when the program began, for the wall time in the summary.
-        is_rank: a parent process passes the signals on and writes the summary of a stopped run (`record_stop`).
+        started: time in seconds since the epoch at which the program began; None: now.
+        is_rank: whether a parent process passes signals on and writes the summary of a stopped run (`record_stop`).
 
     Raises:
-        UserError: and the library's ValueError, for what the user can fix; the summary then has the status "failed".
+        UserError, ValueError: the user can fix the cause; summary.json then has the status "failed".
     """
     quiet_libraries()
     machine.limit_threads()
@@ -66,7 +66,7 @@ def run_process(
             return _train(folder, cfg, parts, checkpoint, console, time.time() if started is None else started)
         except BaseException as error:
             signum = error.signum if isinstance(error, Stopped) else STOP.pending()
-            if signum:  # an error after a signal comes from a peer or a worker that has stopped
+            if signum:  # an error after a signal is that of a rank or worker which has stopped
                 STOP.wait_for_check(PATIENCE)
                 STOP.do_last(signum)
                 return 128 + signum

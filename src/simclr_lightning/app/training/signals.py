@@ -1,4 +1,4 @@
-"""Training under signals: a step ends, the state is saved, and Lightning's own handlers stay out."""
+"""Keep the signal handlers of `STOP` during training, so that a signal ends a run after a whole step is saved."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from simclr_lightning.stopping import PATIENCE, STOP
 
 
 class KeepSignals(L.Callback):
-    """Let a signal wait for the end of a step, with the handlers of `STOP` in place of Lightning's.
+    """Replace Lightning's signal handlers by those of `STOP`, so that a signal waits for the end of a step.
 
     Lightning's SIGTERM handler sends to the other ranks from inside the handler, and in a group its loop reads a tensor
-    from the device at every step to learn of a SIGTERM. `Health` exchanges the signals on the CPU, between steps. This
-    callback comes last, so that everything is saved when training ends.
+    from the device at every step to find a SIGTERM. `Health` exchanges the signals on the CPU, between steps. This
+    callback must be the last one: the others save before it ends the training.
     """
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Put our handlers back whenever Lightning has set its own."""
+        """Set the handlers of `STOP` again whenever Lightning has set its own."""
         loop, connector = trainer.fit_loop.epoch_loop, trainer._signal_connector
         assert hasattr(loop, "_broadcast_sigterm_tensor"), "Lightning has renamed it"
         loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
@@ -32,7 +32,7 @@ class KeepSignals(L.Callback):
         connector.register_signal_handlers = register_and_put_back  # type: ignore[method-assign]
 
     def on_train_batch_end(self, *arguments: Any, **named: Any) -> None:
-        """After a first step there is something to save: from here on a signal waits for the end of a step."""
+        """Let signals wait for the end of a step: after the first step, there is something to save."""
         STOP.wait_for_check(math.inf)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
