@@ -66,7 +66,8 @@ def make_data(cfg: DictConfig) -> ViewsDataModule:
     lazy = cfg.get("micro_batch_size") is not None and floats > VIEWS_AT_ONCE
     # Called with the recipe and not made with it: Hydra would make a configuration of a dataclass.
     data: ViewsDataModule = make(cfg.data, _partial_=True, seed=cfg.seed, lazy=lazy)(recipe=recipe)
-    overfit, limit = cfg.trainer.get("overfit_batches"), cfg.trainer.get("limit_train_batches")
+    trainer = cfg.get("trainer") or {}  # an evaluation has none
+    overfit, limit = trainer.get("overfit_batches"), trainer.get("limit_train_batches")
     data.limit = overfit or (1.0 if limit is None else limit)
     return data
 
