@@ -66,7 +66,7 @@ def make_data(cfg: DictConfig) -> ViewsDataModule:
     lazy = cfg.get("micro_batch_size") is not None and floats > VIEWS_AT_ONCE
     # Called with the recipe and not made with it: Hydra would make a configuration of a dataclass.
     data: ViewsDataModule = make(cfg.data, _partial_=True, seed=cfg.seed, lazy=lazy)(recipe=recipe)
-    trainer = cfg.get("trainer") or {}  # an evaluation has none
+    trainer = cfg.get("trainer") or {}
     overfit, limit = trainer.get("overfit_batches"), trainer.get("limit_train_batches")
     data.limit = overfit or (1.0 if limit is None else limit)
     return data
@@ -80,8 +80,9 @@ def check_images(cfg: DictConfig) -> None:
     Raises:
         ValueError: by the data set; it names the folder in which a relative path was looked for.
     """
-    performance.precision(cfg, accelerator(cfg))
-    device_count(cfg)
+    if "trainer" in cfg:  # an evaluation has none
+        performance.precision(cfg, accelerator(cfg))
+        device_count(cfg)
     if cfg.data.path is None or Path(cfg.data.path).expanduser().exists():
         return
     if resolve(cfg.data.dataset._target_) in (array, folder, imagenet, packed):
