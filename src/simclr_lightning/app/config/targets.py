@@ -52,12 +52,8 @@ HYDRA_ALLOWED: Final[tuple[str, ...]] = (
 )
 _LOGGING_ALLOWED: Final = frozenset(
     {
-        "colorlog.ColoredFormatter",
-        "logging.FileHandler",
-        "logging.Formatter",
-        "logging.NullHandler",
-        "logging.StreamHandler",
-        "rich.logging.RichHandler",
+        *("colorlog.ColoredFormatter", "logging.FileHandler", "logging.Formatter", "logging.NullHandler"),
+        *("logging.StreamHandler", "rich.logging.RichHandler"),
     }
 )
 _EXTERNAL_ALLOWED: Final = frozenset({"ext://sys.stdout", "ext://sys.stderr"})

@@ -92,8 +92,9 @@ def make_data(cfg: DictConfig) -> ViewsDataModule:
     # The recipe is an argument of the second call, since Hydra would convert a dataclass to a configuration.
     data: ViewsDataModule = make(cfg.data, _partial_=True, seed=cfg.seed, lazy=lazy)(recipe=recipe)
     data.start_method = "forkserver"  # this process has threads and its own signal handlers
-    overfit, limit = cfg.trainer.get("overfit_batches"), cfg.trainer.get("limit_train_batches")
-    data.limit, data.repeat = overfit or (1.0 if limit is None else limit), bool(overfit)
+    trainer = cfg.get("trainer") or {}
+    overfit, limit = trainer.get("overfit_batches"), trainer.get("limit_train_batches")
+    data.limit = overfit or (1.0 if limit is None else limit)
     return data
 
 
@@ -105,8 +106,9 @@ def check_images(cfg: DictConfig) -> None:
     Raises:
         ValueError: it does not exist; the message of the data set has the folder that a relative path starts from.
     """
-    performance.precision(cfg, accelerator(cfg))
-    device_count(cfg)
+    if "trainer" in cfg:  # an evaluation has none
+        performance.precision(cfg, accelerator(cfg))
+        device_count(cfg)
     if cfg.data.path is None or Path(cfg.data.path).expanduser().exists():
         return
     if resolve(cfg.data.dataset._target_) in (array, folder, hf, imagenet, packed):

@@ -138,6 +138,8 @@ def trainer_options(cfg: DictConfig, devices: int, steps_per_epoch: int) -> dict
 
 def total_steps(cfg: DictConfig, steps_per_epoch: int) -> int:
     """Return the optimizer steps of the whole run: max_steps, or max_epochs if that comes earlier."""
+    if fast := cfg.trainer.get("fast_dev_run"):
+        return int(fast)
     by_epochs = int(cfg.trainer.max_epochs) * steps_per_epoch
     return by_epochs if cfg.trainer.max_steps < 0 else min(by_epochs, int(cfg.trainer.max_steps))
 
