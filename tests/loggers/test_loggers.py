@@ -20,7 +20,7 @@ import pytest
 import yaml
 from omegaconf import OmegaConf
 
-from conftest import WORDS
+from conftest import OVERRIDES
 from made_runs import make_run
 from simclr_lightning.app.runs.locate import locate_checked
 from simclr_lightning.app.runs.run import run_name
@@ -69,7 +69,7 @@ def test_wandb_offline_without_a_key(
 ) -> None:
     monkeypatch.delenv("WANDB_MODE")
     monkeypatch.setenv("NETRC", "/dev/null")
-    overrides = (*WORDS, f"data.path={npz}", "logger=wandb", "hydra.run.dir=run", "trainer.max_steps=2")
+    overrides = (*OVERRIDES, f"data.path={npz}", "logger=wandb", "hydra.run.dir=run", "trainer.max_steps=2")
     assert simclr("train", *overrides) == 0
     assert "wandb sync run/wandb/offline-run-" in capsys.readouterr().out.replace(str(Path.cwd()) + "/", "")
     assert list(Path("run/wandb").glob("offline-run-*/*.wandb"))
@@ -271,7 +271,7 @@ def test_under_wandb_agent_the_run_belongs_to_the_sweep_of_the_server(
 def test_a_run_finishes_when_the_server_hangs_and_does_not_save_the_key(npz: Path, tmp_path: Path) -> None:
     server = Server(hangs_after="upsertBucket")
     env = {**os.environ, "WANDB_MODE": "online", "WANDB_API_KEY": KEY, "WANDB_BASE_URL": server.url}
-    overrides = (*WORDS, f"data.path={npz}", "logger=wandb", "hydra.run.dir=run", "trainer.max_steps=2")
+    overrides = (*OVERRIDES, f"data.path={npz}", "logger=wandb", "hydra.run.dir=run", "trainer.max_steps=2")
     command = [sys.executable, "-m", "simclr_lightning.cli", "train", *overrides]
     done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=200, check=False)
     assert done.returncode == 0, done.stderr
@@ -299,7 +299,7 @@ def test_a_server_that_does_not_respond_at_the_start(
 
 
 def test_tensorboard(npz: Path, simclr: Callable[..., int]) -> None:
-    overrides = (*WORDS, f"data.path={npz}", "logger=tensorboard", "hydra.run.dir=run", "trainer.max_steps=2")
+    overrides = (*OVERRIDES, f"data.path={npz}", "logger=tensorboard", "hydra.run.dir=run", "trainer.max_steps=2")
     assert simclr("train", *overrides) == 0
     assert list(Path("run/tensorboard").glob("events*"))
     assert Path("run/metrics.csv").exists()

@@ -11,16 +11,16 @@ from pathlib import Path
 
 import pytest
 
-from conftest import WORDS
+from conftest import OVERRIDES
 
 ROOT = Path(__file__).parents[2]
-SHORT = (*WORDS, "experiment=null", "model=tiny", "trainer.max_steps=2", "hydra.run.dir=run")
+SHORT = (*OVERRIDES, "experiment=null", "model=tiny", "trainer.max_steps=2", "hydra.run.dir=run")
 
 
 def shell(command: str, folder: Path, *words: str, **environment: str | None) -> subprocess.CompletedProcess[str]:
     """Run a line of bash in which ``simclr`` is this program."""
     program = f"{shlex.quote(sys.executable)} -m simclr_lightning.cli"
-    line = command.replace("WORDS", shlex.join(words))
+    line = command.replace("OVERRIDES", shlex.join(words))
     line = program + line.removeprefix("simclr") if line.startswith("simclr") else line
     env = {**os.environ, "PYTHONPATH": str(ROOT / "src"), **environment}
     return subprocess.run(
@@ -32,8 +32,8 @@ def shell(command: str, folder: Path, *words: str, **environment: str | None) ->
 @pytest.mark.parametrize(
     ("command", "out"),
     [
-        ("simclr train WORDS <&- >&- 2>&-", ""),
-        ("simclr train WORDS 2>&1 | head -c 1 | wc -c; exit ${PIPESTATUS[0]}", "1\n"),
+        ("simclr train OVERRIDES <&- >&- 2>&-", ""),
+        ("simclr train OVERRIDES 2>&1 | head -c 1 | wc -c; exit ${PIPESTATUS[0]}", "1\n"),
     ],
 )
 def test_a_run_ends_well_without_streams_and_without_a_reader(
