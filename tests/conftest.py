@@ -32,7 +32,7 @@ from matplotlib.figure import Figure
 from torch import nn
 
 SMALL = ViewRecipe(size=8, strength=0.5, blur=0.0)
-WORDS = (  # a run of seconds: small network, few images
+OVERRIDES = (  # a run of seconds: small network, few images
     "data=array",
     "model.encoder.width=0.125",
     "data.batch_size=16",

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import pytest
 from PIL import Image
 
-from conftest import WORDS
+from conftest import OVERRIDES
 
 PAGE = Path(__file__).parents[1] / "docs" / "bring_your_own.md"
 BLOCKS = re.findall(r"```(python|bash)\n(.*?)```", PAGE.read_text("utf-8"), re.DOTALL)
@@ -46,7 +46,9 @@ def program(
 def train(program: Program, overrides: list[str]) -> dict[str, Any]:
     """Train two steps on small images and return the summary."""
     given = {override.lstrip("+~").partition("=")[0] for override in overrides}
-    own = [override for override in (*WORDS, f"data.path={program.images}") if override.partition("=")[0] not in given]
+    own = [
+        override for override in (*OVERRIDES, f"data.path={program.images}") if override.partition("=")[0] not in given
+    ]
     if "data" in given:
         own = [override for override in own if not override.startswith("data.path=")]
     if "model" in given:

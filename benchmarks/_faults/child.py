@@ -99,7 +99,7 @@ class Child:
 
 
 def program(*words: object) -> Callable[[], int]:
-    """Return a function that runs ``simclr WORDS``."""
+    """Return a function that runs ``simclr OVERRIDES``."""
     return lambda: simclr([str(word) for word in words])
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from conftest import WORDS, small_images
+from conftest import OVERRIDES, small_images
 from simclr_lightning.app import commands
 from simclr_lightning.app.commands import remember_program, simclr_command, train_command
 from simclr_lightning.app.errors import UserError
@@ -79,7 +79,7 @@ def test_a_run_with_a_trusted_package_of_the_current_folder_is_resumed_by_the_pr
     (tmp_path / "my_loss/__init__.py").write_text(
         "from torch import nn\nclass Loss(nn.Module):\n def forward(self, a, b): return (a - b).square().mean()\n"
     )
-    words = (*WORDS, "data.path=images.npz", "hydra.run.dir=run", "trainer.max_steps=1", "trainer.devices=2")
+    words = (*OVERRIDES, "data.path=images.npz", "hydra.run.dir=run", "trainer.max_steps=1", "trainer.devices=2")
     own = ("loss._target_=my_loss.Loss", "~loss.temperature", "trusted=[my_loss]", "callbacks.online.every_n_epochs=0")
     line = shlex.join(["python", str(ROOT / "train.py"), *words, *own])
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"

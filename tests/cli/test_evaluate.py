@@ -19,7 +19,7 @@ import torchvision
 import yaml
 from PIL import Image
 
-from conftest import WORDS, SmallEncoder, small_data, small_images
+from conftest import OVERRIDES, SmallEncoder, small_data, small_images
 from simclr_lightning import checkpoint, load_encoder, pictures
 from simclr_lightning.app.config.composition import compose
 from simclr_lightning.app.config.plain import to_plain
@@ -52,7 +52,12 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
         folder / "images.npz",
         train_images=images[:64], train_labels=labels[:64], test_images=images[64:], test_labels=labels[64:],
     )  # fmt: skip
-    overrides = (*WORDS, f"data.path={folder / 'images.npz'}", f"hydra.run.dir={folder / 'run'}", "trainer.max_steps=2")
+    overrides = (
+        *OVERRIDES,
+        f"data.path={folder / 'images.npz'}",
+        f"hydra.run.dir={folder / 'run'}",
+        "trainer.max_steps=2",
+    )
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("WANDB_MODE", "offline")
         assert main(["train", *overrides]) == 0
@@ -301,9 +306,9 @@ def test_a_run_that_has_not_finished(simclr: Program, run: Path, capsys: pytest.
     capsys.readouterr()
     want = checkpoint.load(run / "checkpoints/previous.ckpt")["state_dict"]
     with pytest.raises(UserError, match=r"last\.ckpt is damaged"):
-        make_parts(compose([*WORDS, "data.path=any.npz", f"model.weights={last}"]))
+        make_parts(compose([*OVERRIDES, "data.path=any.npz", f"model.weights={last}"]))
     assert all(torch.equal(value, want[f"encoder.{name}"]) for name, value in older.items())
-    begun = make_parts(compose([*WORDS, "data.path=any.npz", f"model.weights={run}"])).module.encoder
+    begun = make_parts(compose([*OVERRIDES, "data.path=any.npz", f"model.weights={run}"])).module.encoder
     assert all(torch.equal(value, want[f"encoder.{name}"]) for name, value in begun.state_dict().items())
 
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from conftest import WORDS, small_images
+from conftest import OVERRIDES, small_images
 from simclr_lightning import load_encoder
 from simclr_lightning.cli import main
 from simclr_lightning.views import centre_view
@@ -56,7 +56,7 @@ class Infinite(Maps):
 def number():
     return 3
 '''
-OWN = [word for word in WORDS if not word.startswith("model.")]
+OWN = [word for word in OVERRIDES if not word.startswith("model.")]
 Program = Callable[..., int]
 
 

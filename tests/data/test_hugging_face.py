@@ -12,12 +12,12 @@ import pytest
 import torch
 from PIL import Image
 
-from conftest import WORDS, small_images
+from conftest import OVERRIDES, small_images
 from simclr_lightning.data import hf
 
 datasets = pytest.importorskip("datasets")
 IMAGES, CLASSES = small_images(40)
-RUN = (*WORDS[1:], "trainer.max_epochs=1", "data.num_workers=0", "callbacks.online.every_n_epochs=0")
+RUN = (*OVERRIDES[1:], "trainer.max_epochs=1", "data.num_workers=0", "callbacks.online.every_n_epochs=0")
 
 
 @pytest.fixture(autouse=True)

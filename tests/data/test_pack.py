@@ -18,7 +18,7 @@ import pytest
 import torch
 from PIL import Image
 
-from conftest import SMALL, WORDS, small_data
+from conftest import OVERRIDES, SMALL, small_data
 from simclr_lightning.data import (
     ImageError,
     ImageSet,
@@ -392,7 +392,7 @@ def test_pack_train_evaluate_embed(
     said = capsys.readouterr().out
     assert "30 images, 2 classes" in said
     assert "data.path='a b'" in said
-    words = [word for word in WORDS if not word.startswith("data")]
+    words = [word for word in OVERRIDES if not word.startswith("data")]
     source = ["data=packed", "data.path=a b", "data.num_workers=0", "data.batch_size=8", "experiment=null"]
     assert simclr("train", *source, *words, "trainer.max_steps=4", "hydra.run.dir=run") == 0
     summary = json.loads(Path("run/summary.json").read_text())

@@ -23,7 +23,7 @@ from lightning.pytorch.loggers.logger import DummyLogger
 from omegaconf import OmegaConf
 
 import warm
-from conftest import WORDS
+from conftest import OVERRIDES
 from made_runs import make_run
 from simclr_lightning.app.runs.locate import locate_checked
 from simclr_lightning.app.runs.run import run_name
@@ -74,7 +74,7 @@ def test_wandb_offline_without_a_key(
 ) -> None:
     monkeypatch.delenv("WANDB_MODE")
     monkeypatch.setenv("NETRC", "/dev/null")
-    overrides = (*WORDS, f"data.path={npz}", "logger=wandb", "hydra.run.dir=run", "trainer.max_steps=2")
+    overrides = (*OVERRIDES, f"data.path={npz}", "logger=wandb", "hydra.run.dir=run", "trainer.max_steps=2")
     assert simclr("train", *overrides) == 0
     assert "wandb sync run/wandb/offline-run-" in capsys.readouterr().out.replace(str(Path.cwd()) + "/", "")
     assert list(Path("run/wandb").glob("offline-run-*/*.wandb"))
@@ -276,7 +276,7 @@ def test_under_wandb_agent_the_run_belongs_to_the_sweep_of_the_server(
 def test_a_run_finishes_when_the_server_hangs_and_does_not_save_the_key(npz: Path, tmp_path: Path) -> None:
     server = Server(hangs_after="upsertBucket")
     env = {**os.environ, "WANDB_MODE": "online", "WANDB_API_KEY": KEY, "WANDB_BASE_URL": server.url}
-    overrides = (*WORDS, f"data.path={npz}", "logger=wandb", "hydra.run.dir=run", "trainer.max_steps=2")
+    overrides = (*OVERRIDES, f"data.path={npz}", "logger=wandb", "hydra.run.dir=run", "trainer.max_steps=2")
     command = [sys.executable, "-m", "simclr_lightning.cli", "train", *overrides]
     pipe = subprocess.PIPE
     process = warm.Popen(command, cwd=tmp_path, env=env, stdout=pipe, stderr=pipe, text=True)
@@ -310,7 +310,7 @@ def test_several_loggers_get_metrics_hyperparameters_and_pictures(npz: Path, sim
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     loggers = "logger=[csv,tensorboard,mlflow]"
-    overrides = (*WORDS, f"data.path={npz}", loggers, "hydra.run.dir=run", "trainer.max_epochs=1")
+    overrides = (*OVERRIDES, f"data.path={npz}", loggers, "hydra.run.dir=run", "trainer.max_epochs=1")
     assert simclr("train", *overrides) == 0
     assert simclr("train", "ckpt_path=run", "trainer.max_epochs=2") == 0  # it goes on in the same run of MLflow
     found = EventAccumulator("run/tensorboard")

@@ -15,7 +15,7 @@ from PIL import Image
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from conftest import SMALL, WORDS, SmallEncoder, small_data, small_images, small_module, small_trainer
+from conftest import OVERRIDES, SMALL, SmallEncoder, small_data, small_images, small_module, small_trainer
 from simclr_lightning import preflight, resnet
 from simclr_lightning.app.config.composition import compose
 from simclr_lightning.app.training.preflight import preflight_line
@@ -223,7 +223,7 @@ def test_a_dry_run_prints_what_a_run_needs(
     simclr: Callable[..., int], npz: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     before = sorted(tmp_path.rglob("*"))
-    assert simclr("train", *WORDS, f"data.path={npz}", "trainer.devices=2", "dry_run=true") == 0
+    assert simclr("train", *OVERRIDES, f"data.path={npz}", "trainer.devices=2", "dry_run=true") == 0
     assert sorted(tmp_path.rglob("*")) == before
     said = capsys.readouterr().out
     for part in ("2 cpu, 8 of 16 images on each", "30 a view", "FLOP a pair", "largest batch", "8 steps at"):

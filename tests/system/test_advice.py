@@ -17,7 +17,7 @@ import pytest
 import yaml
 
 from advice import advised
-from conftest import WORDS
+from conftest import OVERRIDES
 from simclr_lightning.app.config.arguments import SET_BY_PROGRAM
 from simclr_lightning.app.config.composition import compose
 from simclr_lightning.app.config.grammar import value_of
@@ -93,7 +93,7 @@ def test_the_advice_about_a_configuration_works(
         pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
     if "timm" in wrong:
         pytest.importorskip("timm")
-    base = [word for word in WORDS if not ("timm" in wrong and "width" in word)]
+    base = [word for word in OVERRIDES if not ("timm" in wrong and "width" in word)]
     # The images are looked for when the configuration is right; a sweep is then checked to its end.
     is_sweep = "-m" in f"{pattern} {right}"
     base.append(f"data.path={npz if is_sweep else 'missing.npz'}")
@@ -114,7 +114,7 @@ def test_the_quotes_that_are_advised_give_the_text_itself(
 
 
 def test_the_keys_to_use_instead_of_those_that_the_program_sets_are_in_the_configuration() -> None:
-    cfg = to_plain(compose([*WORDS, "data.path=x"]))
+    cfg = to_plain(compose([*OVERRIDES, "data.path=x"]))
     names = {"hydra.run.dir", *cfg, *flatten(cfg)} | {name.rpartition(".")[0] for name in flatten(cfg)}
     for key, instead in SET_BY_PROGRAM.items():
         assert all(name.removesuffix(".*") in names for name in instead.split(" or ") if name), key
@@ -167,7 +167,7 @@ def test_the_package_to_trust_is_trusted(
     net = "from conftest import SmallEncoder\ndef net(**options):\n    return SmallEncoder()\n"
     (tmp_path / "own_net.py").write_text(net)
     monkeypatch.syspath_prepend(tmp_path)
-    words = ["train", *WORDS, f"data.path={npz}", "dry_run=true", "model.encoder._target_=own_net.net"]
+    words = ["train", *OVERRIDES, f"data.path={npz}", "dry_run=true", "model.encoder._target_=own_net.net"]
     assert simclr(*words) == 2
     (advice,) = advised(capsys, r"add (trusted=\S+)")
     assert simclr(*words, advice.replace("PACKAGE", "own_net")) == 0

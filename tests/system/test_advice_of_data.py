@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from advice import advised
-from conftest import WORDS, small_images
+from conftest import OVERRIDES, small_images
 from simclr_lightning.cli import COMMANDS
 
 Program = Callable[..., int]
@@ -70,7 +70,7 @@ def test_the_advice_about_images_works(
     Path("classes/train/c0/0.png").write_bytes(b"")
     Image.fromarray(np.full((12, 12), 2000, np.uint16)).save("deep/c0/0.png")
     assert simclr("pack", "pics", "packed") == 0
-    base = ["train", *WORDS[1:], "data.batch_size=8", "data.num_workers=0", "dry_run=true"]
+    base = ["train", *OVERRIDES[1:], "data.batch_size=8", "data.num_workers=0", "dry_run=true"]
     assert simclr(*base, *wrong.split()) in (1, 2)
     words = right.format(*advised(capsys, pattern)).replace("D ", "data=array data.path=images.npz ")
     assert simclr(*base, *words.split()) == 0, capsys.readouterr().err
@@ -90,7 +90,7 @@ def test_the_advice_about_an_array_works(
 ) -> None:
     with np.load(npz) as file:
         arrays = dict(file)
-    words = ["train", *WORDS, f"data.path={npz}", "dry_run=true"]
+    words = ["train", *OVERRIDES, f"data.path={npz}", "dry_run=true"]
     np.savez(npz, **{**arrays, key: spoil(arrays[key])}, allow_pickle=True)
     assert simclr(*words) == 1
     (advice,) = advised(capsys, pattern)
@@ -107,7 +107,7 @@ def test_the_words_of_other_commands_that_are_advised_are_theirs(
     assert advised(capsys, r"did you mean (\w+)")[0] in COMMANDS
     assert simclr("rank") == 2
     (advice,) = advised(capsys, r"type simclr (.+)$")
-    assert simclr(*shlex.split(advice), *WORDS, "data.path=missing.npz") == 1
+    assert simclr(*shlex.split(advice), *OVERRIDES, "data.path=missing.npz") == 1
     _write_images(Path("our pics"))
     Image.fromarray(np.full((12, 12), 2000, np.uint16)).save("our pics/c0/0.png")
     assert simclr("pack", "our pics", "out's", "qualty=80") == 2
@@ -116,5 +116,5 @@ def test_the_words_of_other_commands_that_are_advised_are_theirs(
     key, value = advised(capsys, r"set (\w+) to .* \((\d+) for 12 bits")
     assert simclr("pack", "our pics", "out's", f"{key}={value}") == 0
     (advice,) = advised(capsys, r"train on them with: simclr (.+)$")
-    words = [word for word in WORDS if not word.startswith("data=")]
+    words = [word for word in OVERRIDES if not word.startswith("data=")]
     assert simclr(*shlex.split(advice), *words, "data.batch_size=8", "data.num_workers=0", "dry_run=true") == 0

@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 import advice
-from conftest import WORDS, small_images
+from conftest import OVERRIDES, small_images
 from simclr_lightning.app.config.quoting import quote_paths
 from simclr_lightning.app.runs.run import locked, reached_limits
 from simclr_lightning.app.training import trainer
@@ -26,7 +26,7 @@ from simclr_lightning.run_folder import read_summary, typed
 from simclr_lightning.stopping import STOP
 
 NAME = "a run's"  # of the folder: a shell needs quotes for it
-QUICK = (*WORDS, "data.path=images.npz", "callbacks.online.every_n_epochs=0")
+QUICK = (*OVERRIDES, "data.path=images.npz", "callbacks.online.every_n_epochs=0")
 Say = Callable[..., str]
 
 

@@ -20,7 +20,7 @@ import torch
 from PIL import Image
 
 import warm
-from conftest import WORDS, small_images
+from conftest import OVERRIDES, small_images
 from simclr_lightning import checkpoint
 from simclr_lightning.run_folder import OUTPUT
 
@@ -101,7 +101,7 @@ def stopped(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int, str, s
     folder = tmp_path_factory.mktemp("stopped")
     images, labels = small_images(64)
     np.savez(folder / "images.npz", train_images=images, train_labels=labels)
-    words = (*WORDS, "data.path=images.npz", "trainer.devices=2", f"hydra.run.dir={folder / 'run'}")
+    words = (*OVERRIDES, "data.path=images.npz", "trainer.devices=2", f"hydra.run.dir={folder / 'run'}")
     with training(folder, *words, *LASTS) as process:
         process.send_signal(signal.SIGTERM)
         return folder, *finish(process)
@@ -175,7 +175,7 @@ def test_a_job_that_is_killed_is_resumed_by_the_same_command_and_no_finished_job
     # Once it has saved, the longer job waits to be killed.
     waits = f"'trainer.max_epochs=3' in sys.argv and Path({str(saved)!r}).exists() and not Path({str(go)!r}).exists()"
     hold = f"while {waits}: time.sleep(0.05)"
-    words = [word for word in WORDS if not word.startswith("trainer.max_epochs")]
+    words = [word for word in OVERRIDES if not word.startswith("trainer.max_epochs")]
     words += [f"data.path={npz}", "trainer.max_epochs=1,3", "hydra.sweep.dir=sweep", "hydra.launcher.jobs=2"]
     words += spied_loss(tmp_path, monkeypatch, hold)
     process = start(tmp_path, "-m", *words)
@@ -205,7 +205,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, tuple[int, str
     folder = tmp_path_factory.mktemp("pair")
     images, labels = small_images(64)
     np.savez(folder / "images.npz", train_images=images, train_labels=labels)
-    words = [word for word in WORDS if not word.startswith("data.batch_size")]
+    words = [word for word in OVERRIDES if not word.startswith("data.batch_size")]
     # 128 is more than the 64 images: known only once they are loaded, in every rank of the job.
     words += ["data.path=images.npz", "trainer.devices=2", "data.batch_size=128,16"]
     return folder, sweep(folder, *words, f"hydra.sweep.dir={folder / 'sweep'}")
@@ -234,7 +234,7 @@ def test_two_nodes_give_the_run_of_two_devices(pair: tuple[Path, tuple[int, str,
         "-m",
         "simclr_lightning.cli",
         "train",
-        *WORDS,
+        *OVERRIDES,
         f"data.path={pair[0] / 'images.npz'}",
         "trainer.num_nodes=2",
     ]
@@ -268,9 +268,9 @@ def test_devices_that_are_not_those_of_torchrun_are_refused(
     variables = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": "29500"}
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    assert simclr("train", *WORDS, f"data.path={npz}") == 2
+    assert simclr("train", *OVERRIDES, f"data.path={npz}") == 2
     assert "2 processes were started from outside" in capsys.readouterr().err
-    assert simclr("train", "-m", *WORDS, f"data.path={npz}", "seed=1,2") != 0
+    assert simclr("train", "-m", *OVERRIDES, f"data.path={npz}", "seed=1,2") != 0
     assert "cannot run under torchrun" in capsys.readouterr().err
 
 
@@ -286,7 +286,7 @@ def test_several_tasks_of_srun_are_refused_before_anything(
     monkeypatch.setenv("SLURM_NTASKS", tasks)
     monkeypatch.setenv("SLURM_PROCID", "0")
     for words in ((), ("dry_run=true",)):
-        assert simclr("train", *WORDS, f"data.path={npz}", "hydra.run.dir=run", *words) == 1
+        assert simclr("train", *OVERRIDES, f"data.path={npz}", "hydra.run.dir=run", *words) == 1
         assert says in capsys.readouterr().err
     assert not Path("run").exists()
 
@@ -296,7 +296,7 @@ def test_ctrl_c_reaches_loader_workers_and_the_run_still_saves(tmp_path: Path) -
         path = tmp_path / "images" / f"{index:02d}.png"
         path.parent.mkdir(exist_ok=True)
         Image.fromarray(image).save(path)
-    words = [word for word in WORDS if not word.startswith(("data=", "trainer.max_epochs"))]
+    words = [word for word in OVERRIDES if not word.startswith(("data=", "trainer.max_epochs"))]
     run = tmp_path / "run"
     process = start(
         tmp_path, *words, "data=folder", "data.path=images", "data.num_workers=2", "hydra.run.dir=run", *LASTS
@@ -310,7 +310,7 @@ def test_ctrl_c_reaches_loader_workers_and_the_run_still_saves(tmp_path: Path) -
 
 
 def test_a_failed_start_does_not_block_the_folder(npz: Path, simclr: object) -> None:
-    words = [word for word in WORDS if not word.startswith("data.batch_size")]
+    words = [word for word in OVERRIDES if not word.startswith("data.batch_size")]
     words = [*words, f"data.path={npz}", "hydra.run.dir=run", "trainer.max_steps=1"]
     assert simclr("train", *words, "data.batch_size=128") != 0
     assert "larger than the 64 training images" in summary(Path("run"))["reason"]
@@ -323,7 +323,7 @@ def test_optuna_gives_every_rank_the_same_temperature(
     pytest.importorskip("optuna")
     note = f"Path({str(tmp_path)!r}, f'{{self.temperature!r}} of {{os.environ.get(\"RANK\")}}').touch()"
     spied = (*spied_loss(tmp_path, monkeypatch, note), "loss.temperature=interval(0.1,1)")
-    words = (*WORDS, f"data.path={npz}", "trainer.devices=2", "trainer.max_steps=2")
+    words = (*OVERRIDES, f"data.path={npz}", "trainer.devices=2", "trainer.max_steps=2")
     study = ("-m", "hydra/sweeper=optuna", "hydra.sweeper.n_trials=1", "hydra.sweep.dir=study")
     assert simclr("train", *words, *spied, *study) == 0
     tried = {summary(file.parent)["temperature"] for file in tmp_path.glob("study/*/summary.json")}

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from conftest import WORDS, small_images
+from conftest import OVERRIDES, small_images
 
 
 def test_every_command_works_without_a_home(
@@ -25,7 +25,7 @@ def test_every_command_works_without_a_home(
     (tmp_path / "pics").mkdir()
     for number, image in enumerate(small_images(4)[0]):
         Image.fromarray(image).save(tmp_path / "pics" / f"{number}.png")
-    assert simclr("train", *WORDS, f"data.path={npz}", "trainer.max_steps=1", "hydra.run.dir=run") == 0
+    assert simclr("train", *OVERRIDES, f"data.path={npz}", "trainer.max_steps=1", "hydra.run.dir=run") == 0
     with monkeypatch.context() as patch:
         patch.setenv("HOME", "/proc/none")
         assert simclr("train", "ckpt_path=run", "trainer.max_steps=2", "logger=wandb") == 0

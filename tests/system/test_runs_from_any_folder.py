@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from conftest import WORDS
+from conftest import OVERRIDES
 from simclr_lightning.app.config.plain import diff, with_absolute_paths
 from simclr_lightning.run_folder import read_summary
 
@@ -22,7 +22,7 @@ def saved(run: Path) -> dict[str, dict[str, str]]:
 def test_a_run_with_relative_paths_goes_on_from_another_folder(
     simclr: Program, npz: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = (*WORDS, "trainer.max_steps=1", "hydra.run.dir=run")
+    words = (*OVERRIDES, "trainer.max_steps=1", "hydra.run.dir=run")
     assert simclr("train", *words, f"data.path={npz.name}") == 0
     run, elsewhere = tmp_path / "run", tmp_path / "elsewhere"
     assert saved(run)["data"]["path"] == str(npz)

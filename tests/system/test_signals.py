@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 import warm
-from conftest import WORDS
+from conftest import OVERRIDES
 from simclr_lightning import checkpoint, export, pictures
 from simclr_lightning.app.launch.ranks import _is_lost_peer
 from simclr_lightning.app.training import finish, process
@@ -66,7 +66,7 @@ def test_a_signal_stops_the_run_after_the_piece_of_work_and_the_printed_line_wor
         calls.append(name)
         return result
 
-    words = [*WORDS, f"data.path={npz}", "hydra.run.dir=run"]
+    words = [*OVERRIDES, f"data.path={npz}", "hydra.run.dir=run"]
     with monkeypatch.context() as patch:
         patch.setattr(owner, name, interrupted)
         assert simclr("train", *words) == 128 + signum
@@ -103,7 +103,7 @@ def test_a_map_that_cannot_be_interrupted_does_not_delay_the_end(npz: Path, tmp_
         "sys.exit(main(sys.argv[1:], ends=True))"
     )
     started = warm.Popen(
-        [sys.executable, "-c", code, "train", *WORDS, f"data.path={npz}", "hydra.run.dir=run"],
+        [sys.executable, "-c", code, "train", *OVERRIDES, f"data.path={npz}", "hydra.run.dir=run"],
         cwd=tmp_path, env={**os.environ, "OMP_NUM_THREADS": "1"}, text=True, stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )  # fmt: skip
@@ -129,7 +129,7 @@ def test_a_signal_that_comes_when_the_run_is_finished_changes_nothing(
         real(*words)
 
     monkeypatch.setattr(finish, "close_loggers", interrupted)
-    assert simclr("train", *WORDS, f"data.path={npz}", "hydra.run.dir=run") == 0
+    assert simclr("train", *OVERRIDES, f"data.path={npz}", "hydra.run.dir=run") == 0
     assert status(Path("run")) == "finished"
     assert math.isinf(STOP._patience)
 
@@ -162,7 +162,7 @@ def test_a_rank_without_the_address_of_its_group_is_refused(
         monkeypatch.delenv(name, raising=False)
     for name in given:
         monkeypatch.setenv(name, "29500")
-    assert simclr("train", *WORDS, f"data.path={npz}", "hydra.run.dir=run") == 1
+    assert simclr("train", *OVERRIDES, f"data.path={npz}", "hydra.run.dir=run") == 1
     err = capsys.readouterr().err
     assert all((name in err) == (name not in given) for name in ("MASTER_ADDR", "MASTER_PORT"))
     assert "torchrun" in err

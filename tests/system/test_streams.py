@@ -10,16 +10,16 @@ import sys
 from pathlib import Path
 
 import warm
-from conftest import WORDS
+from conftest import OVERRIDES
 
 ROOT = Path(__file__).parents[2]
-SHORT = (*WORDS, "experiment=null", "model=tiny", "trainer.max_steps=2", "hydra.run.dir=run")
+SHORT = (*OVERRIDES, "experiment=null", "model=tiny", "trainer.max_steps=2", "hydra.run.dir=run")
 
 
 def shell(command: str, folder: Path, *words: str, **environment: str | None) -> subprocess.CompletedProcess[str]:
     """Run a line of bash in which ``simclr`` is this program."""
     program = f"{shlex.quote(sys.executable)} -m simclr_lightning.cli"
-    line = command.replace("WORDS", shlex.join(words))
+    line = command.replace("OVERRIDES", shlex.join(words))
     line = program + line.removeprefix("simclr") if line.startswith("simclr") else line
     env = {**os.environ, "PYTHONPATH": str(ROOT / "src"), **environment}
     return subprocess.run(
@@ -34,7 +34,7 @@ def assert_finished(run: Path) -> None:
 
 
 def test_a_run_ends_well_without_streams(npz: Path, tmp_path: Path) -> None:
-    done = shell("simclr train WORDS <&- >&- 2>&-", tmp_path, *SHORT, f"data.path={npz}")
+    done = shell("simclr train OVERRIDES <&- >&- 2>&-", tmp_path, *SHORT, f"data.path={npz}")
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert_finished(tmp_path / "run")
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from conftest import WORDS
+from conftest import OVERRIDES
 from simclr_lightning import checkpoint, load_encoder
 from simclr_lightning.app.config.composition import compose
 from simclr_lightning.app.errors import UserError
@@ -46,7 +46,7 @@ def summary(run: Path) -> dict[str, object]:
 
 def test_a_run_leaves_what_the_contract_says(simclr: Program, npz: Path, capsys: pytest.CaptureFixture[str]) -> None:
     npz = npz.rename(npz.with_name("a${now:%Y} ${seed}.npz"))  # in a path $ is a letter
-    assert simclr("train", *WORDS, f"data.path={npz}", "hydra.run.dir=run") == 0
+    assert simclr("train", *OVERRIDES, f"data.path={npz}", "hydra.run.dir=run") == 0
     run = Path("run")
     for name in FILES:
         assert (run / name).stat().st_size > 0, name
@@ -71,7 +71,7 @@ def test_a_run_leaves_what_the_contract_says(simclr: Program, npz: Path, capsys:
 def test_a_stopped_run_goes_on_in_its_folder_and_ends_like_an_uninterrupted_one(
     simclr: Program, npz: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = (*WORDS, f"data.path={npz}")
+    words = (*OVERRIDES, f"data.path={npz}")
     # Measured before it started, as the part is not: nothing of the run depends on that.
     assert simclr("train", *words, "hydra.run.dir=whole", "preflight=true") == 0
     assert "pre-flight: data" in Path("whole/train.log").read_text()
@@ -109,7 +109,7 @@ def test_a_stopped_run_goes_on_in_its_folder_and_ends_like_an_uninterrupted_one(
 
 
 def test_images_that_are_not_there_cost_nothing(simclr: Program, npz: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = (*WORDS[1:], "trainer.max_steps=2", "hydra.run.dir=run")
+    words = (*OVERRIDES[1:], "trainer.max_steps=2", "hydra.run.dir=run")
     for name in ("array", "folder", "packed"):
         assert simclr("train", f"data={name}", *words, "data.path=nope.npz") == 1
         assert "data.path=nope.npz: " in capsys.readouterr().err
@@ -133,7 +133,7 @@ def test_a_saved_configuration_without_an_end_is_no_runs(text: str, tmp_path: Pa
 def test_resuming_with_another_configuration_or_other_images_is_refused(
     simclr: Program, npz: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert simclr("train", *WORDS, f"data.path={npz}", "hydra.run.dir=run", "trainer.max_steps=2") == 0
+    assert simclr("train", *OVERRIDES, f"data.path={npz}", "hydra.run.dir=run", "trainer.max_steps=2") == 0
     for word in ("data.batch_size=8", "seed=1", "loss.temperature=0.3", "schedule.rule=sqrt"):
         assert simclr("train", "ckpt_path=run", word) != 0
         said = capsys.readouterr().err
@@ -166,7 +166,7 @@ def test_resuming_with_another_configuration_or_other_images_is_refused(
 
 
 def test_changed_numbers_of_optimizer_and_schedule_take_effect_and_are_recorded(simclr: Program, npz: Path) -> None:
-    words = (*WORDS, f"data.path={npz}", "hydra.run.dir=run", "schedule.rule=constant", "schedule.warmup_epochs=0")
+    words = (*OVERRIDES, f"data.path={npz}", "hydra.run.dir=run", "schedule.rule=constant", "schedule.warmup_epochs=0")
     assert simclr("train", *words, "optimizer=sgd", "optimizer.lr=0.001", "callbacks.metrics.every_n_steps=1") == 0
     more = ("optimizer.lr=0.01", "optimizer.momentum=0.5", "optimizer.weight_decay=0.125", "trainer.max_epochs=4")
     assert simclr("train", "ckpt_path=run", *more, "force=true") == 0
@@ -188,7 +188,7 @@ def test_keys_of_the_runs_own_groups_can_be_given_at_resume(simclr: Program, tmp
 
     for number in range(40):
         Image.new("RGB", (12, 12), (6 * number, 0, 0)).save(tmp_path / f"{number:02}.png")
-    folder = ("data=folder", f"data.path={tmp_path}", "data.num_workers=0", *WORDS[1:], "hydra.run.dir=../run")
+    folder = ("data=folder", f"data.path={tmp_path}", "data.num_workers=0", *OVERRIDES[1:], "hydra.run.dir=../run")
     assert simclr("train", *folder, "trainer.max_steps=2") == 0
     assert simclr("train", "ckpt_path=../run", "data.dataset.on_corrupt=skip", "trainer.max_steps=3") == 0
     assert OmegaConf.load("../run/.hydra/config.yaml").data.dataset.on_corrupt == "skip"
@@ -196,7 +196,7 @@ def test_keys_of_the_runs_own_groups_can_be_given_at_resume(simclr: Program, tmp
 
 
 def test_the_exact_number_of_steps_even_below_an_epoch(simclr: Program, npz: Path) -> None:
-    assert simclr("train", *WORDS, f"data.path={npz}", "hydra.run.dir=run", "trainer.max_steps=3") == 0
+    assert simclr("train", *OVERRIDES, f"data.path={npz}", "hydra.run.dir=run", "trainer.max_steps=3") == 0
     found = summary(Path("run"))
     assert (found["status"], found["steps"], found["epochs"]) == ("finished", 3, 0.75)
     assert found["knn_top1"] is not None
@@ -215,7 +215,7 @@ def test_without_labels_scores_are_null_and_the_rest_is_there(
     from conftest import small_images
 
     np.savez(tmp_path / "plain.npz", train_images=small_images(40)[0])
-    words = (*WORDS, "data.path=plain.npz", "hydra.run.dir=run")
+    words = (*OVERRIDES, "data.path=plain.npz", "hydra.run.dir=run")
     assert simclr("train", *words, "select=knn_top1") == 1
     assert "select=knn_top1 needs labels" in capsys.readouterr().err
     assert simclr("train", *words, "select=alignment") == 0
@@ -229,7 +229,7 @@ def test_without_labels_scores_are_null_and_the_rest_is_there(
 
 
 def test_two_runs_in_one_folder(simclr: Program, npz: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = (*WORDS, f"data.path={npz}", "hydra.run.dir=run")
+    words = (*OVERRIDES, f"data.path={npz}", "hydra.run.dir=run")
     with locked(Path("run")):
         assert simclr("train", *words) != 0
     assert "another process" in capsys.readouterr().err
@@ -260,7 +260,7 @@ def test_two_runs_in_one_folder(simclr: Program, npz: Path, capsys: pytest.Captu
 def test_a_mistake_is_said_in_few_lines_and_nothing_is_left(
     simclr: Program, npz: Path, capsys: pytest.CaptureFixture[str], word: str, says: str
 ) -> None:
-    assert simclr("train", *WORDS, f"data.path={npz}", "hydra.run.dir=run", word) != 0
+    assert simclr("train", *OVERRIDES, f"data.path={npz}", "hydra.run.dir=run", word) != 0
     said = capsys.readouterr().err
     assert says in said
     assert "Traceback" not in said
@@ -269,7 +269,7 @@ def test_a_mistake_is_said_in_few_lines_and_nothing_is_left(
 
 
 def test_a_dry_run_trains_nothing_and_makes_nothing(simclr: Program, npz: Path) -> None:
-    assert simclr("train", *WORDS, f"data.path={npz}", "hydra.run.dir=run", "dry_run=true") == 0
+    assert simclr("train", *OVERRIDES, f"data.path={npz}", "hydra.run.dir=run", "dry_run=true") == 0
     assert not Path("run").exists()
 
 
@@ -286,13 +286,13 @@ def test_a_path_in_any_language(simclr: Program, npz: Path) -> None:
     folder.mkdir()
     path = npz.rename(folder / "a=b.npz")
     run = "runs/été, [1]=x"
-    assert simclr("train", *WORDS, f"data.path={path}", f"hydra.run.dir={run}", "trainer.max_steps=1") == 0
+    assert simclr("train", *OVERRIDES, f"data.path={path}", f"hydra.run.dir={run}", "trainer.max_steps=1") == 0
     assert simclr("train", f"ckpt_path={run}", "trainer.max_steps=2") == 0
     assert summary(Path(run))["steps"] == 2
 
 
 def test_evaluate_gives_the_scores_of_the_run(simclr: Program, npz: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert simclr("train", *WORDS, f"data.path={npz}", "hydra.run.dir=run", "trainer.max_steps=4") == 0
+    assert simclr("train", *OVERRIDES, f"data.path={npz}", "hydra.run.dir=run", "trainer.max_steps=4") == 0
     assert simclr("evaluate", "run") == 0
     found = json.loads(Path("run/evaluation.json").read_text())
     assert found["knn_top1"] == summary(Path("run"))["knn_top1"]

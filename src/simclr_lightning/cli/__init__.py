@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from typing import Final
@@ -60,6 +61,9 @@ def main(argv: Sequence[str] | None = None, *, ends: bool = False) -> int:
             print(importlib.metadata.version("simclr-lightning"))
             return 0
         if command in _COMPLETION:
+            if 0 < os.environ.get("COMP_LINE", "").count(" ") < 2:  # the shell completes the command
+                print(" ".join(COMMANDS))
+                return 0
             command, arguments = "completion", ["completion", *arguments]
         elif command not in (*COMMANDS, *_INTERNAL):
             return _usage(command)

@@ -6,7 +6,6 @@ import os
 from collections.abc import Sequence
 
 from simclr_lightning.app.launch.hydra_app import show
-from simclr_lightning.cli import COMMANDS
 from simclr_lightning.cli.guard import guard_command
 
 
@@ -20,12 +19,10 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _main(argv: Sequence[str]) -> int:
-    typed = os.environ.get("COMP_LINE", "").split(" ")
-    if not any(argument.startswith("query=") for argument in argv):
-        return show(["--shell-completion"], argv)
-    if len(typed) < 3:
-        print(" ".join(COMMANDS))
-    elif typed[1] == "train":
-        os.environ["COMP_LINE"] = " ".join([typed[0], *typed[2:]])  # Hydra expects overrides after the program
-        return show(["--shell-completion"], argv)
-    return 0
+    program, _, typed = os.environ.get("COMP_LINE", "").partition(" ")
+    if any(argument.startswith("query=") for argument in argv):
+        command, _, overrides = typed.partition(" ")
+        if command != "train":
+            return 0
+        os.environ["COMP_LINE"] = f"{program} {overrides}"  # Hydra expects overrides after the program
+    return show(["--shell-completion"], argv)

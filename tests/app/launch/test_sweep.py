@@ -16,7 +16,7 @@ import pytest
 from omegaconf import OmegaConf
 from rich.console import Console
 
-from conftest import WORDS
+from conftest import OVERRIDES
 from simclr_lightning.app.errors import LINES, UserError
 from simclr_lightning.app.launch import dashboard, jobs as planned, local
 from simclr_lightning.app.launch.dashboard import Dashboard
@@ -185,7 +185,7 @@ def test_a_job_that_does_not_answer_is_killed(tmp_path: Path, monkeypatch: pytes
 
 def test_the_plan_names_folders_and_skips_what_is_finished_in_the_same_configuration(npz: Path, tmp_path: Path) -> None:
     def planned_jobs(*seeds: int, epochs: int = 2) -> list[Job]:
-        words = [word for word in WORDS if not word.startswith("trainer.max_epochs")]
+        words = [word for word in OVERRIDES if not word.startswith("trainer.max_epochs")]
         passed_on = (*words, f"data.path={npz}", f"trainer.max_epochs={epochs}")
         each = [(f"seed={seed}",) for seed in seeds]
         return plan(each, first=4, sweep=tmp_path / "sweep", passed_on=passed_on, varied={"seed"})
@@ -202,7 +202,7 @@ def test_the_plan_names_folders_and_skips_what_is_finished_in_the_same_configura
     with pytest.raises(UserError, match="already contains a run"):
         planned_jobs(0, 1, epochs=3)
     with pytest.raises(UserError, match="temperature"):
-        plan([("loss.temperature=-1", f"data.path={npz}")], first=0, sweep=tmp_path, passed_on=WORDS, varied=())
+        plan([("loss.temperature=-1", f"data.path={npz}")], first=0, sweep=tmp_path, passed_on=OVERRIDES, varied=())
 
 
 # -- the board ----------------------------------------------------------------------------------------------
@@ -283,7 +283,7 @@ def test_a_sweep_in_this_process(
         return [sys.executable, "-S", "-c", code if value != "0.9" else "import sys; sys.exit('error: no')"]
 
     monkeypatch.setattr(local, "command", stub)
-    words = ("train", "-m", *WORDS, f"data.path={npz}", "hydra.sweep.dir=sweep", "hydra.launcher.jobs=2")
+    words = ("train", "-m", *OVERRIDES, f"data.path={npz}", "hydra.sweep.dir=sweep", "hydra.launcher.jobs=2")
     Path("sweep").mkdir()
     Path("sweep/sweep.yaml").write_text("jobs: [}")  # damaged
     assert simclr(*words, "loss.temperature=0.1,0.9,0.3", "seed=5") == 1
@@ -329,7 +329,7 @@ SEARCH = {
 def test_a_sweep_that_cannot_be_says_why_and_leaves_nothing(
     word: str, npz: Path, simclr: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ["train", "-m", *WORDS, f"data.path={npz}", "hydra.sweep.dir=sweep"]
+    words = ["train", "-m", *OVERRIDES, f"data.path={npz}", "hydra.sweep.dir=sweep"]
     if word in SEARCH:
         pytest.importorskip("optuna")
         words += ["hydra/sweeper=optuna", "loss.temperature=interval(0.1,1)"]
@@ -344,7 +344,7 @@ def test_a_sweep_that_cannot_be_says_why_and_leaves_nothing(
 def test_what_is_only_looked_at_or_has_no_images_leaves_nothing(
     npz: Path, simclr: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ("train", "-m", *WORDS, "hydra.sweep.dir=sweep", "hydra.sweeper.max_batch_size=1")
+    words = ("train", "-m", *OVERRIDES, "hydra.sweep.dir=sweep", "hydra.sweeper.max_batch_size=1")
     assert simclr(*words, f"data.path={npz}", "model=glob(resnet1*)", "dry_run=true") == 0
     assert "3 jobs in" in capsys.readouterr().out  # resnet101, 152 and 18
     assert simclr(*words, f"data.path='{npz}','nope.npz'") == 1
@@ -366,7 +366,7 @@ def test_optuna_tries_maximises_and_finds_its_trials_again(
         return [sys.executable, "-S", "-c", code]
 
     monkeypatch.setattr(local, "command", stub)
-    words = ("train", "-m", *WORDS, f"data.path={npz}", "hydra/sweeper=optuna", "hydra.sweeper.n_trials=2")
+    words = ("train", "-m", *OVERRIDES, f"data.path={npz}", "hydra/sweeper=optuna", "hydra.sweeper.n_trials=2")
     space = "loss.temperature=tag(log,interval(0.05,1))"
     assert simclr(*words, space, "hydra.sweep.dir=dry", "dry_run=true") == 0
     assert tried == []

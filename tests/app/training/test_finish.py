@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from conftest import WORDS
+from conftest import OVERRIDES
 from simclr_lightning import pictures
 from simclr_lightning.app.training import baselines, finish
 from simclr_lightning.evaluation.protocols import features
@@ -57,7 +57,7 @@ def test_a_sweep_pays_baselines_once_and_the_report_draws_the_best_jobs_map(
     monkeypatch.setattr(features, "extract", lambda *a, **o: extracted.append("pass") or real_extract(*a, **o))
     Path("sweep").mkdir()
     Path("sweep/sweep.yaml").write_text("jobs: {}")
-    words = ("train", *WORDS, f"data.path={npz}")
+    words = ("train", *OVERRIDES, f"data.path={npz}")
     for name, more in {"sweep/a": (), "sweep/b": ("loss.temperature=0.3",), "sweep/c": ("seed=1",)}.items():
         assert simclr(*words, f"hydra.run.dir={name}", *more) == 0
         extracted.append(name)

@@ -17,7 +17,7 @@ from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.strategies import DDPStrategy
 from omegaconf import OmegaConf
 
-from conftest import WORDS, small_data
+from conftest import OVERRIDES, small_data
 from simclr_lightning import checkpoint, machine
 from simclr_lightning.app.config.composition import compose
 from simclr_lightning.app.errors import UserError
@@ -66,7 +66,7 @@ def test_the_callbacks_of_lightning_run_together_and_their_state_is_resumed(simc
         "trainer.detect_anomaly=true",
         "trainer.strategy=ddp",
     ]
-    words = [*WORDS, f"data.path={npz}", "hydra.run.dir=run", *words_of(TEN), *more]
+    words = [*OVERRIDES, f"data.path={npz}", "hydra.run.dir=run", *words_of(TEN), *more]
     assert simclr("train", *words) == 0
     assert (summary("run")["status"], summary("run")["steps"]) == ("finished", 8)
     assert len(list(Path("run/checkpoints/best_loss").glob("*.ckpt"))) == 1  # save_top_k is 1
@@ -84,7 +84,7 @@ def test_the_callbacks_of_lightning_run_together_and_their_state_is_resumed(simc
 
 def test_a_run_that_a_callback_ends_is_finished(simclr: Program, npz: Path, capsys: pytest.CaptureFixture[str]) -> None:
     group = ["early_stopping=default", "early_stopping.patience=1", "early_stopping.min_delta=100"]
-    words = [*WORDS, f"data.path={npz}", "hydra.run.dir=run", "trainer.max_epochs=9", *group]
+    words = [*OVERRIDES, f"data.path={npz}", "hydra.run.dir=run", "trainer.max_epochs=9", *group]
     assert simclr("train", *words) == 0
     found = summary("run")
     assert (found["status"], found["steps"], found["epochs"]) == ("finished", 8, 2)  # patience 1: the second score
@@ -102,7 +102,7 @@ def test_a_run_that_a_callback_ends_is_finished(simclr: Program, npz: Path, caps
 def test_a_time_limit_ends_a_run_in_an_epoch_and_it_is_scored(
     simclr: Program, npz: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = [*WORDS, f"data.path={npz}", "hydra.run.dir=run", "callbacks.online.every_n_epochs=5"]
+    words = [*OVERRIDES, f"data.path={npz}", "hydra.run.dir=run", "callbacks.online.every_n_epochs=5"]
     assert simclr("train", *words, "trainer.max_epochs=9", "trainer.max_time={milliseconds:1}") == 0
     found = summary("run")
     assert (found["status"], found["steps"]) == ("finished", 1)
@@ -128,7 +128,7 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 def test_a_callback_of_the_user_is_made_and_called(
     own: str, simclr: Program, npz: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = [*WORDS, f"data.path={npz}", "hydra.run.dir=run", "trainer.max_steps=1"]
+    words = [*OVERRIDES, f"data.path={npz}", "hydra.run.dir=run", "trainer.max_steps=1"]
     mine = [f"callbacks.mine._target_={own}.Mine", "callbacks.mine.text=hello"]
     assert simclr("train", *words, *mine) == 2
     assert "trusted=[PACKAGE]" in capsys.readouterr().err
@@ -146,7 +146,7 @@ def test_a_fast_run_trains_one_batch_and_leaves_nothing(
     simclr: Program, npz: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = set(Path.cwd().iterdir())
-    words = [*WORDS, f"data.path={npz}", "hydra.run.dir=run", "early_stopping=default", "logger=tensorboard"]
+    words = [*OVERRIDES, f"data.path={npz}", "hydra.run.dir=run", "early_stopping=default", "logger=tensorboard"]
     assert simclr("train", *words, "trainer.fast_dev_run=true") == 0
     assert "trainer.fast_dev_run: 1 batch(es) trained; no scores, pictures or files" in capsys.readouterr().out
     assert set(Path.cwd().iterdir()) == before
@@ -154,7 +154,14 @@ def test_a_fast_run_trains_one_batch_and_leaves_nothing(
 
 def test_a_sweep_takes_the_same_keys(simclr: Program, npz: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rates = f"callbacks.rates._target_={STOCK}.LearningRateMonitor"
-    words = [*WORDS, f"data.path={npz}", "-m", rates, "trainer.max_time={hours:1}", "trainer.gradient_clip_val=0.5,1"]
+    words = [
+        *OVERRIDES,
+        f"data.path={npz}",
+        "-m",
+        rates,
+        "trainer.max_time={hours:1}",
+        "trainer.gradient_clip_val=0.5,1",
+    ]
     assert simclr("train", *words, "hydra.sweep.dir=sweep", "dry_run=true") == 0
     said = capsys.readouterr().out
     assert "2 jobs in" in said
@@ -164,7 +171,7 @@ def test_a_sweep_takes_the_same_keys(simclr: Program, npz: Path, capsys: pytest.
 
 
 def test_a_limit_shortens_the_epochs_and_all_that_counts_them(simclr: Program, npz: Path) -> None:
-    words = [*WORDS, f"data.path={npz}", "hydra.run.dir=run", "trainer.log_every_n_steps=1"]
+    words = [*OVERRIDES, f"data.path={npz}", "hydra.run.dir=run", "trainer.log_every_n_steps=1"]
     assert simclr("train", *words, "trainer.limit_train_batches=0.5") == 0
     assert (summary("run")["steps"], summary("run")["epochs"]) == (4, 2)  # 2 of 4 steps, twice
     with Path("run/metrics.csv").open() as file:
@@ -247,7 +254,7 @@ def test_gpus_are_chosen_by_their_numbers(monkeypatch: pytest.MonkeyPatch) -> No
 def test_float16_on_a_cpu_is_refused_before_there_is_a_folder(
     simclr: Program, npz: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert simclr("train", *WORDS, f"data.path={npz}", "hydra.run.dir=run", "trainer.precision=16-mixed") == 1
+    assert simclr("train", *OVERRIDES, f"data.path={npz}", "hydra.run.dir=run", "trainer.precision=16-mixed") == 1
     assert "use bf16-mixed or 32-true" in capsys.readouterr().err
     assert not Path("run").exists()
 
@@ -268,7 +275,7 @@ def test_the_options_of_ddp_replace_those_of_the_program() -> None:
 def test_the_weights_at_the_start_are_named_with_their_step(
     simclr: Program, npz: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = [*WORDS, f"data.path={npz}", "trainer.max_steps=1"]
+    words = [*OVERRIDES, f"data.path={npz}", "trainer.max_steps=1"]
     assert simclr("train", *words, "hydra.run.dir=first") == 0
     for source in ("first", "first/checkpoints/last.ckpt", "first/exported"):
         capsys.readouterr()

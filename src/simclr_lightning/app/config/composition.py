@@ -32,7 +32,8 @@ from simclr_lightning.app.config.open_nodes import opened, remove_unused
 from simclr_lightning.app.config.plain import NOT_OF_THE_RUN, escaped, to_plain
 from simclr_lightning.app.config.quoting import quote_paths
 from simclr_lightning.app.config.search_path import check_search_path
-from simclr_lightning.app.config.targets import check_hydra, check_trusted
+from simclr_lightning.app.config.targets import check_hydra
+from simclr_lightning.app.config.trusted import look_in_current_folder
 from simclr_lightning.app.config.unknown_keys import check_keys, check_missing, explain
 from simclr_lightning.app.errors import UserError, mistake
 from simclr_lightning.overrides import is_given, key_of
@@ -154,7 +155,8 @@ def _composed(overrides: Sequence[str], name: str) -> Iterator[tuple[DictConfig,
     """Yield the configuration as Hydra composes it, the overrides and the groups."""
     with _hydra() as loader:
         parsed = parse(quote_paths(overrides))
-        check_trusted(trusted_by(parsed))
+        for package in trusted_by(parsed):
+            look_in_current_folder(package.partition(".")[0])
         check_search_path(parsed, trusted_by(parsed))
         groups = Groups(loader, parsed, name)
         checked = check_groups(parsed, groups)

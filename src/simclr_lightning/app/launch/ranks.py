@@ -26,7 +26,6 @@ from simclr_lightning.app.errors import UserError
 from simclr_lightning.app.runs.locate import prepare
 from simclr_lightning.app.runs.run import Run, folder_key, locked, read_config, reserve
 from simclr_lightning.app.training.devices import accelerator, device_count
-from simclr_lightning.app.training.messages import packages_of
 from simclr_lightning.stopping import STOP
 
 SECONDS_TO_STOP = 20  # after which a rank that does not answer is killed
@@ -121,7 +120,7 @@ def rank_main(words: Sequence[str]) -> int:
     (folder / ".ranks" / f"{os.getpid()}.pid").touch()
     try:
         cfg, any_images = read_config(folder), "any_images" in words[2:]
-        for package in packages_of(cfg):
+        for package in training.packages_of(cfg):
             look_in_current_folder(package)
         return training.run_process(folder, cfg, checkpoint=checkpoint, any_images=any_images, is_rank=True)
     except Exception as error:

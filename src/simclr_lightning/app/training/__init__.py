@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     )
     from simclr_lightning.app.training.dry_run import print_dry_run as print_dry_run
     from simclr_lightning.app.training.finish import blank_summary as blank_summary
+    from simclr_lightning.app.training.messages import packages_of as packages_of
     from simclr_lightning.app.training.process import record_stop as record_stop, run_process as run_process
     from simclr_lightning.app.training.trainer import quiet_libraries as quiet_libraries
 
