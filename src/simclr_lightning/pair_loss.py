@@ -80,6 +80,15 @@ def compare(loss: Callable[..., Any], z: Sequence[Tensor], labels: Tensor | None
     return out
 
 
+def needs_labels(loss: Callable[..., Any]) -> bool:
+    """Return whether a loss has an argument ``labels`` without a default.
+
+    >>> needs_labels(lambda z_a, z_b, labels: z_a.mean()), needs_labels(lambda z_a, z_b, labels=None: z_a.mean())
+    (True, False)
+    """
+    return _taken(_function(loss)).labels == "needed"
+
+
 class _Taken(NamedTuple):
     """The arguments of a loss."""
 

@@ -23,6 +23,7 @@ from simclr_lightning.app.training.trainer import make_trainer, quiet_libraries,
 from simclr_lightning.callbacks import LOG
 from simclr_lightning.data import ViewsDataModule
 from simclr_lightning.global_batch import check_batch
+from simclr_lightning.pair_loss import needs_labels
 from simclr_lightning.run_folder import write_summary
 from simclr_lightning.simclr import SimCLR
 from simclr_lightning.stopping import PATIENCE, STOP, Stopped
@@ -104,6 +105,10 @@ def _train(
     splits = data.load()
     STOP.check()
     check_batch(data.batch_size, images=splits.training_images, devices=devices * cfg.trainer.num_nodes)
+    if needs_labels(parts.module.loss) and splits.train.labels is None:
+        raise UserError(
+            f"{cfg.loss._target_} needs labels, and these images have none: choose loss=nt_xent or loss=dcl"
+        )
     total = total_steps(cfg, data.steps_per_epoch)
     first_step = int(checkpoints.load(checkpoint)["global_step"]) if checkpoint else 0
     _check_space(folder, parts.module, numbers=3 if cfg.ema is None else 4, resumed=checkpoint is not None)
