@@ -7,8 +7,8 @@
 
 All train the same encoder and projector, in the same memory format, with the same optimizer. "simclr" is what `simclr
 train` runs, with its trainer, callbacks and log. "lightly" is the loop of its documentation: its transform on PIL
-images in two DataLoader workers, one forward pass for each view, its loss. "torchvision" is a plain loop: transforms v2
-on each image in two workers, one forward pass over both views, cross-entropy over the whole matrix of similarities.
+images in two DataLoader workers, one forward pass for each view, its loss. "torchvision" is a plain loop: transforms
+v2 on each image in two workers, one forward pass over both views, cross-entropy over the whole similarity matrix.
 
 Each turn starts one process for each contestant, one after the other. CPU seconds are user and system time of the
 process and its workers, after the first steps; peak memory is that of the process alone. The ratio is the

@@ -129,3 +129,29 @@ def test_pages_that_are_kept_do_not_fault_again(keep: bool) -> None:  # in a new
 def test_pages_cannot_be_kept_without_glibc(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "confstr_names", {"CS_PATH": 0})
     assert machine.keep_pages() is False
+
+
+def test_threads_sleep_while_they_wait_if_the_machine_is_busy(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    load = [0.4]
+    monkeypatch.setattr(os, "getloadavg", lambda: (load[0], 0.0, 0.0))
+    monkeypatch.setattr(os, "cpu_count", lambda: 16)
+    assert not machine.is_busy(tree)
+    load[0] = 1.2
+    assert machine.is_busy(tree)  # 15 of 16 cores are free, and this process may use all
+    load[0] = 0.0
+    write(tree, "proc/self/cgroup", "0::/\n")
+    write(tree, "sys/fs/cgroup/cpu.max", "200000 100000\n")
+    assert machine.is_busy(tree)  # the container's time ends sooner if threads spin
+
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setenv("OMP_WAIT_POLICY", "active")
+    monkeypatch.setattr(machine, "is_busy", lambda: True)
+    machine.wait_passively()
+    assert os.environ["OMP_WAIT_POLICY"] == "active"
+    monkeypatch.delenv("OMP_WAIT_POLICY")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    machine.wait_passively()
+    assert "OMP_WAIT_POLICY" not in os.environ
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    machine.wait_passively()
+    assert os.environ.pop("OMP_WAIT_POLICY") == "passive"

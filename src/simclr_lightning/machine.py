@@ -62,6 +62,26 @@ def limit_threads() -> None:
         torch.set_num_threads(cores())
 
 
+def is_busy(root: Path = ROOT) -> bool:
+    """Return whether other programs use cores that this process would use, or a container limits its CPU time.
+
+    The load is the average of the last minute, over the whole machine.
+    """
+    if any(_quota(folder) for folder in _groups(root, "cpu")):
+        return True
+    return hasattr(os, "getloadavg") and (os.cpu_count() or 1) - round(os.getloadavg()[0]) < cores(root)
+
+
+def wait_passively() -> None:
+    """On a busy machine, let OpenMP's threads sleep while they wait for each other; call it before torch is imported.
+
+    By default they spin: a thread that waits uses the core that the other one needs, and a step becomes many times
+    slower. Results are the same, since the number of threads is. OMP_WAIT_POLICY, if set, is left as it is.
+    """
+    if "OMP_WAIT_POLICY" not in os.environ and os.environ.get("OMP_NUM_THREADS") != "1" and is_busy():
+        os.environ["OMP_WAIT_POLICY"] = "passive"
+
+
 def keep_pages() -> bool:
     """Let this process keep the memory that it frees, for its next allocation; return whether that is possible.
 

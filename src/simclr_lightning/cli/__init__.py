@@ -13,6 +13,7 @@ import sys
 from collections.abc import Sequence
 from typing import Final
 
+from simclr_lightning import machine
 from simclr_lightning.app.commands import remember_program
 from simclr_lightning.app.errors import mistake
 from simclr_lightning.cli import streams
@@ -69,6 +70,7 @@ def main(argv: Sequence[str] | None = None, *, ends: bool = False) -> int:
             return _usage(command)
         if "" in arguments[1:] and command not in _INTERNAL:  # an empty path would be the current folder
             raise mistake(f"simclr {command}: an empty argument; check that the shell variable in it is set")
+        machine.wait_passively()
         module = importlib.import_module(f"simclr_lightning.cli.{command}")
         STOP.check()
         code: int = module.main(arguments[1:])

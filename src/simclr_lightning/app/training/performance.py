@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -89,8 +90,14 @@ def products(tf32: bool, kind: str) -> Iterator[None]:
 
 
 def note(cfg: DictConfig, kind: str, steps: int) -> str:
-    """Return one line that names everything that is not plain float32; empty if nothing is."""
+    """Return one line that names everything that is not plain float32, and threads that wait without spinning."""
     used = [f"precision {precision(cfg, kind)}"] if str(precision(cfg, kind)) not in ("32", "32-true") else []
     used += ["TF32"] if uses_tf32(cfg, kind) else []
+    used += [f"{threads} threads that do not spin"] if kind == "cpu" and (threads := _passive_threads()) > 1 else []
     used += ["compiled (the first step takes a minute or so)"] if compiles(cfg, kind, steps) else []
     return ", ".join(used)
+
+
+def _passive_threads() -> int:
+    """Return torch's number of threads if they sleep while they wait (`machine.wait_passively`), else 0."""
+    return torch.get_num_threads() if os.environ.get("OMP_WAIT_POLICY", "").lower() == "passive" else 0
