@@ -20,7 +20,8 @@ BLOCKS = re.findall(r"```(python|bash)\n(.*?)```", PAGE.read_text("utf-8"), re.D
 FILES = {code.split()[1]: code for kind, code in BLOCKS if kind == "python" and code.startswith("# mypkg/")}
 SCRIPTS = [code for kind, code in BLOCKS if kind == "python" and not code.startswith("# mypkg/")]
 COMMANDS = [shlex.split(line) for kind, code in BLOCKS if kind == "bash" for line in code.splitlines()]
-TRAININGS = [arguments[2:] for arguments in COMMANDS if arguments[1] == "train"]
+RESUMES = [arguments[2:] for arguments in COMMANDS if "ckpt_path=RUN" in arguments]
+TRAININGS = [own[2:] for own in COMMANDS if own[1] == "train" and own[2:] not in RESUMES]
 
 
 class Program(NamedTuple):
@@ -59,9 +60,9 @@ def train(program: Program, overrides: list[str]) -> dict[str, Any]:
 
 
 def test_the_page_has_an_example_of_every_part() -> None:
-    parts = ("losses", "images", "transforms", "edges", "noise", "protocols", "encoders", "optimizers")
+    parts = ("losses", "images", "transforms", "edges", "noise", "protocols", "encoders", "optimizers", "callbacks")
     assert FILES.keys() == {f"mypkg/{name}.py" for name in parts}
-    assert len(TRAININGS) == len(parts) - 1  # all but the protocol
+    assert len(TRAININGS) == len(parts)  # all but the protocol, and a callback of Lightning
 
 
 @pytest.mark.parametrize("overrides", TRAININGS, ids=[arguments[0] for arguments in TRAININGS])
@@ -91,6 +92,9 @@ def test_the_scripts_and_the_other_commands_of_the_page_run(program: Program, mo
     Path("IMAGES").mkdir()
     for name, color in (("a.png", "red"), ("b.png", "blue")):
         Image.new("RGB", (12, 12), color).save(Path("IMAGES", name))
+    for resume in RESUMES:
+        assert program.run("train", *resume, "trainer.max_steps=3") == 0
+        assert json.loads(Path("RUN/summary.json").read_text())["steps"] == 3
     for arguments in COMMANDS:
         if arguments[1] in ("embed", "search", "export"):
             assert program.run(*arguments[1:]) == 0

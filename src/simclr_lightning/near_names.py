@@ -45,9 +45,9 @@ def did_you_mean(name: str, options: Collection[str], *, count: int = 1, cutoff:
 def nearest(key: str, known: Iterable[str], *, count: int = 2) -> list[str]:
     """Return up to ``count`` known keys near a mistyped one.
 
-    The first of these that finds any: `_ALSO_CALLED`; the key above, if it is a value and has no parts; keys with the
-    same last part; a similar key; keys of the same node that contain the mistyped last part; keys with a similar last
-    part; keys whose last part contains the mistyped one.
+    The first of these that finds any: `_ALSO_CALLED`; the key above, if it is a value and has no parts; a key of the
+    same node whose last part is nearly the same; keys with the same last part; a similar key; keys of the same node
+    that contain the mistyped last part; keys with a similar last part; keys whose last part contains the mistyped one.
     """
     names = list(dict.fromkeys(known))
     node, _, last = key.rpartition(".")
@@ -59,6 +59,9 @@ def nearest(key: str, known: Iterable[str], *, count: int = 2) -> list[str]:
     lasts: dict[str, list[str]] = {}
     for name in names:
         lasts.setdefault(name.rpartition(".")[2], []).append(name)
+    own = [part for part in lasts if node and f"{node}.{part}" in names]
+    if almost := get_close_matches(last, own, n=1, cutoff=0.85):
+        return [f"{node}.{almost[0]}"]
     if last in lasts:
         return get_close_matches(key, lasts[last], n=count, cutoff=0.0)
     close = get_close_matches(key, names, n=1, cutoff=0.75)

@@ -172,6 +172,7 @@ def test_overfit_batches_repeats_the_same_images_with_new_views() -> None:
         assert torch.equal(x_a, make_views(images[rows], seed=5, epoch=step // 2, indices=rows, recipe=SMALL)[0])
 
 
+@pytest.mark.filterwarnings("ignore:accumulate_grad_batches adds no negatives")
 def test_accumulated_gradients_read_every_image_once_an_epoch(tmp_path: Path) -> None:
     saved = Saved(tmp_path / "2.ckpt", 2)  # two optimizer steps: the first epoch
     seen, _ = fitted(small_data(), saved, accumulate_grad_batches=2, max_epochs=2)

@@ -43,7 +43,7 @@ class Classifier(L.LightningModule, ABC):
         lr: the base learning rate.
         batch_size: B, images per optimizer step on all devices; None: what the loader makes.
         width: F; None: `feature_dim` of the encoder.
-        labels: the class of every image, (n,) int64, for batches with "indices" into them and without "y".
+        labels: the class of every image, (n,) int64, for batches with "indices"; in place of their "y".
     """
 
     labels: Tensor | None
@@ -132,9 +132,7 @@ class Classifier(L.LightningModule, ABC):
     def _read(self, batch: Any) -> tuple[Tensor, Tensor]:
         """Return the images and the classes of a batch."""
         if isinstance(batch, Mapping):
-            y = batch.get("y")
-            if y is None and self.labels is not None and "indices" in batch:
-                y = self.labels[batch["indices"]]
+            y = batch.get("y") if self.labels is None else self.labels[batch["indices"]]
             batch = (batch.get("x", batch.get("x_a")), y)
         x, y = (*batch, None)[:2] if isinstance(batch, list | tuple) else (batch, None)
         if not isinstance(x, Tensor) or not isinstance(y, Tensor) or y.ndim != 1:

@@ -74,6 +74,9 @@ BAD: dict[str, list[Any]] = {
     "compile": ["yes", 1, None],
     "tf32": ["yes", 1, None],
     "keep_pages": ["yes", 1, None],
+    "loss.sigma": [0, -0.5, "0.5", True, NAN, INF],
+    "loss.tau_plus": [1, 1.5, *NOT_NUMBERS],
+    "loss.beta": NOT_NUMBERS,
     "pictures": ["yes", 1, None],
     "ema": [0, 1, 1.5, -0.1, "0.9", True, NAN],
     "ckpt_path": ["", 3, True, ["a"]],
@@ -164,10 +167,19 @@ BAD: dict[str, list[Any]] = {
 }
 
 
+# Keys that the configuration of `composed` does not have: an option that has them.
+OPTION = {
+    **dict.fromkeys(("data.dataset.image", "data.dataset.label"), "data=hf"),
+    "loss.sigma": "loss=dcl",
+    **dict.fromkeys(("loss.tau_plus", "loss.beta"), "loss=debiased"),
+}
+
+
 @pytest.mark.parametrize("key", BAD)
 def test_a_wrong_value_is_refused_with_its_key(key: str, composed: DictConfig) -> None:
+    base = compose([OPTION[key], "data.path=x"]) if key in OPTION else composed
     for value in BAD[key]:
-        message = refusal(put(copy.deepcopy(composed), key, value))
+        message = refusal(put(copy.deepcopy(base), key, value))
         part = key.rpartition(".")[2]
         assert part in message, (value, message)
         expected = ("must be", "given", "go together", "no such metric")

@@ -48,7 +48,9 @@ CORES = 8
 
 def job(folder: Path, number: int, word: str = "", *, count: int = 1, accelerator: str = "cpu") -> Job:
     trainer = {"devices": count, "num_nodes": 1, "accelerator": accelerator}
-    cfg = OmegaConf.create({"trainer": trainer, "data": {"path": None}})
+    encoder = {"_target_": "simclr_lightning.encoders.resnet"}
+    cfg = {"trainer": trainer, "data": {"path": None}, "model": {"encoder": encoder}, "views": {"size": 8}}
+    cfg = OmegaConf.create(cfg)
     return Job(number, (word,), f"seed={number}", folder / str(number), cfg, finished=False)
 
 
@@ -101,6 +103,7 @@ def test_as_many_jobs_at_once_as_asked_for_with_the_cores_divided(tmp_path: Path
 
 def test_jobs_at_once_never_share_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(local, "accelerator", lambda cfg: "cuda")
+    monkeypatch.setattr(local.training, "check_images", lambda cfg: None)  # which looks for the real GPUs
     jobs = [job(tmp_path, number, count=1 + number % 2, accelerator="gpu") for number in range(6)]
     names = ("3", "GPU-a", "5", "7")
     machine = Machine(2, gpus=names, cores=CORES)
@@ -120,6 +123,7 @@ def test_more_gpus_than_there_are_is_refused_with_the_arithmetic(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(local, "accelerator", lambda cfg: "cuda")
+    monkeypatch.setattr(local.training, "check_images", lambda cfg: None)  # which looks for the real GPUs
     machine = Machine(3, gpus=("0", "1", "2", "3"), cores=CORES)
     with pytest.raises(UserError, match=r"jobs=3 x trainer.devices=2 is 6 GPUs, and this machine has 4"):
         machine.check([job(tmp_path, 0, count=1, accelerator="gpu"), job(tmp_path, 1, count=2, accelerator="gpu")])

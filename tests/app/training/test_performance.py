@@ -20,7 +20,7 @@ from simclr_lightning.app.errors import UserError
 from simclr_lightning.app.training import performance
 from simclr_lightning.app.training.trainer import trainer_options
 from simclr_lightning.callbacks import AveragedWeights, StepMetrics, health as health_room
-from simclr_lightning.ntxent import loss as loss_room, nt_xent
+from simclr_lightning.ntxent import nt_xent, operator
 
 
 def keys(**values: Any) -> DictConfig:
@@ -98,13 +98,13 @@ def test_static_graph_and_bucket_views_reach_ddp(asked: object, static: bool) ->
 
 def test_the_loss_keeps_all_bits(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[str] = []
-    real = loss_room.Blocks
+    real = operator.Blocks
 
     def spy(*args: Any, **options: Any) -> Any:
         seen.append(torch.get_float32_matmul_precision())
         return real(*args, **options)
 
-    monkeypatch.setattr(loss_room, "Blocks", spy)
+    monkeypatch.setattr(operator, "Blocks", spy)
     try:
         torch.set_float32_matmul_precision("medium")
         nt_xent(torch.rand(4, 3), torch.rand(4, 3), 0.5)

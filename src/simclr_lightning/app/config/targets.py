@@ -71,7 +71,7 @@ _IMPORTABLE: Final = frozenset(name.rpartition(".")[0] for name in (*ALLOWED, *_
 _PLUGINS: Final = ("hydra_plugins", "optuna.samplers")
 
 
-_NOT_YOURS: Final = frozenset(
+NOT_YOURS: Final = frozenset(
     {
         *("hydra", "hydra_plugins", "omegaconf", "optuna", "simclr_lightning", "wandb", "yaml", "requests"),
         *("lightning", "lightning_fabric", "pytorch_lightning", "torch", "torchvision", "timm"),
@@ -109,7 +109,7 @@ def check_trusted(trusted: Sequence[str]) -> None:
         top = str(name).partition(".")[0]
         if not all(part.isidentifier() for part in str(name).split(".")):
             raise mistake(f"trusted={name}: this is not a package name; write trusted=[PACKAGE]")
-        if top in sys.stdlib_module_names or top in _NOT_YOURS or top == "builtins":
+        if top in sys.stdlib_module_names or top in NOT_YOURS or top == "builtins":
             raise mistake(f"trusted={name}: {top} is not your own package; name the package that contains your code")
         look_in_current_folder(top)
         if importlib.util.find_spec(top) is None:

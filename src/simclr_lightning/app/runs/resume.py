@@ -41,8 +41,7 @@ def resume(given: Sequence[str]) -> Run:
     folder, chosen = _named(given)
     overrides = replaced(saved_overrides(folder), given)
     saved = to_plain(read_config(folder))
-    full = _composed(folder, saved, overrides[: len(overrides) - len(given)], given)
-    check_run(full)
+    full = _checked(folder, saved, overrides[: len(overrides) - len(given)], given)
     cfg = without_start_keys(full)
     lines = [
         f"{key}: {before} -> {now}"
@@ -66,9 +65,11 @@ def resume(given: Sequence[str]) -> Run:
     return Run(folder, cfg, tuple(overrides), full.hydra, chosen, notes, full.force in ("images", "all"))
 
 
-def _composed(folder: Path, saved: Mapping[str, Any], before: Sequence[str], given: Sequence[str]) -> DictConfig:
+def _checked(folder: Path, saved: Mapping[str, Any], before: Sequence[str], given: Sequence[str]) -> DictConfig:
     try:
-        return compose_resumed(saved, before, given)
+        full = compose_resumed(saved, before, given)
+        check_run(full)
+        return full
     except UserError as error:
         if "there is no package" not in str(error) or (started := started_in(folder)) is None:
             raise

@@ -13,7 +13,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from simclr_lightning.app.commands import simclr_command, train_command
 from simclr_lightning.app.config.plain import to_plain
-from simclr_lightning.app.config.targets import resolve
+from simclr_lightning.app.config.targets import NOT_YOURS
 from simclr_lightning.app.training import performance
 from simclr_lightning.app.training.build import Parts
 from simclr_lightning.app.training.devices import accelerator, device_count, devices_of_a_batchnorm
@@ -33,7 +33,7 @@ _WITHOUT_LABELS: Final = {  # docs/label_free.md
 def packages_of(cfg: DictConfig) -> list[str]:
     """Return the packages of the user that the configuration of a run names, which each command must trust."""
     targets = (str(value) for key, value in flatten(to_plain(cfg)).items() if key.endswith("._target_"))
-    return sorted({target.partition(".")[0] for target in targets if resolve(target) is None})
+    return sorted({target.partition(".")[0] for target in targets} - NOT_YOURS)
 
 
 def resume_command(folder: Path, cfg: DictConfig) -> str:
