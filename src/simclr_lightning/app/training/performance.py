@@ -13,7 +13,8 @@ from omegaconf import DictConfig
 
 from simclr_lightning.app.errors import UserError
 
-WORTH_COMPILING: Final = 2000  # steps: compiling takes a minute or so, and two where micro-batches run without gradient
+# In steps. Compiling takes about a minute, and two with micro-batches, whose first pass runs without gradients.
+WORTH_COMPILING: Final = 2000
 
 
 def precision(cfg: DictConfig, kind: str) -> str | int:
@@ -75,7 +76,7 @@ def keeps_pages(cfg: DictConfig, kind: str) -> bool:
 
 @contextmanager
 def products(tf32: bool, kind: str) -> Iterator[None]:
-    """Inside, allow or forbid TF32; NT-Xent and the views never use it."""
+    """Allow or forbid TF32 inside the block; NT-Xent and the views never use it."""
     if kind != "cuda":
         yield
         return

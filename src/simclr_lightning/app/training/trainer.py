@@ -108,7 +108,7 @@ def make_trainer(
         ],
     )
     if overfit := cfg.trainer.get("overfit_batches"):
-        # Read by the data module, whose limit is the length of an epoch already.
+        # The data module reads it. The limit of the data module already sets the length of an epoch.
         trainer.overfit_batches = overfit  # type: ignore[attr-defined]  # Lightning sets it without declaring it
     return trainer, progress
 
@@ -131,7 +131,7 @@ def trainer_options(cfg: DictConfig, devices: int, steps_per_epoch: int) -> dict
         "enable_progress_bar": False,  # RunProgress shows it
         "limit_val_batches": 0,  # OnlineScore scores between epochs
         "num_sanity_val_steps": 0,
-        # For the callbacks of others; larger than an epoch it warns.
+        # Callbacks of others read it. Lightning warns if it is above the steps of an epoch.
         "log_every_n_steps": min(cfg.trainer.get("log_every_n_steps") or 50, steps_per_epoch),
     }
 
