@@ -16,7 +16,7 @@ WRONG_VALUES = (
     # whole numbers of at least 1, or null
     ("micro_batch_size model.projector.hidden_dim callbacks.checkpoints.every_n_steps", '0 -1 1.5 "4" true [4]'),
     ("trainer.max_steps", '0 -2 1.5 "10" true null'),
-    ("trainer.devices", '0 -2 1.5 "2" all true null [0]'),
+    ("trainer.devices", '0 -2 1.5 "2" all true null [7]'),
     # numbers
     ("loss.temperature optimizer.lr", '0 -0.1 "0.1" abc true null nan inf -inf 1e300 [0.1] {a:1}'),
     (
