@@ -112,12 +112,15 @@ def test_a_run_is_composed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 def test_the_program_answers_before_torch_is_imported() -> None:
     code = (
-        "import sys; from simclr_lightning.cli import main; code = main(['train', 'loss.temprature=1']);"
-        "assert code == 2; assert 'torch' not in sys.modules and 'lightning' not in sys.modules"
+        "import sys; from simclr_lightning.cli import main\n"
+        "for key in ('loss.temprature', 'trainer.max_step', 'optimizer.weight_deca', 'schedule.rul'):\n"
+        " assert main(['train', f'{key}=1']) == 2\n"
+        " assert 'torch' not in sys.modules and 'lightning' not in sys.modules, key"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert "did you mean loss.temperature?" in done.stderr
+    for name in ("loss.temperature", "trainer.max_steps", "optimizer.weight_decay", "schedule.rule"):
+        assert f"did you mean {name}?" in done.stderr
 
 
 def test_every_public_name_is_there_and_sorted() -> None:

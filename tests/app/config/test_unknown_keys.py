@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
 
 import pytest
 
 from simclr_lightning.app.config.composition import compose
+from simclr_lightning.app.config.open_nodes import arguments_of
+from simclr_lightning.app.config.written import FILES, written_arguments
 from simclr_lightning.app.errors import LINES, UserError
 
 MISTAKES = {
@@ -126,3 +129,9 @@ def test_a_misspelled_key_in_a_file_is_found_too(tmp_path: Path) -> None:
     (tmp_path / "experiment" / "mine.yaml").write_text("# @package _global_\nloss:\n  temprature: 0.1\n")
     with pytest.raises(UserError, match=r"loss\.temprature: unknown key; did you mean loss\.temperature"):
         compose([f"hydra.searchpath=['file://{tmp_path}']", "experiment=mine"])
+
+
+@pytest.mark.parametrize("target", FILES)
+def test_the_arguments_in_the_source_are_those_of_the_class(target: str) -> None:
+    package, _, name = target.rpartition(".")
+    assert written_arguments(target) == arguments_of(getattr(importlib.import_module(package), name))

@@ -13,6 +13,7 @@ from simclr_lightning.app.config.keys import CALLBACKS_OF_PROGRAM, EVALUATION_RU
 from simclr_lightning.app.config.open_nodes import OPEN, arguments_of
 from simclr_lightning.app.config.plain import unresolved
 from simclr_lightning.app.config.targets import resolve
+from simclr_lightning.app.config.written import written_arguments
 from simclr_lightning.app.errors import UserError, mistake
 from simclr_lightning.near_names import listed, nearest
 from simclr_lightning.run_folder import flatten
@@ -126,10 +127,12 @@ def check_keys(cfg: DictConfig, overrides: Sequence[Override], groups: Groups) -
         if any(name.startswith(f"{key}.") for name in known):
             continue  # a value where a node belongs: the rule of the key refuses it
         node, target = _owner(tree, key)
-        made = resolve(target, trusted_by(overrides), at=node) if target else None
-        if target and made is None:
-            continue  # `targets` refuses it
-        names = arguments_of(made) if made is not None else ()
+        names = written_arguments(target) if target else ()
+        if names is None:
+            made = resolve(target, trusted_by(overrides), at=node) if target else None
+            if made is None:
+                continue  # `targets` refuses it
+            names = arguments_of(made)
         part = key[len(node) + 1 :].partition(".")[0]
         if names is not None and part not in names:
             if key.startswith("experiment."):
