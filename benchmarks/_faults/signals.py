@@ -22,7 +22,9 @@ from simclr_lightning.cli import main as simclr
 MOST_CPU_SECONDS = 10.0  # of a process, from the first signal to its end
 DEVICES = (1, 2)
 RESUMED = 10  # one run in so many goes on with the line that it printed
-_LINE = re.compile(r"^  (?!resume ).*(?:train\.py|simclr train|simclr_lightning\.cli train) (ckpt_path=.*)$", re.MULTILINE)
+_LINE = re.compile(
+    r"^  (?!resume ).*(?:train\.py|simclr train|simclr_lightning\.cli train) (ckpt_path=.*)$", re.MULTILINE
+)
 
 
 @dataclass(frozen=True)
